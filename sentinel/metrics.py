@@ -1,0 +1,50 @@
+"""All metrics of Sentinel, in one place; docs/metrics.md lists each (a test compares).
+
+Label values come from closed sets (routes, endings, statuses), never from what a caller sends. With PROMETHEUS_MULTIPROC_DIR
+set (as `sentinel serve` does), prometheus-client keeps the figures in files and one page merges the workers.
+Cannot fail a request: an increment is a write to memory.
+"""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_RATIOS: Final = (0.5, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.25, 2, 5)
+
+REQUESTS: Final = Counter("sentinel_requests_total", "Requests answered, by route and status.", ["route", "status"])
+ENDINGS: Final = Counter("sentinel_endings_total", "Admitted requests, by route and how they ended.", ["route", "ending"])
+IN_FLIGHT: Final = Gauge("sentinel_requests_in_flight", "Requests being worked on.", multiprocess_mode="livesum")
+DURATION: Final = Histogram(
+    "sentinel_request_seconds", "From the first byte read to the last byte sent.", ["route"], buckets=_SECONDS
+)
+OVERHEAD: Final = Histogram(
+    "sentinel_admission_seconds",
+    "From the first byte read to the request to the provider.",
+    ["route"],
+    buckets=_SECONDS,
+)
+FIRST_BYTE: Final = Histogram(
+    "sentinel_upstream_first_byte_seconds",
+    "From the request to the provider to its headers.",
+    ["route"],
+    buckets=_SECONDS,
+)
+REFUSALS: Final = Counter("sentinel_refusals_total", "Requests refused by a limit, by the limit.", ["limit"])
+AUTH: Final = Counter("sentinel_auth_total", "Tokens looked up, by where they were found.", ["found"])
+TOKENS: Final = Counter("sentinel_tokens_total", "Tokens billed.", ["metric"])
+BILLS: Final = Counter("sentinel_bills_total", "Settled requests, by where the figures came from.", ["figures"])
+ESTIMATE_RATIO: Final = Histogram(
+    "sentinel_estimate_ratio", "Estimated input tokens divided by the provider's own count.", buckets=_RATIOS
+)
+UPSTREAM: Final = Counter("sentinel_upstream_answers_total", "Answers of the provider, by status class.", ["answer"])
+UPSTREAM_RETRIES: Final = Counter("sentinel_upstream_retries_total", "Requests sent to the provider again.", ["reason"])
+LEDGER_SECONDS: Final = Histogram("sentinel_ledger_seconds", "Round trips to Redis.", ["script"], buckets=_SECONDS)
+LEDGER_ERRORS: Final = Counter("sentinel_ledger_errors_total", "Failed calls to Redis.", ["script"])
+ZION: Final = Counter("sentinel_zion_answers_total", "Answers of Zion, by call and result.", ["call", "result"])
+REPORTED: Final = Counter("sentinel_reported_increments_total", "Increments Zion acknowledged.")
+REPORT_BATCHES: Final = Counter("sentinel_report_batches_total", "Batches sent to Zion, by result.", ["result"])
+DEAD_LETTERS: Final = Counter("sentinel_dead_letters_total", "Increments Zion refused for good.")
+SETTLEMENTS_WAITING: Final = Gauge(
+    "sentinel_settlements_waiting", "Settlements that Redis has not taken yet.", multiprocess_mode="livesum"
+)

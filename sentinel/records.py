@@ -1,0 +1,125 @@
+"""What the stages hand to one another: frozen values, no behaviour beyond reading themselves. Cannot fail."""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from msgspec import Struct
+
+
+class Metric(Enum):
+    """What Zion limits; the value is Zion's own name (zion.md)."""
+
+    INPUT = "ai_input_tokens"
+    OUTPUT = "ai_output_tokens"
+    REQUESTS = "ai_requests"
+
+
+class Caller(Struct, frozen=True):
+    """Who asks: the profile Zion gave for the token. Tokens themselves are never kept."""
+
+    external_id: str
+    email: str
+
+
+class ChatPrompt(Struct, frozen=True):
+    """The parts of a chat request that become input tokens, as decoded JSON."""
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Any] = ()
+
+
+class TextPrompt(Struct, frozen=True):
+    """The inputs of a completions request: texts, or token lists given by their length in tokens."""
+
+    texts: Sequence[str] = ()
+    tokens_given: int = 0
+
+
+class Call(Struct, frozen=True):
+    """One request as it will go upstream.
+
+    `path` and `query` are raw, `path` without the `/v1` prefix. `body` is the client's own bytes, with
+    `stream_options.include_usage` spliced in where `usage_hidden` says so. `output_tokens_declared` is the largest cap the
+    client declared times `n`, or None where it declared none. `route` is a label from the closed set of the path table.
+    """
+
+    route: str
+    method: str
+    path: str
+    query: bytes = b""
+    model: str = ""
+    body: bytes = b""
+    stream: bool = False
+    usage_hidden: bool = False
+    prompt: ChatPrompt | TextPrompt | None = None
+    output_tokens_declared: int | None = None
+    choices: int = 1
+
+
+class Usage(Struct, frozen=True):
+    """Tokens of one answer."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class Remaining(Struct, frozen=True):
+    """One limit as the caller sees it; `limit` and `remaining` are None when unlimited, `reset_ms` when it never resets."""
+
+    limit: int | None
+    remaining: int | None
+    reset_ms: int | None
+
+
+class Hold(Struct, frozen=True):
+    """What was held in the ledger for one request, and what the caller has left beside it (for the headers)."""
+
+    request_id: str
+    caller: Caller
+    model: str
+    input_tokens: int
+    output_tokens: int
+    requests: Remaining
+    tokens_input: Remaining
+    tokens_output: Remaining
+    rate: Remaining
+
+
+class Ending(Enum):
+    """How a request ended; the label of the metrics and of the log line."""
+
+    SUCCESS = "success"
+    REFUSED = "refused"  # by the provider, with a status of its own
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    TRUNCATED = "truncated"  # the provider broke off in the middle
+    CLIENT_CLOSED = "client_closed"
+    INTERNAL = "internal_error"
+
+
+class Outcome(Struct, frozen=True):
+    """What happened upstream, and what is known of its cost.
+
+    `started` says that the provider may have begun to work (the request was sent). `usage` is the provider's own figure;
+    where it is None, `produced` holds the texts that were produced so far (one per choice and field, wire.md L1) and
+    `produced_bytes_uncounted` the bytes past the cap that were not kept (counted as bytes / 4, wire.md L4).
+    """
+
+    ending: Ending
+    status: int
+    started: bool
+    usage: Usage | None = None
+    produced: Sequence[str] = ()
+    produced_bytes_uncounted: int = 0
+    bytes_down: int = 0
+    upstream_request_id: str = ""
+
+
+class Bill(Struct, frozen=True):
+    """What a request costs its caller. `reason` says why a figure is an estimate, and is empty where it is the provider's."""
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    reason: str = ""

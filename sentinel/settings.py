@@ -1,0 +1,345 @@
+"""The settings: read once from the environment and `.env` into one frozen Struct.
+
+Fails as a whole: `read` collects every problem, by variable name, and raises one `SettingsError` (the command line exits
+with 2). Each field carries its variable, unit and one sentence; docs/settings.md and `.env.example` are tested against them.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+from dotenv import dotenv_values
+
+HIDDEN: Final = "(hidden)"
+
+
+class Variable(msgspec.Struct, frozen=True):
+    """What a field is called outside, what it means, and what values it takes."""
+
+    name: str
+    help: str
+    unit: str = ""
+    secret: bool = False
+    required: bool = False
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    schemes: tuple[str, ...] = ()
+
+
+class SettingsError(Exception):
+    """Wrong or missing settings; `problems` has one sentence for each, beginning with the variable's name."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+_HTTP: Final = ("http", "https")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The effective settings of one deployment."""
+
+    zion_api_url: Annotated[str, Variable("ZION_API_URL", "Where Zion answers, without a path.", required=True, schemes=_HTTP)]
+    zion_api_key: Annotated[
+        str, Variable("ZION_API_KEY", "Sentinel's own key for Zion's external endpoints.", secret=True, required=True)
+    ]
+    zion_usage_format: Annotated[
+        str,
+        Variable("ZION_USAGE_FORMAT", "The format of usage reports.", choices=("unified", "per_limit")),
+    ] = "unified"
+    zion_timeout_s: Annotated[
+        float, Variable("ZION_TIMEOUT_SECONDS", "How long one call to Zion may take.", "s", low=0.1, high=300)
+    ] = 5.0
+    provider: Annotated[
+        str,
+        Variable(
+            "SENTINEL_PROVIDER",
+            "Which provider answers; by default openai if OPENAI_API_KEY is set, else vercel.",
+            choices=("openai", "vercel"),
+        ),
+    ] = ""
+    openai_api_key: Annotated[
+        str, Variable("OPENAI_API_KEY", "The provider's key when the provider is OpenAI.", secret=True)
+    ] = ""
+    openai_api_url: Annotated[
+        str, Variable("OPENAI_API_URL", "Where OpenAI answers, with its version path.", schemes=_HTTP)
+    ] = "https://api.openai.com/v1"
+    vercel_api_key: Annotated[
+        str,
+        Variable("VERCEL_AI_GATEWAY_API_KEY", "The provider's key when the provider is Vercel AI Gateway.", secret=True),
+    ] = ""
+    vercel_api_url: Annotated[
+        str, Variable("VERCEL_AI_GATEWAY_URL", "Where Vercel AI Gateway answers, with its version path.", schemes=_HTTP)
+    ] = "https://ai-gateway.vercel.sh/v1"
+    redis_url: Annotated[
+        str,
+        Variable("REDIS_URL", "The Redis that all workers and hosts share.", secret=True, schemes=("redis", "rediss", "unix")),
+    ] = "redis://localhost:6379"
+    redis_timeout_s: Annotated[
+        float,
+        Variable("SENTINEL_REDIS_TIMEOUT_SECONDS", "How long one call to Redis may take.", "s", low=0.01, high=60),
+    ] = 1.0
+    host: Annotated[str, Variable("SENTINEL_HOST", "The address Sentinel listens on.")] = "0.0.0.0"
+    port: Annotated[int, Variable("SENTINEL_PORT", "The port Sentinel listens on.", low=1, high=65535)] = 8080
+    workers: Annotated[
+        int, Variable("SENTINEL_WORKERS", "Worker processes; by default one a core.", "processes", low=1, high=1024)
+    ] = 0
+    log_level: Annotated[
+        str,
+        Variable("SENTINEL_LOG_LEVEL", "The least level that is logged.", choices=("debug", "info", "warning", "error")),
+    ] = "info"
+    body_bytes_max: Annotated[
+        int,
+        Variable("SENTINEL_BODY_BYTES_MAX", "The largest request body taken; above it 413.", "bytes", low=1024, high=2**31),
+    ] = 32 * 2**20
+    body_timeout_s: Annotated[
+        float,
+        Variable("SENTINEL_BODY_TIMEOUT_SECONDS", "How long a request body may take to arrive.", "s", low=0.1, high=3600),
+    ] = 30.0
+    cache_ttl_s: Annotated[
+        int,
+        Variable("CACHE_TTL_SECONDS", "How long Zion's limits count as fresh before a refresh.", "s", low=1, high=86400),
+    ] = 300
+    jwt_cache_ttl_s: Annotated[
+        int, Variable("JWT_CACHE_TTL_SECONDS", "How long a token's profile is kept at most.", "s", low=1, high=86400)
+    ] = 300
+    jwt_refusal_ttl_s: Annotated[
+        float,
+        Variable(
+            "SENTINEL_JWT_REFUSAL_TTL_SECONDS",
+            "How long a worker remembers that Zion refused a token.",
+            "s",
+            low=0,
+            high=60,
+        ),
+    ] = 5.0
+    jwt_cache_entries_max: Annotated[
+        int,
+        Variable("SENTINEL_JWT_CACHE_ENTRIES_MAX", "Profiles each worker keeps in memory.", "entries", low=1, high=10**7),
+    ] = 10_000
+    limits_stale_s: Annotated[
+        int,
+        Variable(
+            "SENTINEL_STALE_LIMITS_SECONDS",
+            "How old limits may grow while Zion is away; then 503.",
+            "s",
+            low=1,
+            high=604800,
+        ),
+    ] = 3600
+    missing_limit: Annotated[
+        str,
+        Variable(
+            "SENTINEL_MISSING_LIMIT",
+            "What a limit that Zion does not name means: no limit, or 403.",
+            choices=("allow", "deny"),
+        ),
+    ] = "allow"
+    rate_requests: Annotated[
+        int,
+        Variable(
+            "SENTINEL_RATE_LIMIT_REQUESTS",
+            "Requests of one caller in the sliding window; 0 is no limit.",
+            "requests",
+            low=0,
+        ),
+    ] = 100
+    rate_window_s: Annotated[
+        int,
+        Variable("SENTINEL_RATE_LIMIT_WINDOW_SECONDS", "The length of the sliding window.", "s", low=1, high=86400),
+    ] = 60
+    output_tokens_default: Annotated[
+        int,
+        Variable(
+            "SENTINEL_OUTPUT_TOKENS_DEFAULT",
+            "Output tokens held for each choice when the client declares no cap; less where less remains.",
+            "tokens",
+            low=1,
+        ),
+    ] = 4096
+    ledger_partitions: Annotated[
+        int,
+        Variable(
+            "SENTINEL_LEDGER_PARTITIONS",
+            "Partitions of the ledger; never change it while usage waits.",
+            low=1,
+            high=1024,
+        ),
+    ] = 16
+    lease_s: Annotated[
+        int,
+        Variable("SENTINEL_LEASE_SECONDS", "How long a hold outlives the worker that made it.", "s", low=5, high=86400),
+    ] = 60
+    report_items_max: Annotated[
+        int, Variable("SENTINEL_REPORT_ITEMS_MAX", "Increments in one report to Zion.", "increments", low=1, high=1000)
+    ] = 100
+    report_interval_ms: Annotated[
+        int,
+        Variable(
+            "SENTINEL_REPORT_INTERVAL_MS",
+            "How long usage waits for company before it is reported.",
+            "ms",
+            low=1,
+            high=60000,
+        ),
+    ] = 500
+    report_retry_s: Annotated[
+        float,
+        Variable(
+            "SENTINEL_REPORT_RETRY_SECONDS",
+            "After how long a failed report is sent again, ± 10 %.",
+            "s",
+            low=0.05,
+            high=3600,
+        ),
+    ] = 60.0
+    upstream_connect_s: Annotated[
+        float,
+        Variable(
+            "SENTINEL_UPSTREAM_CONNECT_TIMEOUT_SECONDS",
+            "How long a connection to the provider may take.",
+            "s",
+            low=0.1,
+            high=60,
+        ),
+    ] = 5.0
+    upstream_idle_s: Annotated[
+        float,
+        Variable(
+            "SENTINEL_UPSTREAM_IDLE_TIMEOUT_SECONDS",
+            "The longest silence of the provider, before its headers or between two reads.",
+            "s",
+            low=0.1,
+            high=3600,
+        ),
+    ] = 300.0
+    upstream_connections_max: Annotated[
+        int,
+        Variable(
+            "SENTINEL_UPSTREAM_CONNECTIONS_MAX",
+            "Connections of one worker to the provider; above it 503.",
+            "connections",
+            low=1,
+            high=100000,
+        ),
+    ] = 5000
+    drain_s: Annotated[
+        float,
+        Variable("SENTINEL_DRAIN_SECONDS", "How long open requests may go on after SIGTERM.", "s", low=0, high=3600),
+    ] = 20.0
+
+    @property
+    def upstream_url(self) -> str:
+        """The provider's base URL, without a slash at its end."""
+        return (self.openai_api_url if self.provider == "openai" else self.vercel_api_url).rstrip("/")
+
+    @property
+    def upstream_key(self) -> str:
+        """The provider's key."""
+        return self.openai_api_key if self.provider == "openai" else self.vercel_api_key
+
+
+def variables() -> list[tuple[str, Variable]]:
+    """Every setting as (field name, variable), in the order of the documentation."""
+    hints = get_type_hints(Settings, include_extras=True)
+    return [(name, _variable(hints[name])) for name in Settings.__struct_fields__]
+
+
+def read(environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")) -> Settings:
+    """The settings from `environ` (default: this process's) over the file `dotenv`.
+
+    Raises SettingsError with every problem at once.
+    """
+    outside: dict[str, str] = {}
+    if dotenv is not None and dotenv.is_file():
+        outside.update({name: value for name, value in dotenv_values(dotenv).items() if value is not None})
+    outside.update(os.environ if environ is None else environ)
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    hints = get_type_hints(Settings, include_extras=True)
+    for field in msgspec.structs.fields(Settings):
+        variable = _variable(hints[field.name])
+        text = _text(variable, outside, problems)
+        if text:
+            values[field.name] = _value(variable, get_args(hints[field.name])[0], text, problems)
+        elif variable.required:
+            problems.append(f"{variable.name} is not set: {variable.help}")
+    _complete(values, problems)
+    if problems:
+        raise SettingsError(problems)
+    return Settings(**values)
+
+
+def shown(settings: Settings) -> list[tuple[str, str]]:
+    """Every setting as (variable, value) with secrets hidden, for `sentinel config`."""
+    rows = []
+    for field, variable in variables():
+        value = getattr(settings, field)
+        rows.append((variable.name, HIDDEN if variable.secret and value else str(value)))
+    return rows
+
+
+def _variable(hint: Any) -> Variable:
+    assert get_origin(hint) is Annotated
+    variable = get_args(hint)[1]
+    assert isinstance(variable, Variable)
+    return variable
+
+
+def _text(variable: Variable, outside: Mapping[str, str], problems: list[str]) -> str:
+    """The raw text of a variable; a secret may also come from the file that `NAME_FILE` names."""
+    file = outside.get(f"{variable.name}_FILE", "") if variable.secret else ""
+    if file and not outside.get(variable.name):
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{variable.name}_FILE cannot be read: {error}")
+            return ""
+    return outside.get(variable.name, "").strip()
+
+
+def _value(variable: Variable, kind: type, text: str, problems: list[str]) -> Any:
+    """`text` as a checked value of `kind`; a problem is noted and the text returned."""
+    if kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            problems.append(f"{variable.name} is {text!r}, not a {'whole ' if kind is int else ''}number")
+            return text
+        if not (variable.low is None or number >= variable.low) or not (variable.high is None or number <= variable.high):
+            problems.append(f"{variable.name} is {text}, outside {variable.low} to {variable.high} {variable.unit}".rstrip())
+        return number
+    if variable.choices and text not in variable.choices:
+        problems.append(f"{variable.name} is {text!r}, not one of {', '.join(variable.choices)}")
+    if variable.schemes and not _is_url(text, variable.schemes):
+        given = "not such a URL" if variable.secret else repr(text)
+        problems.append(
+            f"{variable.name} must be a URL that begins with {' or '.join(s + '://' for s in variable.schemes)}, is {given}"
+        )
+    if variable.secret and any(ord(sign) < 33 or ord(sign) > 126 for sign in text):
+        problems.append(f"{variable.name} holds a blank or a character that no HTTP header can carry")
+    return text
+
+
+def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.path if parts.scheme == "unix" else parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _complete(values: dict[str, Any], problems: list[str]) -> None:
+    """Fill in what depends on other settings, and check what only holds between two."""
+    values.setdefault("provider", "openai" if "openai_api_key" in values else "vercel")
+    values.setdefault("workers", os.cpu_count() or 1)
+    keys = {"openai": ("openai_api_key", "OPENAI_API_KEY"), "vercel": ("vercel_api_key", "VERCEL_AI_GATEWAY_API_KEY")}
+    field, name = keys.get(values["provider"], ("provider", ""))
+    if field not in values:
+        other = " (or OPENAI_API_KEY)" if values["provider"] == "vercel" else ""
+        problems.append(f"{name}{other} is not set: without it no provider can be asked")
