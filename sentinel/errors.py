@@ -124,11 +124,26 @@ class OverLimitError(SentinelError):
 
 
 class UpstreamError(SentinelError):
-    """502: the provider could not be reached, broke off, or refused Sentinel's own credentials."""
+    """502: the provider could not be reached, broke off, or refused Sentinel's own credentials.
+
+    `sent` is False only where nothing was sent, so that the provider cannot have worked and a retry is free.
+    """
 
     source = Source.UPSTREAM
     status = 502
     code = "upstream_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retry: bool | None = None,
+        retry_after_s: float | None = None,
+        sent: bool = True,
+    ) -> None:
+        super().__init__(message, code=code, retry=retry, retry_after_s=retry_after_s)
+        self.sent = sent
 
 
 class UpstreamUnavailableError(UpstreamError):

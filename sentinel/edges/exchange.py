@@ -1,0 +1,174 @@
+"""One HTTP exchange with a client over ASGI: its head, its body within bounds, the answer, and the moment it leaves.
+
+Fails closed: a body over its bound is `BodyTooLargeError` (by declared length before a byte is read, and by counted bytes), a
+slow one `BodyTimeoutError`, a client that leaves `ClientGoneError`. Granian's `send` never fails after a disconnect
+(wire.md D2), so the only sign of one is `receive`, which a task of this exchange waits on while others work.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from types import TracebackType
+from typing import Any
+
+from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Exchange:
+    """The client's request and the answer to it. `path` and `query` are raw bytes of the request line (wire.md H8)."""
+
+    __slots__ = (
+        "_body_read",
+        "_guard",
+        "_interruption",
+        "_receive",
+        "_send",
+        "_watch",
+        "bytes_down",
+        "ended",
+        "headers",
+        "method",
+        "path",
+        "query",
+        "request_id",
+        "status",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        self.method: str = scope["method"]
+        self.path: bytes = scope.get("raw_path") or scope["path"].encode()
+        self.query: bytes = scope["query_string"]
+        self.headers: list[tuple[bytes, bytes]] = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
+        self.request_id = request_id
+        self.status = 0
+        self.bytes_down = 0
+        self.ended = False
+        self._receive = receive
+        self._send = send
+        self._body_read = False
+        self._watch: asyncio.Task[None] | None = None
+        self._guard: _Guard | None = None
+        self._interruption: Exception | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the status line is out, so that a failure can only be told in the body."""
+        return self.status != 0
+
+    async def read_body(self, body_bytes_max: int, timeout_s: float) -> bytes:
+        """The whole request body.
+
+        Raises BodyTooLargeError, BodyTimeoutError or ClientGoneError.
+        """
+        too_large = BodyTooLargeError(f"The request body is larger than the {body_bytes_max} bytes this gateway takes.")
+        declared = next((value for name, value in self.headers if name == b"content-length"), b"0")
+        if declared.isdigit() and int(declared) > body_bytes_max:
+            raise too_large
+        body: bytes | bytearray = b""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGoneError
+                    part = message.get("body", b"")
+                    if len(body) + len(part) > body_bytes_max:
+                        raise too_large
+                    more = message.get("more_body", False)
+                    if not body and not more:
+                        body = bytes(part)
+                    else:
+                        # A bytearray joins tiny parts in place: a list of 1-byte parts would cost 60 bytes each.
+                        body = bytearray(body) if isinstance(body, bytes) else body
+                        body += part
+                    if not more:
+                        break
+        except TimeoutError:
+            raise BodyTimeoutError(f"The request body did not arrive within {timeout_s:g} s.") from None
+        self._body_read = True
+        return bytes(body)
+
+    def connected(self) -> "_Guard":
+        """An `async with` section that ends with ClientGoneError when the client leaves (or with what `interrupt` gives).
+
+        The body must have been read before, since both listen on the same channel.
+        """
+        assert self._body_read
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._wait_for_disconnect())
+        return _Guard(self)
+
+    def interrupt(self, reason: Exception) -> None:
+        """End the guarded section, now or when it is next entered, with `reason`."""
+        if self._interruption is None:
+            self._interruption = reason
+            if self._guard is not None:
+                self._guard.cancel()
+
+    async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send the status line and headers. A status outside 200..599 would abort the worker (reliability.md R5)."""
+        assert 200 <= status <= 599
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
+
+    async def send(self, chunk: bytes) -> None:
+        """Send a part of the body at once; waits while the client's buffer is full (wire.md D6)."""
+        self.bytes_down += len(chunk)
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def finish(self, chunk: bytes = b"") -> None:
+        """Send the last part of the body."""
+        self.ended = True
+        self.bytes_down += len(chunk)
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+
+    def close(self) -> None:
+        """Stop listening for a disconnect; nothing may be sent afterwards."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+    async def _wait_for_disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.interrupt(ClientGoneError())
+
+
+class _Guard:
+    """Cancels the task inside the section when the exchange is interrupted, as `asyncio.timeout` does when time is up."""
+
+    __slots__ = ("_cancelled", "_cancelling", "_exchange", "_task")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._cancelled = False
+        self._cancelling = 0
+        self._task: asyncio.Task[Any] | None = None
+
+    def cancel(self) -> None:
+        if self._task is not None and not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()
+
+    async def __aenter__(self) -> None:
+        if self._exchange._interruption is not None:
+            raise self._exchange._interruption
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancelling = self._task.cancelling()
+        self._exchange._guard = self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._exchange._guard = None
+        if not self._cancelled:
+            return
+        assert self._task is not None
+        assert self._exchange._interruption is not None
+        # Somebody else may have cancelled the task as well; then the cancellation is theirs and goes on.
+        if self._task.uncancel() <= self._cancelling and kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise self._exchange._interruption from None

@@ -1,0 +1,156 @@
+"""The provider: OpenAI or Vercel AI Gateway behind one interface, over aiohttp.
+
+Every failure of the library becomes `UpstreamError` (502; `sent` says whether the provider may have begun to work),
+`UpstreamUnavailableError` (503: no connection of this worker is free) or `UpstreamTimeoutError` (504). Nothing is
+retried here. A reply that is not read to its end closes its connection, so that no half-read one returns to the pool.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import ClassVar, Protocol
+
+import aiohttp
+from yarl import URL
+
+from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
+
+
+class Reply(Protocol):
+    """An answer of the provider whose headers are here and whose body is still arriving."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+
+    async def read(self) -> bytes:
+        """The next bytes as they arrive, b"" at the end. Raises UpstreamError or UpstreamTimeoutError."""
+        ...
+
+    async def drain(self, timeout_s: float) -> None:
+        """Read and drop what is left, for at most `timeout_s`, so that the connection can be used again."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back if the body is complete, else close it. Twice is harmless."""
+        ...
+
+
+class Provider(Protocol):
+    """Whoever answers in the end."""
+
+    name: ClassVar[str]
+    attribution: ClassVar[bool]
+    key: str
+
+    async def send(self, method: str, path: str, query: bytes, headers: list[tuple[str, str]], body: bytes) -> Reply:
+        """Send one request (`path` raw, below the version path) and wait for the headers of the answer."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...
+
+
+class _AiohttpReply:
+    """A reply over an aiohttp response."""
+
+    __slots__ = ("_release", "_response", "headers", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse, release: Callable[[], None]) -> None:
+        self._response = response
+        self._release: Callable[[], None] | None = release
+        self.status = response.status
+        self.headers = response.raw_headers
+
+    async def read(self) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except aiohttp.SocketTimeoutError:
+            raise UpstreamTimeoutError("The provider fell silent in the middle of its answer.") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamError("The provider broke off in the middle of its answer.", retry=False) from error
+
+    async def drain(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while await self.read():
+                    pass
+        except (TimeoutError, UpstreamError):
+            # The client has its whole answer; only the connection is lost.
+            self._response.close()
+
+    def close(self) -> None:
+        if self._release is None:
+            return
+        self._release()
+        self._release = None
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+class _HttpProvider:
+    """What both providers share: the wire is the same, only names, places and a few headers differ."""
+
+    name: ClassVar[str]
+    attribution: ClassVar[bool]
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: str, connections_max: int) -> None:
+        self.key = key
+        self._session = session
+        self._url = url
+        self._connections_max = connections_max
+        self._connections = 0
+
+    async def send(self, method: str, path: str, query: bytes, headers: list[tuple[str, str]], body: bytes) -> Reply:
+        if self._connections >= self._connections_max:
+            raise UpstreamUnavailableError(
+                "All connections to the provider are in use.",
+                code="upstream_connections_exhausted",
+                retry_after_s=1,
+                sent=False,
+            )
+        self._connections += 1
+        try:
+            return await self._send(method, path, query, headers, body)
+        except BaseException:
+            self._release()
+            raise
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def _send(self, method: str, path: str, query: bytes, headers: list[tuple[str, str]], body: bytes) -> Reply:
+        url = URL(self._url + path + (f"?{query.decode('latin-1')}" if query else ""), encoded=True)
+        try:
+            response = await self._session.request(method, url, headers=headers, data=body or None, allow_redirects=False)
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+            raise UpstreamError("The provider could not be reached.", code="upstream_unreachable", sent=False) from error
+        except (aiohttp.SocketTimeoutError, TimeoutError):
+            raise UpstreamTimeoutError("The provider did not answer in time.") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise UpstreamError("The provider broke off before it answered.", retry=False) from error
+        if not 200 <= response.status <= 599:
+            response.close()
+            raise UpstreamError("The provider answered with a status that HTTP does not know.", retry=False)
+        return _AiohttpReply(response, self._release)
+
+    def _release(self) -> None:
+        self._connections -= 1
+
+
+class OpenAI(_HttpProvider):
+    """OpenAI itself."""
+
+    name = "openai"
+    attribution = False
+
+
+class Vercel(_HttpProvider):
+    """Vercel AI Gateway, which also takes attribution headers (http-referer, x-title)."""
+
+    name = "vercel"
+    attribution = True
+
+
+PROVIDERS = {provider.name: provider for provider in (OpenAI, Vercel)}

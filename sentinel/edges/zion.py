@@ -1,0 +1,164 @@
+"""Zion, the governance service: who a token belongs to, what its owner may use, and where usage is reported (zion.md).
+
+Reads tolerantly (unknown fields ignored, envelope optional), writes exactly. A refusal of the caller is `UnauthorizedError` or
+`ForbiddenError`; everything else that keeps Zion from answering is `ZionUnavailableError`, and never cached. A 401 on an
+external endpoint is a fault of this deployment's key: `misconfigured` turns true, and readiness goes off until a call succeeds.
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from sentinel import metrics
+from sentinel.errors import INVALID_KEY_MESSAGE, ForbiddenError, UnauthorizedError, ZionUnavailableError
+from sentinel.logs import Log
+
+_T = TypeVar("_T")
+
+_log: Final = Log("zion")
+_ANSWER_BYTES_MAX: Final = 4 * 2**20
+_RETRY_AFTER_S: Final = 2.0
+
+
+class _Profile(msgspec.Struct, rename="camel"):
+    external_id: str | None = None
+    email: str | None = None
+
+
+class _Envelope(msgspec.Struct):
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A status and the body of an answer; for usage reports, which read both."""
+
+    status: int
+    body: bytes
+    retry_after_s: float | None = None
+
+
+_read_profile: Final = msgspec.json.Decoder(_Profile).decode
+_read_raw: Final = msgspec.json.Decoder(msgspec.Raw).decode
+_read_envelope: Final = msgspec.json.Decoder(_Envelope).decode
+
+
+class Zion:
+    """The client of one Zion. `session` is this object's own; `close` closes it."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: str, timeout_s: float) -> None:
+        self.misconfigured = False
+        self._session = session
+        self._url = url.rstrip("/")
+        self._key = key
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+
+    async def profile(self, token: str) -> tuple[str, str]:
+        """(external id, e-mail) of the owner of `token` (GET /api/v1/users/me).
+
+        Raises UnauthorizedError, ForbiddenError (also `no_external_id`) or ZionUnavailableError.
+        """
+        answer = await self._call("me", "GET", "/api/v1/users/me", {"authorization": f"Bearer {token}"})
+        if answer.status == 401:
+            raise UnauthorizedError(INVALID_KEY_MESSAGE)
+        if answer.status == 403:
+            raise ForbiddenError("This account is not permitted to use the service.")
+        profile = self._decoded("me", answer, _read_profile)
+        if not profile.external_id:
+            raise ForbiddenError("This account has no external id, so its limits are unknown.", code="no_external_id")
+        return profile.external_id, profile.email or ""
+
+    async def limits(self, external_id: str) -> bytes:
+        """The `data` object of GET /api/v1/limits/external/{id}, as JSON.
+
+        Raises ForbiddenError (`user_not_found`) or ZionUnavailableError.
+        """
+        answer = await self._external("limits", "GET", f"/api/v1/limits/external/{quote(external_id, safe='')}")
+        if answer.status == 404:
+            raise ForbiddenError("The governance service knows no limits of this account.", code="user_not_found")
+        return bytes(self._decoded("limits", answer, _read_raw))
+
+    async def report(self, body: bytes, idempotency_key: str) -> Answer:
+        """POST one batch of increments; every status that Zion itself answers is returned, `data` unwrapped on 200.
+
+        Raises ZionUnavailableError when there is no answer, a 401 or a 5xx.
+        """
+        answer = await self._external("report", "POST", "/api/v1/usage/external/batch-increment", body, idempotency_key)
+        if answer.status == 200:
+            return Answer(200, bytes(self._decoded("report", answer, _read_raw)))
+        return answer
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+    async def _external(self, call: str, method: str, path: str, body: bytes | None = None, key: str = "") -> Answer:
+        """A call with Sentinel's own key; tells a wrong key apart from everything else."""
+        headers = {"x-api-key": self._key}
+        if body is not None:
+            headers["content-type"] = "application/json"
+            headers["idempotency-key"] = key
+        answer = await self._call(call, method, path, headers, body)
+        if answer.status in {401, 403}:
+            self.misconfigured = True
+            _log.error("zion refuses the key of this deployment", call=call, status=answer.status)
+            raise ZionUnavailableError("The governance service refuses this gateway.", retry_after_s=_RETRY_AFTER_S)
+        self.misconfigured = False
+        return answer
+
+    async def _call(self, call: str, method: str, path: str, headers: dict[str, str], body: bytes | None = None) -> Answer:
+        unavailable = ZionUnavailableError("The governance service does not answer.", retry_after_s=_RETRY_AFTER_S)
+        try:
+            async with self._session.request(
+                method,
+                URL(self._url + path, encoded=True),
+                headers={"accept-encoding": "identity", **headers},
+                data=body,
+                timeout=self._timeout,
+                allow_redirects=False,
+            ) as response:
+                answer = Answer(response.status, await _content(response), _seconds(response.headers.get("retry-after")))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            metrics.ZION.labels(call, "no_answer").inc()
+            _log.warning("zion does not answer", call=call, error=type(error).__name__)
+            raise unavailable from error
+        metrics.ZION.labels(call, str(answer.status)).inc()
+        if answer.status == 429 or answer.status >= 500:
+            _log.warning("zion fails", call=call, status=answer.status)
+            unavailable.retry_after_s = answer.retry_after_s or _RETRY_AFTER_S
+            raise unavailable
+        return answer
+
+    def _decoded(self, call: str, answer: Answer, decode: Callable[[bytes], _T]) -> _T:
+        """The `data` of an answer, enveloped or bare. Raises ZionUnavailableError where it is not what the contract says."""
+        try:
+            if answer.status != 200:
+                raise ValueError(f"status {answer.status}")
+            envelope = _read_envelope(answer.body)
+            return decode(answer.body if envelope.data is msgspec.UNSET else bytes(envelope.data))
+        except (ValueError, RecursionError) as error:
+            _log.error("zion answers against its contract", call=call, status=answer.status, error=str(error))
+            raise ZionUnavailableError(
+                "The governance service answered something unexpected.", retry_after_s=_RETRY_AFTER_S
+            ) from error
+
+
+async def _content(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body. Raises ValueError past its bound, since Zion's answers are small."""
+    content = bytearray()
+    while part := await response.content.readany():
+        content += part
+        if len(content) > _ANSWER_BYTES_MAX:
+            raise ValueError("answer over its bound")
+    return bytes(content)
+
+
+def _seconds(text: str | None) -> float | None:
+    """Retry-After in seconds; a date or nonsense counts as absent."""
+    try:
+        return min(max(float(text or ""), 0.0), 3600.0)
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""What is not the journey: health and metrics. No limits, no billing."""
