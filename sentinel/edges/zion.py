@@ -82,14 +82,11 @@ class Zion:
         return bytes(self._decoded("limits", answer, _read_raw))
 
     async def report(self, body: bytes, idempotency_key: str) -> Answer:
-        """POST one batch of increments; every status that Zion itself answers is returned, `data` unwrapped on 200.
+        """POST one batch of increments; every status below 500 but 401, 403 and 429 is the caller's to read.
 
-        Raises ZionUnavailableError when there is no answer, a 401 or a 5xx.
+        Raises ZionUnavailableError for the rest, and where there is no answer.
         """
-        answer = await self._external("report", "POST", "/api/v1/usage/external/batch-increment", body, idempotency_key)
-        if answer.status == 200:
-            return Answer(200, bytes(self._decoded("report", answer, _read_raw)))
-        return answer
+        return await self._external("report", "POST", "/api/v1/usage/external/batch-increment", body, idempotency_key)
 
     async def close(self) -> None:
         """Close every connection."""

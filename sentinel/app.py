@@ -1,0 +1,170 @@
+"""The ASGI callable: lifespan, the path table, and the only place where an error becomes a response.
+
+Fails in OpenAI's shape: a `SentinelError` is answered with its own status, anything else is a defect, answered as a
+bare 500 and logged with its trace. What cannot be opened at start-up is told to the server
+(`lifespan.startup.failed`), which then stops.
+"""
+
+import asyncio
+import re
+import signal
+from typing import Any, Final
+
+from sentinel import logs, metrics, settings
+from sentinel.edges.exchange import Exchange, Receive, Scope, Send
+from sentinel.errors import ClientGoneError, SentinelError, Source
+from sentinel.logs import Log
+from sentinel.ops import metrics_page
+from sentinel.protocol import headers, wire
+from sentinel.worker import Worker
+
+_log: Final = Log("app")
+
+# The signal by which the supervisor tells a worker to drain: Granian's own SIGTERM reaches the application only when every
+# connection has already ended.
+DRAIN_SIGNAL: Final = signal.SIGUSR1
+
+_ROUTES: Final = {
+    "/v1/chat/completions": ("chat_completions", "POST"),
+    "/v1/completions": ("completions", "POST"),
+    "/v1/models": ("models", "GET"),
+}
+_OPS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
+_MODEL: Final = re.compile(r"/v1/models/[^?#]+")
+# What could be read as another path by whoever is asked next (wire.md H8).
+_DOUBTFUL: Final = re.compile(r"//|/\.|\\|%00|%2e", re.IGNORECASE)
+_JSON: Final = [(b"content-type", b"application/json")]
+
+
+class App:
+    """The application one worker serves."""
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI 3."""
+        if scope["type"] == "http":
+            assert self._worker is not None
+            await _Answering(self._worker, scope, receive, send).run()
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self._open()
+                except Exception as error:  # noqa: BLE001 - any failure to open is the server's to know
+                    await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                assert self._worker is not None
+                await self._worker.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _open(self) -> None:
+        effective = settings.read()
+        logs.start(effective.log_level)
+        self._worker = Worker(effective)
+        await self._worker.open()
+        asyncio.get_running_loop().add_signal_handler(DRAIN_SIGNAL, self._worker.drain)
+
+
+class _Answering:
+    """One request on its way through the path table; ends with exactly one answer, or with a client that left."""
+
+    def __init__(self, worker: Worker, scope: Scope, receive: Receive, send: Send) -> None:
+        self._worker = worker
+        self._exchange = Exchange(scope, receive, send, worker.request_id())
+        self._route = "unknown"
+
+    async def run(self) -> None:
+        exchange = self._exchange
+        metrics.IN_FLIGHT.inc()
+        try:
+            await self._answer()
+        except ClientGoneError:
+            exchange.status = exchange.status or 499
+        except SentinelError as error:
+            await self._tell(error)
+        except Exception as error:  # noqa: BLE001 - a defect: the caller gets a bare 500, the log gets everything
+            _log.error("defect", exception=error, request_id=exchange.request_id, route=self._route)
+            await self._tell(SentinelError("The gateway failed to handle this request."))
+        finally:
+            exchange.close()
+            self._worker.leave(exchange)
+            metrics.IN_FLIGHT.dec()
+            metrics.REQUESTS.labels(self._route, str(exchange.status)).inc()
+
+    async def _answer(self) -> None:
+        exchange = self._exchange
+        path = exchange.path.decode("latin-1")
+        if path in _OPS:
+            await self._operate(path)
+            return
+        self._route, method = _match(path, exchange.method)
+        if exchange.method != method:
+            raise wire.wrong_method(exchange.method, path, method)
+        self._worker.enter(exchange)
+        await self._worker.journey.travel(exchange, self._route, path.removeprefix("/v1"))
+
+    async def _operate(self, path: str) -> None:
+        """Health and metrics: no caller, no limits."""
+        exchange = self._exchange
+        self._route = "ops"
+        if exchange.method not in {"GET", "HEAD"}:
+            raise wire.wrong_method(exchange.method, path, "GET")
+        if path == "/metrics":
+            page = metrics_page.render()
+            await self._write(200, [(b"content-type", metrics_page.CONTENT_TYPE)], page)
+        elif path == "/health/live":
+            await self._write(*_with(_JSON, self._worker.health.live()))
+        else:
+            await self._write(*_with(_JSON, await self._worker.health.ready()))
+
+    async def _tell(self, error: SentinelError) -> None:
+        """The answer to a failure; nothing where an answer has begun, since the relay has then told it in the stream."""
+        exchange = self._exchange
+        if error.source is not Source.DOWNSTREAM:
+            _log.warning(
+                "request failed",
+                request_id=exchange.request_id,
+                route=self._route,
+                status=error.status,
+                code=error.code,
+                source=error.source.value,
+                message=error.message,
+                cause=repr(error.__cause__) if error.__cause__ else "",
+            )
+        if not exchange.started:
+            await self._write(error.status, headers.error(error), wire.error_body(error))
+
+    async def _write(self, status: int, head: list[tuple[bytes, bytes]], body: bytes) -> None:
+        exchange = self._exchange
+        length = (b"content-length", str(len(body)).encode())
+        await exchange.start(status, [*head, (b"x-request-id", exchange.request_id.encode()), length])
+        await exchange.finish(body)
+
+
+def _match(path: str, method: str) -> tuple[str, str]:
+    """(route label, its method). Raises UnknownPathError."""
+    found = _ROUTES.get(path)
+    if found is None and _MODEL.fullmatch(path) and not _DOUBTFUL.search(path):
+        found = ("model", "GET")
+    if found is None:
+        raise wire.unknown_path(method, path)
+    return found
+
+
+def _with(head: list[tuple[bytes, bytes]], answer: tuple[int, bytes]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    status, body = answer
+    return status, head, body
+
+
+def create() -> Any:
+    """The factory Granian calls in every worker."""
+    return App()

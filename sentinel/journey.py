@@ -1,0 +1,118 @@
+"""One request from bytes to bill: the seven calls, nothing else. docs/journey.md tells the same with the same words.
+
+What is held is always settled: whatever is raised between admission and the last byte, the bill is written, in a task
+of its own so that nothing can cancel it half-way. Failures rise to `app.py`, the only place that answers them.
+"""
+
+import asyncio
+import time
+from typing import Final
+
+from sentinel import metrics
+from sentinel.edges.exchange import Exchange
+from sentinel.errors import ClientGoneError, DrainingError, UpstreamError, UpstreamTimeoutError
+from sentinel.logs import Log
+from sentinel.protocol import headers, wire
+from sentinel.records import Call, Ending, Hold, Outcome
+from sentinel.stages.admission import Admission
+from sentinel.stages.auth import Auth
+from sentinel.stages.forward import Forward
+from sentinel.stages.relay import Relay
+from sentinel.stages.reporting import Reporting
+from sentinel.stages.settlement import Settlement
+
+_log: Final = Log("journey")
+
+
+class Journey:
+    """The way of one request through the stages, which are given by constructor."""
+
+    def __init__(
+        self,
+        auth: Auth,
+        admission: Admission,
+        forward: Forward,
+        relay: Relay,
+        settlement: Settlement,
+        reporting: Reporting,
+        *,
+        body_bytes_max: int,
+        body_timeout_s: float,
+    ) -> None:
+        self._auth = auth
+        self._admission = admission
+        self._forward = forward
+        self._relay = relay
+        self._settlement = settlement
+        self._reporting = reporting
+        self._body_bytes_max = body_bytes_max
+        self._body_timeout_s = body_timeout_s
+        self._settling: set[asyncio.Task[None]] = set()
+
+    async def travel(self, exchange: Exchange, route: str, path: str) -> None:
+        """Answer one request. Raises SentinelError or ClientGoneError, before or after the answer has begun."""
+        begun_s = time.perf_counter()
+        headers.check_framing(exchange.headers)
+        caller = await self._auth.identify(exchange.headers)
+        body = await exchange.read_body(self._body_bytes_max, self._body_timeout_s)
+        call = wire.read_call(route, exchange.method, path, exchange.query, body)
+        hold = await self._admission.admit(caller, call, exchange.request_id)
+        outcome = Outcome(Ending.INTERNAL, 500, started=False)
+        try:
+            async with exchange.connected():
+                sent_s = time.perf_counter()
+                metrics.OVERHEAD.labels(route).observe(sent_s - begun_s)
+                outcome = Outcome(Ending.INTERNAL, 500, started=True)
+                reply = await self._forward.open(call, exchange.headers, hold.request_id)
+                metrics.FIRST_BYTE.labels(route).observe(time.perf_counter() - sent_s)
+            outcome = await self._relay.copy(reply, exchange, call, self.answer_headers(hold))
+        except (ClientGoneError, DrainingError, UpstreamError) as error:
+            outcome = _unanswered(error)
+            raise
+        finally:
+            task = asyncio.create_task(self._settle(hold, call, outcome, begun_s))
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+
+    def answer_headers(self, hold: Hold) -> list[tuple[bytes, bytes]]:
+        """What every admitted answer carries: the request id and the caller's own limits."""
+        return [(b"x-request-id", hold.request_id.encode()), *headers.limits(hold, int(time.time()))]
+
+    async def settled(self) -> None:
+        """Wait until every bill of this journey is written (or waits in settlement for Redis)."""
+        while self._settling:
+            await asyncio.wait(self._settling)
+
+    async def _settle(self, hold: Hold, call: Call, outcome: Outcome, begun_s: float) -> None:
+        bill, settled = await self._settlement.settle(hold, call, outcome)
+        if settled is not None:
+            self._reporting.report(settled.partition, settled)
+        seconds = time.perf_counter() - begun_s
+        metrics.ENDINGS.labels(call.route, outcome.ending.value).inc()
+        metrics.DURATION.labels(call.route).observe(seconds)
+        _log.info(
+            "request",
+            request_id=hold.request_id,
+            upstream_request_id=outcome.upstream_request_id,
+            external_id=hold.caller.external_id,
+            route=call.route,
+            model=call.model,
+            stream=call.stream,
+            status=outcome.status,
+            ending=outcome.ending.value,
+            input_tokens=bill.input_tokens,
+            output_tokens=bill.output_tokens,
+            estimated=bill.reason,
+            bytes_down=outcome.bytes_down,
+            milliseconds=round(seconds * 1000, 1),
+        )
+
+
+def _unanswered(error: ClientGoneError | DrainingError | UpstreamError) -> Outcome:
+    """The outcome where no answer of the provider came down; `started` unless nothing was sent to it."""
+    if isinstance(error, ClientGoneError):
+        return Outcome(Ending.CLIENT_CLOSED, 499, started=True)
+    if isinstance(error, DrainingError):
+        return Outcome(Ending.INTERNAL, error.status, started=True)
+    ending = Ending.UPSTREAM_TIMEOUT if isinstance(error, UpstreamTimeoutError) else Ending.UPSTREAM_ERROR
+    return Outcome(ending, error.status, started=error.sent)

@@ -1,0 +1,43 @@
+"""Liveness and readiness. Live: the loop runs. Ready: this worker admits, Redis answers, and Zion takes our key.
+
+Never fails and never waits longer than the Redis deadline: a dependency that is away is an answer (503), not an exception.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from sentinel.edges.ledger import Ledger
+from sentinel.edges.zion import Zion
+from sentinel.errors import LedgerUnavailableError
+
+
+class Health:
+    """What an orchestrator asks."""
+
+    def __init__(self, ledger: Ledger, zion: Zion, draining: Callable[[], bool]) -> None:
+        self._ledger = ledger
+        self._zion = zion
+        self._draining = draining
+
+    def live(self) -> tuple[int, bytes]:
+        """Always 200: that it is answered at all says that the loop runs."""
+        return 200, b'{"status":"live"}'
+
+    async def ready(self) -> tuple[int, bytes]:
+        """200, or 503 with the reason for each part that is not ready."""
+        checks = {
+            "admitting": "draining" if self._draining() else "ok",
+            "redis": await self._redis(),
+            "zion": "refuses the key of this deployment" if self._zion.misconfigured else "ok",
+        }
+        ready = all(state == "ok" for state in checks.values())
+        answer = {"status": "ready" if ready else "not ready", "checks": checks}
+        return (200 if ready else 503), msgspec.json.encode(answer)
+
+    async def _redis(self) -> str:
+        try:
+            await self._ledger.ping()
+        except LedgerUnavailableError as error:
+            return error.message
+        return "ok"

@@ -1,0 +1,92 @@
+"""The supervisor: Granian with Sentinel's flags, one worker process a core.
+
+Fails before it listens: wrong settings and a port in use are one sentence each. A worker that dies is started again; one that
+dies again within seconds stops the server (Granian's crash-loop rule), for the orchestrator to start anew.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from typing import Any, Final
+
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server.mp import MPServer
+
+from sentinel.settings import Settings
+
+_BACKLOG: Final = 4096
+# Connections a worker takes before the kernel queues the rest; idle keep-alive ones count.
+_CONNECTIONS_MAX: Final = 8192
+_HEADER_TIMEOUT_MS: Final = 60_000
+_HEADER_BYTES_MAX: Final = 131_072
+# Granian calls a second death within 5.5 s of a respawn a crash loop.
+_RESPAWN_S: Final = 3.5
+# After the drain deadline: settle, flush usage and close the edges.
+_CLOSE_S: Final = 10
+
+
+class _Server(MPServer):
+    """Granian, that tells its workers to drain before it tells them to stop (see `app.DRAIN_SIGNAL`)."""
+
+    def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
+        for worker in self.wrks:
+            pid = worker.inner.pid
+            if pid is not None and worker.is_alive():
+                os.kill(pid, signal.SIGUSR1)
+        super().signal_handler_interrupt(*args, **kwargs)
+
+
+class PortInUseError(Exception):
+    """The address cannot be listened on; the message says why."""
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises PortInUseError before anything is started."""
+    _check_port(settings.host, settings.port)
+    # Inherited by the workers, so that a drain signal that comes before they listen for it does not end them.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    figures = tempfile.mkdtemp(prefix="sentinel-metrics-")
+    # Read by prometheus-client when a worker first imports it, which is why nothing here may import it earlier.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
+    try:
+        _server(settings).serve()
+    finally:
+        shutil.rmtree(figures, ignore_errors=True)
+
+
+def _server(settings: Settings) -> _Server:
+    return _Server(
+        "sentinel.app:create",
+        factory=True,
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.ASGI,
+        loop=Loops.uvloop,
+        http=HTTPModes.http1,
+        websockets=False,
+        workers=settings.workers,
+        runtime_mode=RuntimeModes.st,
+        backlog=_BACKLOG,
+        backpressure=_CONNECTIONS_MAX,
+        http1_settings=HTTP1Settings(header_read_timeout=_HEADER_TIMEOUT_MS, max_buffer_size=_HEADER_BYTES_MAX),
+        log_level=LogLevels(settings.log_level),
+        respawn_failed_workers=True,
+        respawn_interval=_RESPAWN_S,
+        workers_kill_timeout=int(settings.drain_s) + _CLOSE_S,
+        process_name=None,
+    )
+
+
+def _check_port(host: str, port: int) -> None:
+    """Granian listens with SO_REUSEPORT, which would quietly share a port that somebody else already serves."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortInUseError(f"cannot listen on {host}:{port}: {error.strerror}") from None

@@ -1,0 +1,195 @@
+"""admission.admit: requests, input and output tokens and the window, checked and held in ONE call to Redis, all or nothing.
+
+Fails closed: a limit that is used up is `OverLimitError` (429, named), limits nobody can be asked for are
+`ZionUnavailableError`, a Redis that is away is `LedgerUnavailableError`; a refusal consumes nothing. Zion is asked
+only for callers the ledger does not know (once at a time) and, in the background, for those whose limits age; while
+it is away ageing limits go on to their bound.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import msgspec
+
+from sentinel import metrics
+from sentinel.edges.ledger import Ledger
+from sentinel.edges.zion import Zion
+from sentinel.errors import ForbiddenError, LedgerUnavailableError, OverLimitError, ZionUnavailableError
+from sentinel.logs import Log
+from sentinel.protocol import headers, limits
+from sentinel.protocol.tokens import Tokenizer
+from sentinel.records import Call, Caller, Hold, Remaining
+
+_log: Final = Log("admission")
+
+# Where one count takes about a millisecond; longer ones would stall every other request of this worker (wire.md K3).
+_INLINE_CHARACTERS_MAX: Final = 16_384
+_REFRESHES_MAX: Final = 256
+
+_NAMES: Final = {"requests": "ai_requests", "input": "ai_input_tokens", "output": "ai_output_tokens"}
+
+
+class _KeptLimits(msgspec.Struct):
+    """What lies at `limits:{externalId}`: Zion's own answer, and what had been acknowledged before it was asked."""
+
+    acked: tuple[int, int, int]
+    limits: msgspec.Raw
+
+
+_read_kept: Final = msgspec.json.Decoder(_KeptLimits).decode
+_write_kept: Final = msgspec.json.Encoder().encode
+
+
+class Admission:
+    """Holds what a call may cost. `now_s` is the wall clock, for the Unix seconds of `X-RateLimit-Reset`."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        zion: Zion,
+        tokenizer: Tokenizer,
+        *,
+        output_tokens_default: int,
+        limits_ttl_s: int,
+        missing_limit: str,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._zion = zion
+        self._tokenizer = tokenizer
+        self._output_tokens_default = output_tokens_default
+        self._limits_ttl_s = limits_ttl_s
+        self._missing_limit = missing_limit
+        self._now_s = now_s
+        self._learning: dict[str, asyncio.Task[None]] = {}
+
+    async def admit(self, caller: Caller, call: Call, request_id: str) -> Hold:
+        """Hold what `call` may cost its caller.
+
+        Raises OverLimitError, ForbiddenError, ZionUnavailableError or LedgerUnavailableError.
+        """
+        input_tokens = await self._estimate(call)
+        output_tokens, output_min = self._output(call)
+        verdict = await self._ledger.admit(caller, request_id, input_tokens, output_tokens, output_min)
+        if verdict.code == "snapshot":
+            await asyncio.shield(self._learn_once(caller.external_id, verdict.acked, fresh=False))
+            verdict = await self._ledger.admit(caller, request_id, input_tokens, output_tokens, output_min)
+        elif verdict.refresh and len(self._learning) < _REFRESHES_MAX:
+            self._learn_once(caller.external_id, verdict.acked, fresh=True)
+        hold = Hold(
+            request_id=request_id,
+            caller=caller,
+            model=call.model,
+            input_tokens=input_tokens,
+            output_tokens=verdict.granted_output,
+            requests=verdict.requests,
+            tokens_input=verdict.input,
+            tokens_output=verdict.output,
+            rate=verdict.rate,
+        )
+        if verdict.code == "admitted":
+            return hold
+        if verdict.code == "denied":
+            raise self._refusal(verdict, hold)
+        raise ZionUnavailableError("The limits of this account are not known right now.", retry_after_s=2)
+
+    async def close(self) -> None:
+        """End the refreshes that are under way; the next admission asks again."""
+        tasks = list(self._learning.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _estimate(self, call: Call) -> int:
+        if call.prompt is None:
+            return 0
+        if self._tokenizer.characters(call.prompt) > _INLINE_CHARACTERS_MAX:
+            return await asyncio.to_thread(self._tokenizer.prompt, call.prompt, call.model)
+        return self._tokenizer.prompt(call.prompt, call.model)
+
+    def _output(self, call: Call) -> tuple[int, int]:
+        """(tokens to hold, least that will do): a declared cap is held whole, the default shrinks to what remains."""
+        if call.prompt is None:
+            return 0, 0
+        if call.output_tokens_declared is not None:
+            return call.output_tokens_declared, call.output_tokens_declared
+        return self._output_tokens_default * call.choices, 1
+
+    def _learn_once(self, external_id: str, acked: tuple[int, int, int], *, fresh: bool) -> asyncio.Task[None]:
+        task = self._learning.get(external_id)
+        if task is None:
+            work: Coroutine[Any, Any, None] = self._refresh(external_id, acked) if fresh else self._learn(external_id, acked)
+            task = asyncio.create_task(work)
+            self._learning[external_id] = task
+            task.add_done_callback(lambda done: self._learned(external_id, done))
+        return task
+
+    def _learned(self, external_id: str, task: asyncio.Task[None]) -> None:
+        del self._learning[external_id]
+        if not task.cancelled():
+            # Read here so that a failure whose askers have left is not reported as unread.
+            task.exception()
+
+    async def _learn(self, external_id: str, acked: tuple[int, int, int]) -> None:
+        """Install the limits of a caller the ledger does not know, from Redis where another worker just asked."""
+        kept = await self._ledger.limits(external_id)
+        if kept is not None:
+            try:
+                answer = _read_kept(kept)
+                await self._install(external_id, bytes(answer.limits), answer.acked)
+                return
+            except ValueError:
+                _log.warning("limits in redis cannot be read", external_id=external_id)
+        await self._ask(external_id, acked)
+
+    async def _refresh(self, external_id: str, acked: tuple[int, int, int]) -> None:
+        """Install newer limits in the background; the old ones stay where Zion or Redis is away."""
+        try:
+            await self._ask(external_id, acked)
+        except (ZionUnavailableError, ForbiddenError, LedgerUnavailableError) as error:
+            _log.warning("limits not refreshed", external_id=external_id, error=error.message)
+
+    async def _ask(self, external_id: str, acked: tuple[int, int, int]) -> None:
+        answer = await self._zion.limits(external_id)
+        try:
+            await self._install(external_id, answer, acked)
+        except ValueError as error:
+            _log.error("limits of zion cannot be read", external_id=external_id, error=str(error))
+            raise ZionUnavailableError("The limits of this account cannot be read.", retry_after_s=2) from error
+        await self._ledger.keep_limits(external_id, _write_kept(_KeptLimits(acked, msgspec.Raw(answer))), self._limits_ttl_s)
+
+    async def _install(self, external_id: str, answer: bytes, acked: tuple[int, int, int]) -> None:
+        snapshot = limits.read_snapshot(answer)
+        if snapshot.missing and self._missing_limit == "deny":
+            names = ", ".join(metric.value for metric in snapshot.missing)
+            raise ForbiddenError(f"This account has no limit for {names}.", code="limit_missing")
+        await self._ledger.install(external_id, snapshot, acked)
+
+    def _refusal(self, verdict: limits.Verdict, hold: Hold) -> OverLimitError:
+        """429 with the limit named. Waiting for a window helps; for a quota no client should retry (wire.md R2)."""
+        shown = tuple(headers.limits(hold, int(self._now_s())))
+        name = _NAMES.get(verdict.why, verdict.why)
+        metrics.REFUSALS.labels(name).inc()
+        if verdict.why == "rate":
+            return _over("Rate limit reached for requests", "rate_limit_exceeded", verdict.rate, shown, retry=None)
+        limit = {"requests": verdict.requests, "input": verdict.input, "output": verdict.output}[verdict.why]
+        return _over(f"Your limit {name} is used up", "insufficient_quota", limit, shown, retry=False)
+
+
+def _over(
+    text: str, code: str, limit: Remaining, shown: tuple[tuple[bytes, bytes], ...], *, retry: bool | None
+) -> OverLimitError:
+    wait_s = None if limit.reset_ms is None else max(limit.reset_ms, 1) / 1000
+    when = "" if wait_s is None else f" Please try again in {headers.go_duration(max(limit.reset_ms or 1, 1))}."
+    error = OverLimitError(
+        f"{text}: limit {limit.limit}, remaining {limit.remaining}.{when}",
+        code=code,
+        retry=retry,
+        retry_after_s=wait_s,
+        headers=shown,
+    )
+    error.type = code
+    return error

@@ -1,0 +1,166 @@
+"""auth.identify: who is asking. JWT → this worker's memory → Redis → Zion, with one question per token at a time.
+
+Fails closed: no usable token is `UnauthorizedError`, a known but unpermitted one `ForbiddenError`, and where neither
+memory nor Redis knows it while Zion is away, `ZionUnavailableError`. Zion's failures are never remembered; its
+refusals are, for seconds. The token is not verified here (Zion does that) but its `exp` is honoured on every hit.
+Only its SHA-256 is kept.
+"""
+
+import asyncio
+import base64
+import binascii
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+
+from sentinel import metrics
+from sentinel.edges.ledger import Ledger
+from sentinel.edges.zion import Zion
+from sentinel.errors import INVALID_KEY_MESSAGE, ForbiddenError, LedgerUnavailableError, SentinelError, UnauthorizedError
+from sentinel.logs import Log
+from sentinel.protocol import headers
+from sentinel.records import Caller
+
+_log: Final = Log("auth")
+_REFUSALS_MAX: Final = 10_000
+
+
+class _Claims(msgspec.Struct):
+    exp: float | None = None
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """A profile and the wall-clock second until which it may be used."""
+
+    caller: Caller
+    until_s: float
+
+
+_read_claims: Final = msgspec.json.Decoder(_Claims).decode
+_read_known: Final = msgspec.json.Decoder(_Known).decode
+_write_known: Final = msgspec.json.Encoder().encode
+
+
+class Auth:
+    """Identifies callers. `now_s` is the wall clock, since `exp` is a wall-clock second (RFC 7519 §4.1.4)."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        zion: Zion,
+        *,
+        profile_ttl_s: int,
+        refusal_ttl_s: float,
+        entries_max: int,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._zion = zion
+        self._profile_ttl_s = profile_ttl_s
+        self._refusal_ttl_s = refusal_ttl_s
+        self._entries_max = entries_max
+        self._now_s = now_s
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._refused: OrderedDict[str, tuple[float, Callable[[], SentinelError]]] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[_Known]] = {}
+
+    async def identify(self, request_headers: Sequence[tuple[bytes, bytes]]) -> Caller:
+        """The owner of the bearer token.
+
+        Raises UnauthorizedError, ForbiddenError or ZionUnavailableError.
+        """
+        token = headers.bearer_token(request_headers)
+        digest = sha256(token.encode()).hexdigest()
+        now_s = self._now_s()
+        known = self._known.get(digest)
+        if known is not None and known.until_s > now_s:
+            self._known.move_to_end(digest)
+            metrics.AUTH.labels("memory").inc()
+            return known.caller
+        refusal = self._refused.get(digest)
+        if refusal is not None and refusal[0] > now_s:
+            metrics.AUTH.labels("refused").inc()
+            refused = refusal[1]()
+            raise refused
+        # Shielded: the first asker may leave while others wait for the same answer.
+        return (await asyncio.shield(self._ask_once(token, digest))).caller
+
+    def _ask_once(self, token: str, digest: str) -> asyncio.Task[_Known]:
+        task = self._asking.get(digest)
+        if task is None:
+            task = asyncio.create_task(self._ask(token, digest))
+            self._asking[digest] = task
+            task.add_done_callback(lambda done: self._asked(digest, done))
+        return task
+
+    def _asked(self, digest: str, task: asyncio.Task[_Known]) -> None:
+        del self._asking[digest]
+        if not task.cancelled():
+            # Read here so that a failure nobody waits for any more is not reported as unread; askers get their own copy.
+            task.exception()
+
+    async def _ask(self, token: str, digest: str) -> _Known:
+        """Redis, then Zion; what either says is remembered."""
+        now_s = self._now_s()
+        expires_s = _expiry(token)
+        if expires_s <= now_s:
+            raise UnauthorizedError("The token has expired.", code="token_expired")
+        known = await self._recall(digest)
+        if known is not None and known.until_s > now_s:
+            metrics.AUTH.labels("redis").inc()
+        else:
+            known = await self._ask_zion(token, digest, min(expires_s, now_s + self._profile_ttl_s))
+        self._known[digest] = known
+        while len(self._known) > self._entries_max:
+            self._known.popitem(last=False)
+        return known
+
+    async def _ask_zion(self, token: str, digest: str, until_s: float) -> _Known:
+        metrics.AUTH.labels("zion").inc()
+        try:
+            external_id, email = await self._zion.profile(token)
+        except (UnauthorizedError, ForbiddenError) as refusal:
+            # A new exception each time: one that is raised again and again would keep every traceback.
+            again = partial(type(refusal), refusal.message, code=refusal.code)
+            self._refused[digest] = (self._now_s() + self._refusal_ttl_s, again)
+            while len(self._refused) > _REFUSALS_MAX:
+                self._refused.popitem(last=False)
+            raise
+        known = _Known(Caller(external_id, email), until_s)
+        try:
+            ttl_s = max(1, int(until_s - self._now_s()))
+            await self._ledger.keep_profile(digest, _write_known(known), ttl_s)
+        except LedgerUnavailableError:
+            _log.warning("profile not kept in redis")
+        return known
+
+    async def _recall(self, digest: str) -> _Known | None:
+        """What Redis knows of the token; nothing where Redis is away or holds something else, since Zion can still be asked."""
+        try:
+            kept = await self._ledger.profile(digest)
+            return _read_known(kept) if kept else None
+        except LedgerUnavailableError:
+            return None
+        except msgspec.MsgspecError:
+            _log.warning("profile in redis cannot be read")
+            return None
+
+
+def _expiry(token: str) -> float:
+    """The `exp` of a JWT in wall-clock seconds, infinity without one.
+
+    Raises UnauthorizedError for what is not a JWT: it would cost Zion a call and cannot be right.
+    """
+    parts = token.split(".")
+    try:
+        if len(parts) != 3 or not all(parts):
+            raise ValueError("not three parts")
+        claims = _read_claims(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (ValueError, binascii.Error, RecursionError):
+        raise UnauthorizedError(INVALID_KEY_MESSAGE) from None
+    return float("inf") if claims.exp is None else claims.exp

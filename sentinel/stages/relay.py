@@ -1,0 +1,129 @@
+"""relay.copy: the provider's answer to the client, byte for byte, while a meter looks on.
+
+Never fails: however an answer ends, `copy` returns an Outcome that says how and what is known of its cost. A failure after the
+first byte is told in the stream (wire.md F1) where there is one; a body that was promised a length is left short of it, so that
+the client can tell. The relay follows the content type of the answer, not the request (wire.md S5).
+"""
+
+from typing import Final
+
+from sentinel.edges.exchange import Exchange
+from sentinel.edges.provider import Reply
+from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
+from sentinel.logs import Log
+from sentinel.protocol import headers, sse
+from sentinel.protocol.meter import BodyMeter, StreamMeter
+from sentinel.records import Call, Ending, Outcome
+
+_log: Final = Log("relay")
+
+# The client has its whole answer by then; only the connection to the provider is at stake (wire.md D5).
+_TAIL_S: Final = 1.0
+
+_ENDINGS: Final[tuple[tuple[type[Exception], Ending], ...]] = (
+    (ClientGoneError, Ending.CLIENT_CLOSED),
+    (UpstreamTimeoutError, Ending.UPSTREAM_TIMEOUT),
+    (UpstreamError, Ending.TRUNCATED),
+    (DrainingError, Ending.INTERNAL),
+)
+
+
+class Relay:
+    """Copies answers. Holds nothing between requests."""
+
+    async def copy(self, reply: Reply, exchange: Exchange, call: Call, extra: list[tuple[bytes, bytes]]) -> Outcome:
+        """Copy `reply` to the client under its own headers and `extra` (request id and limits)."""
+        meter, head = _opened(reply, call)
+        failure: Exception | None = None
+        try:
+            try:
+                async with exchange.connected():
+                    await exchange.start(reply.status, [*head, *extra])
+                    await self._pump(reply, exchange, meter)
+            except (ClientGoneError, UpstreamError, DrainingError) as error:
+                failure = error
+            return await self._end(reply, exchange, call, meter, failure)
+        finally:
+            reply.close()
+
+    async def _pump(self, reply: Reply, exchange: Exchange, meter: StreamMeter | BodyMeter) -> None:
+        """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6)."""
+        while not meter.terminated and (chunk := await reply.read()):
+            if passed := meter.feed(chunk):
+                await exchange.send(passed)
+        if rest := meter.finish():
+            await exchange.send(rest)
+
+    async def _end(
+        self,
+        reply: Reply,
+        exchange: Exchange,
+        call: Call,
+        meter: StreamMeter | BodyMeter,
+        failure: Exception | None,
+    ) -> Outcome:
+        ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
+        if meter.terminated and failure is not None:
+            # Everything the client needs was relayed; SDKs close on purpose after [DONE] (wire.md D5).
+            ending, failure = Ending.SUCCESS, None
+        elif failure is None and isinstance(meter, StreamMeter) and not meter.terminated:
+            ending, failure = self._unterminated(call, meter)
+        if meter.failed:
+            ending = Ending.UPSTREAM_ERROR
+        if reply.status >= 400:
+            ending = Ending.REFUSED
+        if ending is not Ending.CLIENT_CLOSED:
+            await self._close_body(exchange, meter, failure)
+            if failure is None:
+                await reply.drain(_TAIL_S)
+        produced, uncounted = meter.produced() if meter.usage is None else ([], 0)
+        return Outcome(
+            ending=ending,
+            status=reply.status,
+            started=reply.status < 400,
+            usage=meter.usage,
+            produced=produced,
+            produced_bytes_uncounted=uncounted,
+            bytes_down=exchange.bytes_down,
+            upstream_request_id=_request_id(reply),
+        )
+
+    def _unterminated(self, call: Call, meter: StreamMeter) -> tuple[Ending, Exception | None]:
+        """A stream that ended cleanly, but without [DONE] (wire.md F2)."""
+        if meter.finished or meter.failed:
+            return Ending.SUCCESS, None
+        _log.warning("stream of the provider ended early", route=call.route)
+        return Ending.TRUNCATED, UpstreamError("The provider ended its stream before the answer was complete.")
+
+    async def _close_body(self, exchange: Exchange, meter: StreamMeter | BodyMeter, failure: Exception | None) -> None:
+        """The last bytes: nothing where all is well, the failure where a stream can tell it, a short body else."""
+        if isinstance(meter, BodyMeter):
+            if failure is None:
+                await exchange.finish()
+            # Else the body stays open: the server closes the connection, and the client sees that the answer is not whole.
+        elif isinstance(failure, SentinelError):
+            event = sse.error_event(failure.message, failure.type, failure.code)
+            await exchange.finish(event + sse.DONE)
+        elif not meter.terminated:
+            await exchange.finish(sse.DONE)
+        else:
+            await exchange.finish()
+
+
+def _opened(reply: Reply, call: Call) -> tuple[StreamMeter | BodyMeter, list[tuple[bytes, bytes]]]:
+    """The meter that fits the answer's content type, and the headers that go down.
+
+    A stream is marked as one nobody may buffer (wire.md S8); a plain body keeps its length, since its bytes do not change.
+    """
+    head = headers.downstream(reply.headers)
+    if any(name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in head):
+        kept = [(name, value) for name, value in head if name != b"cache-control"]
+        unbuffered = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        return StreamMeter(usage_hidden=call.usage_hidden), kept + unbuffered
+    lengths = [value for name, value in reply.headers if name.lower() == b"content-length"]
+    return BodyMeter(), [*head, (b"content-length", lengths[0])] if len(lengths) == 1 else head
+
+
+def _request_id(reply: Reply) -> str:
+    values = [value for name, value in reply.headers if name.lower() == b"x-request-id"]
+    return values[0].decode("latin-1")[:128] if values else ""

@@ -1,0 +1,144 @@
+"""The composition root: builds every edge and stage of one worker by hand, in order, and closes them in reverse.
+
+An unreachable Redis or Zion is not a start-up failure (readiness says so instead); broken package files are, and raise.
+"""
+
+import asyncio
+import itertools
+import secrets
+from typing import Final
+
+from sentinel import vocab
+from sentinel.edges.exchange import Exchange
+from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.edges.provider import PROVIDERS
+from sentinel.edges.sessions import open_session
+from sentinel.edges.zion import Zion
+from sentinel.errors import DrainingError
+from sentinel.journey import Journey
+from sentinel.logs import Log
+from sentinel.ops.health import Health
+from sentinel.protocol.tokens import Tokenizer
+from sentinel.settings import Settings
+from sentinel.stages.admission import Admission
+from sentinel.stages.auth import Auth
+from sentinel.stages.forward import Forward, RetryBudget
+from sentinel.stages.relay import Relay
+from sentinel.stages.reporting import Reporting
+from sentinel.stages.settlement import Settlement
+
+_log: Final = Log("worker")
+_ZION_CONNECTIONS_MAX: Final = 32
+
+
+class Worker:
+    """All long-lived objects of one worker process. Build it inside its running loop, then `open` it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.draining = False
+        self._drain_s = settings.drain_s
+        self._boot = secrets.token_hex(8)
+        self._sequence = itertools.count(1)
+        self._exchanges: set[Exchange] = set()
+        self._ledger = Ledger(
+            open_redis(settings.redis_url, settings.redis_timeout_s),
+            partitions=settings.ledger_partitions,
+            timeout_s=settings.redis_timeout_s,
+            lease_ms=settings.lease_s * 1000,
+            rate_requests=settings.rate_requests,
+            rate_window_ms=settings.rate_window_s * 1000,
+            fresh_ms=settings.cache_ttl_s * 1000,
+            stale_ms=settings.limits_stale_s * 1000,
+        )
+        self._zion = Zion(
+            open_session(
+                connect_s=settings.zion_timeout_s, idle_s=settings.zion_timeout_s, connections_max=_ZION_CONNECTIONS_MAX
+            ),
+            settings.zion_api_url,
+            settings.zion_api_key,
+            settings.zion_timeout_s,
+        )
+        self._provider = PROVIDERS[settings.provider](
+            open_session(connect_s=settings.upstream_connect_s, idle_s=settings.upstream_idle_s, connections_max=0),
+            settings.upstream_url,
+            settings.upstream_key,
+            settings.upstream_connections_max,
+        )
+        tokenizer = Tokenizer.load(vocab.ranks)
+        self._admission = Admission(
+            self._ledger,
+            self._zion,
+            tokenizer,
+            output_tokens_default=settings.output_tokens_default,
+            limits_ttl_s=settings.cache_ttl_s,
+            missing_limit=settings.missing_limit,
+        )
+        self._settlement = Settlement(self._ledger, tokenizer)
+        self._reporting = Reporting(
+            self._ledger,
+            self._zion,
+            usage_format=settings.zion_usage_format,
+            items_max=settings.report_items_max,
+            interval_ms=settings.report_interval_ms,
+            retry_s=settings.report_retry_s,
+        )
+        self.health = Health(self._ledger, self._zion, lambda: self.draining)
+        self.journey = Journey(
+            Auth(
+                self._ledger,
+                self._zion,
+                profile_ttl_s=settings.jwt_cache_ttl_s,
+                refusal_ttl_s=settings.jwt_refusal_ttl_s,
+                entries_max=settings.jwt_cache_entries_max,
+            ),
+            self._admission,
+            Forward(self._provider, RetryBudget()),
+            Relay(),
+            self._settlement,
+            self._reporting,
+            body_bytes_max=settings.body_bytes_max,
+            body_timeout_s=settings.body_timeout_s,
+        )
+
+    async def open(self) -> None:
+        """Start what runs beside the requests."""
+        self._settlement.open()
+        self._reporting.open()
+        _log.info("worker open", boot=self._boot)
+
+    def request_id(self) -> str:
+        """A new request id: unique over all workers and restarts, and the key of the request in the ledger."""
+        return f"req_{self._boot}_{next(self._sequence):x}"
+
+    def enter(self, exchange: Exchange) -> None:
+        """An exchange begins; a worker that drains takes none. Raises DrainingError."""
+        if self.draining:
+            raise DrainingError("This gateway is restarting.", retry_after_s=1)
+        self._exchanges.add(exchange)
+
+    def leave(self, exchange: Exchange) -> None:
+        """An exchange is over."""
+        self._exchanges.discard(exchange)
+
+    def drain(self) -> None:
+        """Admit nothing new; what is open may go on until the deadline, then it is ended and settled."""
+        if not self.draining:
+            self.draining = True
+            _log.info("worker drains", open=len(self._exchanges), seconds=self._drain_s)
+            asyncio.get_running_loop().call_later(self._drain_s, self._end_open)
+
+    async def close(self) -> None:
+        """Settle and report what is left, then close every edge, in reverse order."""
+        self._end_open()
+        await self.journey.settled()
+        await self._settlement.close()
+        await self._reporting.close()
+        await self._admission.close()
+        await self._provider.close()
+        await self._zion.close()
+        await self._ledger.close()
+        _log.info("worker closed", boot=self._boot)
+
+    def _end_open(self) -> None:
+        for exchange in list(self._exchanges):
+            exchange.interrupt(DrainingError("This gateway is restarting.", retry_after_s=1))
