@@ -64,7 +64,7 @@ def row(room: str) -> int:
 @pytest.mark.parametrize("module", modules())
 def test_imports_only_go_down(module: str) -> None:
     """A module imports from rows below its own, or from its own package within edges and devstack."""
-    room = module.split(".")[0]
+    room = module.split(".", maxsplit=1)[0]
     for imported in imports(module):
         parts = imported.split(".")
         if parts[0] != "sentinel" or len(parts) == 1 or parts[1] == "__version__":

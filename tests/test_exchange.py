@@ -1,0 +1,149 @@
+"""The exchange: bounds before bytes, deadlines, and sections that end when the client leaves."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentinel.edges.exchange import Exchange
+from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, DrainingError
+
+DISCONNECT = {"type": "http.disconnect"}
+
+
+class Line:
+    """The byte seam of ASGI: what a server would deliver, and what it was sent."""
+
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.sent: list[dict[str, Any]] = []
+        for message in messages:
+            self.incoming.put_nowait(message)
+
+    def exchange(self, *headers: tuple[bytes, bytes]) -> Exchange:
+        scope = {"method": "POST", "path": "/x", "raw_path": b"/x", "query_string": b"", "headers": headers}
+        return Exchange(scope, self.incoming.get, self._send, "req_1")
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+def parts(*chunks: bytes) -> list[dict[str, Any]]:
+    """A request body in parts."""
+    return [
+        {"type": "http.request", "body": chunk, "more_body": position < len(chunks) - 1}
+        for position, chunk in enumerate(chunks)
+    ]
+
+
+@given(st.lists(st.binary(max_size=50), min_size=1, max_size=20))
+async def test_a_body_in_parts_is_the_body(chunks: list[bytes]) -> None:
+    """However a body is cut, it arrives whole."""
+    assert await Line(*parts(*chunks)).exchange().read_body(10_000, 1) == b"".join(chunks)
+
+
+async def test_a_declared_length_over_the_bound_is_refused_before_a_byte_is_read() -> None:
+    """wire.md H13: 413 by declared length."""
+    line = Line(*parts(b"x"))
+    with pytest.raises(BodyTooLargeError):
+        await line.exchange((b"content-length", b"1001")).read_body(1000, 1)
+    assert line.incoming.qsize() == 1
+
+
+async def test_counted_bytes_over_the_bound_are_refused() -> None:
+    """wire.md H13: 413 by counted bytes; a body of exactly the bound is taken."""
+    assert len(await Line(*parts(b"x" * 600, b"x" * 400)).exchange().read_body(1000, 1)) == 1000
+    with pytest.raises(BodyTooLargeError):
+        await Line(*parts(b"x" * 600, b"x" * 401)).exchange().read_body(1000, 1)
+
+
+async def test_a_slow_body_is_given_up() -> None:
+    """wire.md H13: a body that does not arrive within its deadline is a 408."""
+    with pytest.raises(BodyTimeoutError):
+        await Line({"type": "http.request", "body": b"x", "more_body": True}).exchange().read_body(1000, 0.01)
+
+
+async def test_a_client_that_leaves_while_it_sends_is_gone() -> None:
+    """A disconnect in the middle of the body ends the reading."""
+    with pytest.raises(ClientGoneError):
+        await Line({"type": "http.request", "body": b"x", "more_body": True}, DISCONNECT).exchange().read_body(1000, 1)
+
+
+async def test_a_guarded_section_ends_when_the_client_leaves() -> None:
+    """wire.md D1: work for a client that left is cancelled, and known as such."""
+    line = Line(*parts(b""))
+    exchange = line.exchange()
+    await exchange.read_body(10, 1)
+    reached = False
+    with pytest.raises(ClientGoneError):
+        async with exchange.connected():
+            line.incoming.put_nowait(DISCONNECT)
+            await asyncio.Event().wait()
+            reached = True
+    assert not reached
+    with pytest.raises(ClientGoneError):
+        async with exchange.connected():
+            reached = True
+    assert not reached
+
+
+async def test_a_section_that_ends_in_time_is_left_alone() -> None:
+    """A disconnect between two sections shows at the next one; the first keeps its result."""
+    line = Line(*parts(b""))
+    exchange = line.exchange()
+    await exchange.read_body(10, 1)
+    async with exchange.connected():
+        value = 1
+    line.incoming.put_nowait(DISCONNECT)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert value == 1
+    with pytest.raises(ClientGoneError):
+        async with exchange.connected():
+            value = 2
+    exchange.close()
+
+
+async def test_an_interruption_carries_its_reason() -> None:
+    """A worker that drains ends open sections with DrainingError; the first reason wins."""
+    line = Line(*parts(b""))
+    exchange = line.exchange()
+    await exchange.read_body(10, 1)
+    asyncio.get_running_loop().call_soon(exchange.interrupt, DrainingError("now"))
+    asyncio.get_running_loop().call_soon(exchange.interrupt, ClientGoneError())
+    with pytest.raises(DrainingError):
+        async with exchange.connected():
+            await asyncio.Event().wait()
+    exchange.close()
+
+
+async def test_a_cancellation_from_outside_stays_one() -> None:
+    """Somebody else's cancel is not mistaken for a client that left."""
+    line = Line(*parts(b""))
+    exchange = line.exchange()
+    await exchange.read_body(10, 1)
+
+    async def section() -> None:
+        async with exchange.connected():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(section())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    exchange.close()
+
+
+async def test_an_answer_is_counted() -> None:
+    """Status and bytes of what went down are known afterwards."""
+    line = Line(*parts(b""))
+    exchange = line.exchange()
+    assert not exchange.started
+    await exchange.start(200, [(b"a", b"b")])
+    await exchange.send(b"one")
+    await exchange.finish(b"two!")
+    assert (exchange.started, exchange.status, exchange.bytes_down) == (True, 200, 7)
+    assert [message.get("more_body") for message in line.sent] == [None, True, False]

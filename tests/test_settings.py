@@ -1,0 +1,104 @@
+"""Settings: read once, every problem at once, secrets never shown."""
+
+from pathlib import Path
+
+import pytest
+
+from sentinel.settings import HIDDEN, SettingsError, read, shown, variables
+
+REQUIRED = {"ZION_API_URL": "http://zion.test", "ZION_API_KEY": "zk-secret", "OPENAI_API_KEY": "sk-secret"}
+
+
+def problems(environ: dict[str, str]) -> list[str]:
+    """The problems of an environment, as an operator sees them."""
+    with pytest.raises(SettingsError) as caught:
+        read(environ, dotenv=None)
+    return caught.value.problems
+
+
+def test_defaults_fill_in_everything_but_the_required() -> None:
+    """Three variables are enough to run."""
+    settings = read(REQUIRED, dotenv=None)
+    assert (settings.provider, settings.port, settings.body_bytes_max) == ("openai", 8080, 33_554_432)
+    assert settings.workers >= 1
+    assert settings.upstream_url == "https://api.openai.com/v1"
+    assert settings.upstream_key == "sk-secret"
+
+
+def test_every_missing_variable_is_named_at_once() -> None:
+    """An empty environment names all three missing variables in one run."""
+    found = problems({})
+    assert [line.split()[0] for line in found] == ["ZION_API_URL", "ZION_API_KEY", "VERCEL_AI_GATEWAY_API_KEY"]
+    assert "OPENAI_API_KEY" in found[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("SENTINEL_PORT", "eighty", "not a whole number"),
+        ("SENTINEL_PORT", "0", "outside 1 to 65535"),
+        ("SENTINEL_PORT", "70000", "outside 1 to 65535"),
+        ("SENTINEL_WORKERS", "-1", "outside"),
+        ("SENTINEL_LOG_LEVEL", "loud", "not one of"),
+        ("SENTINEL_PROVIDER", "bard", "not one of"),
+        ("ZION_USAGE_FORMAT", "xml", "not one of"),
+        ("ZION_API_URL", "zion.test", "must be a URL"),
+        ("ZION_API_URL", "ftp://zion.test", "must be a URL"),
+        ("ZION_API_URL", "http://zion.test:99999", "must be a URL"),
+        ("REDIS_URL", "localhost:6379", "must be a URL"),
+        ("OPENAI_API_KEY", "sk secret", "no HTTP header"),
+        ("SENTINEL_BODY_TIMEOUT_SECONDS", "nan", "outside"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_would_be_right(name: str, text: str, part: str) -> None:
+    """Each problem begins with its variable and says what is wrong; a secret's value is not in it."""
+    (problem,) = problems(REQUIRED | {name: text})
+    assert problem.startswith(name)
+    assert part in problem
+    assert "sk secret" not in problem
+
+
+def test_all_wrong_values_are_named_together() -> None:
+    """Three mistakes are three sentences in one run."""
+    wrong = {"SENTINEL_PORT": "x", "SENTINEL_WORKERS": "x", "CACHE_TTL_SECONDS": "x"}
+    assert {line.split()[0] for line in problems(REQUIRED | wrong)} == set(wrong)
+
+
+def test_secrets_come_from_files(tmp_path: Path) -> None:
+    """NAME_FILE is read, without its line end; NAME itself wins."""
+    file = tmp_path / "key"
+    file.write_text("sk-from-file\n")
+    environ = {name: text for name, text in REQUIRED.items() if name != "OPENAI_API_KEY"} | {"OPENAI_API_KEY_FILE": str(file)}
+    assert read(environ, dotenv=None).openai_api_key == "sk-from-file"
+    assert read(environ | REQUIRED, dotenv=None).openai_api_key == "sk-secret"
+
+
+def test_a_missing_secret_file_is_a_problem(tmp_path: Path) -> None:
+    """A file that cannot be read is named by its variable."""
+    found = problems(REQUIRED | {"ZION_API_KEY": "", "ZION_API_KEY_FILE": str(tmp_path / "none")})
+    assert found[0].startswith("ZION_API_KEY_FILE cannot be read")
+
+
+def test_the_environment_wins_over_dotenv(tmp_path: Path) -> None:
+    """`.env` fills in what the environment does not set."""
+    file = tmp_path / ".env"
+    file.write_text("SENTINEL_PORT=9000\nSENTINEL_WORKERS=3\n")
+    settings = read(REQUIRED | {"SENTINEL_PORT": "9001"}, dotenv=file)
+    assert (settings.port, settings.workers) == (9001, 3)
+
+
+def test_vercel_is_chosen_without_an_openai_key() -> None:
+    """The provider follows the key that is there, unless it is named."""
+    vercel = {"ZION_API_URL": "http://zion.test", "ZION_API_KEY": "k", "VERCEL_AI_GATEWAY_API_KEY": "vk"}
+    assert read(vercel, dotenv=None).provider == "vercel"
+    assert read(vercel | {"OPENAI_API_KEY": "sk"}, dotenv=None).provider == "openai"
+    named = read(vercel | {"OPENAI_API_KEY": "sk", "SENTINEL_PROVIDER": "vercel"}, dotenv=None)
+    assert (named.upstream_url, named.upstream_key) == ("https://ai-gateway.vercel.sh/v1", "vk")
+
+
+def test_shown_settings_hide_every_secret() -> None:
+    """`sentinel config` shows each variable once, and no secret."""
+    rows = dict(shown(read(REQUIRED | {"REDIS_URL": "redis://:pw@localhost"}, dotenv=None)))
+    assert set(rows) == {variable.name for _, variable in variables()}
+    assert rows["ZION_API_KEY"] == rows["OPENAI_API_KEY"] == rows["REDIS_URL"] == HIDDEN
+    assert not any("secret" in value or "pw" in value for value in rows.values())
