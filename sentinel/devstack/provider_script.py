@@ -1,0 +1,192 @@
+"""What the provider's simulator says: answers, streams and errors in OpenAI's shapes (wire.md §1.1, §2.2).
+
+Pure composition; the caller counts tokens and sends. Cannot fail on what the simulator has let in.
+"""
+
+import json
+import re
+import secrets
+import string
+import time
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
+from typing import Any, Final
+
+MODELS: Final = (
+    "gpt-3.5-turbo",
+    "gpt-3.5-turbo-instruct",
+    "gpt-4",
+    "gpt-4-turbo",
+    "gpt-4.1",
+    "gpt-4.1-mini",
+    "gpt-4o",
+    "gpt-4o-mini",
+    "gpt-5",
+    "gpt-5-mini",
+    "o3-mini",
+    "anthropic/claude-sonnet-4",
+    "openai/gpt-4o",
+    "openai/gpt-4o-mini",
+)
+# Each piece is one token in every encoding that is shipped, wherever it stands; so a text of n pieces has n tokens.
+PIECES: Final = tuple(
+    re.findall(
+        r" \w+|[.,]",
+        " The river was wide and slow in the evening, and the small boat moved along the bank without a sound."
+        " A man stood at the front and looked at the light on the water.",
+    )
+)
+_CREATED: Final = 1_715_367_049
+_FINGERPRINT: Final = "fp_5d2a1b7c90"
+
+# What a real provider's edge sends beside the answer, and no client of Sentinel may see (wire.md H3, I6).
+EDGE_HEADERS: Final = {
+    "alt-svc": 'h3=":443"; ma=86400',
+    "cf-ray": "8c1f2a3b4c5d6e7f-FRA",
+    "cf-cache-status": "DYNAMIC",
+    "openai-organization": "simulated-organization",
+    "openai-project": "proj_simulated",
+    "openai-processing-ms": "42",
+    "openai-version": "2020-10-01",
+    "set-cookie": "__cf_bm=simulated; path=/; HttpOnly",
+    "strict-transport-security": "max-age=31536000; includeSubDomains",
+    "x-ratelimit-limit-requests": "10000",
+    "x-ratelimit-remaining-requests": "9999",
+    "x-ratelimit-reset-requests": "6ms",
+}
+
+
+def pieces(count: int) -> list[str]:
+    """`count` pieces of text, one token each."""
+    return [piece if position else piece.lstrip() for position, piece in enumerate(islice(cycle(PIECES), count))]
+
+
+def model_entry(model: str) -> dict[str, Any]:
+    """One model as GET /v1/models/{id} shows it."""
+    return {"id": model, "object": "model", "created": _CREATED, "owned_by": "system"}
+
+
+def model_list() -> dict[str, Any]:
+    """GET /v1/models."""
+    return {"object": "list", "data": [model_entry(model) for model in MODELS]}
+
+
+def error(message: str, kind: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """OpenAI's error body, all four keys."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def status_error(status: int) -> dict[str, Any]:
+    """The body that belongs to an error status somebody asked for."""
+    kinds = {
+        429: ("requests", "rate_limit_exceeded", "Rate limit reached for requests. Please try again in 1s."),
+        401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided: sk-simu****************ated."),
+        403: ("invalid_request_error", "unsupported_country_region_territory", "Country, region, or territory not supported"),
+        404: ("invalid_request_error", "model_not_found", "The model does not exist or you do not have access to it."),
+    }
+    kind, code, message = kinds.get(
+        status,
+        ("server_error", None, "The server had an error while processing your request. Sorry about that!")
+        if status >= 500
+        else ("invalid_request_error", "simulated_error", f"This answer with status {status} was asked for."),
+    )
+    return error(message, kind, code=code)
+
+
+def wrong_key(key: str) -> dict[str, Any]:
+    """The 401 of a wrong key, which quotes part of it as OpenAI does; or of none."""
+    if not key:
+        message = (
+            "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth."
+        )
+        return error(message, "invalid_request_error")
+    quoted = f"{key[:8]}{'*' * max(0, len(key) - 12)}{key[-4:]}" if len(key) > 12 else "*" * len(key)
+    message = (
+        f"Incorrect API key provided: {quoted}. You can find your API key at https://platform.openai.com/account/api-keys."
+    )
+    return error(message, "invalid_request_error", code="invalid_api_key")
+
+
+def usage(input_tokens: int, output_tokens: int, *, chat: bool) -> dict[str, Any]:
+    """The usage object of a chat answer, or of a completion."""
+    totals = {
+        "prompt_tokens": input_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": input_tokens + output_tokens,
+    }
+    if not chat:
+        return totals
+    details = ("reasoning_tokens", "audio_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens")
+    return {
+        **totals,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": dict.fromkeys(details, 0),
+    }
+
+
+class Script:
+    """One answer: `choices` times the same text of `output_tokens` pieces, whole or as the events of a stream."""
+
+    def __init__(self, body: Mapping[str, Any], *, chat: bool, output_tokens: int, cut_short: bool, choices: int) -> None:
+        self.chat = chat
+        self.choices = choices
+        self.pieces = pieces(output_tokens)
+        self.finish_reason = "length" if cut_short else "stop"
+        options = body.get("stream_options") or {}
+        self.usage_shown = options.get("include_usage") is True
+        self._padded = options.get("include_obfuscation") is not False
+        alphabet = string.ascii_letters + string.digits
+        name = "".join(secrets.choice(alphabet) for _ in range(29))
+        self._head = {
+            "id": f"chatcmpl-{name}" if chat else f"cmpl-{name}",
+            "created": int(time.time()),
+            "model": body["model"],
+            **({"service_tier": "default"} if chat else {}),
+            "system_fingerprint": _FINGERPRINT,
+        }
+
+    def whole(self, spent: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The plain answer; `spent` None leaves usage out."""
+        text = "".join(self.pieces)
+        counted = {} if spent is None else {"usage": spent}
+        return {
+            **self._head,
+            "object": "chat.completion" if self.chat else "text_completion",
+            "choices": [self._whole_choice(index, text) for index in range(self.choices)],
+            **counted,
+        }
+
+    def events(self) -> Sequence[tuple[bytes, int, str]]:
+        """The stream without usage event and `[DONE]`, as (event, choice index, text it carries)."""
+        events: list[tuple[bytes, int, str]] = []
+        if self.chat:
+            opening = {"role": "assistant", "content": "", "refusal": None}
+            events += [(self._delta(index, opening, None), index, "") for index in range(self.choices)]
+        for piece in self.pieces:
+            for index in range(self.choices):
+                part = {"content": piece} if self.chat else piece
+                events.append((self._delta(index, part, None), index, piece))
+        for index in range(self.choices):
+            events.append((self._delta(index, {} if self.chat else "", self.finish_reason), index, ""))
+        return events
+
+    def usage_event(self, spent: Mapping[str, Any]) -> bytes:
+        """The extra last event, with empty choices (wire.md U1)."""
+        return self._event({"choices": [], "usage": spent})
+
+    def _whole_choice(self, index: int, text: str) -> dict[str, Any]:
+        ending = {"logprobs": None, "finish_reason": self.finish_reason}
+        if not self.chat:
+            return {"text": text, "index": index, **ending}
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        return {"index": index, "message": message, **ending}
+
+    def _delta(self, index: int, part: Any, finish_reason: str | None) -> bytes:
+        content = {"index": index, "delta": part} if self.chat else {"text": part, "index": index}
+        choice = {**content, "logprobs": None, "finish_reason": finish_reason}
+        return self._event({"choices": [choice], **({"usage": None} if self.usage_shown else {})})
+
+    def _event(self, fields: Mapping[str, Any]) -> bytes:
+        padding = {"obfuscation": secrets.token_urlsafe(6)} if self.chat and self._padded else {}
+        object_name = "chat.completion.chunk" if self.chat else "text_completion"
+        return b"data: " + json.dumps({**self._head, "object": object_name, **fields, **padding}).encode() + b"\n\n"
