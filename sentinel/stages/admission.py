@@ -9,6 +9,7 @@ it is away ageing limits go on to their bound.
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -74,10 +75,12 @@ class Admission:
         output_tokens, output_min = self._output(call)
         verdict = await self._ledger.admit(caller, request_id, input_tokens, output_tokens, output_min)
         if verdict.code == "snapshot":
-            await asyncio.shield(self._learn_once(caller.external_id, verdict.acked, fresh=False))
+            self._start(caller.external_id, partial(self._learn, caller.external_id, verdict.acked))
+            # Shielded: the first asker may leave while others wait for the same limits.
+            await asyncio.shield(self._learning[caller.external_id])
             verdict = await self._ledger.admit(caller, request_id, input_tokens, output_tokens, output_min)
         elif verdict.refresh and len(self._learning) < _REFRESHES_MAX:
-            self._learn_once(caller.external_id, verdict.acked, fresh=True)
+            self._start(caller.external_id, partial(self._refresh, caller.external_id, verdict.acked))
         hold = Hold(
             request_id=request_id,
             caller=caller,
@@ -118,14 +121,12 @@ class Admission:
             return call.output_tokens_declared, call.output_tokens_declared
         return self._output_tokens_default * call.choices, 1
 
-    def _learn_once(self, external_id: str, acked: tuple[int, int, int], *, fresh: bool) -> asyncio.Task[None]:
-        task = self._learning.get(external_id)
-        if task is None:
-            work: Coroutine[Any, Any, None] = self._refresh(external_id, acked) if fresh else self._learn(external_id, acked)
-            task = asyncio.create_task(work)
+    def _start(self, external_id: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin to learn a caller's limits, unless somebody already does."""
+        if external_id not in self._learning:
+            task = asyncio.create_task(work())
             self._learning[external_id] = task
             task.add_done_callback(lambda done: self._learned(external_id, done))
-        return task
 
     def _learned(self, external_id: str, task: asyncio.Task[None]) -> None:
         del self._learning[external_id]

@@ -5,6 +5,7 @@ first byte is told in the stream (wire.md F1) where there is one; a body that wa
 the client can tell. The relay follows the content type of the answer, not the request (wire.md S5).
 """
 
+import asyncio
 from typing import Final
 
 from sentinel.edges.exchange import Exchange
@@ -40,11 +41,18 @@ class Relay:
                 async with exchange.connected():
                     await exchange.start(reply.status, [*head, *extra])
                     await self._pump(reply, exchange, meter)
+                    failure = _truncation(meter)
+                    if failure is None:
+                        await exchange.finish(b"" if isinstance(meter, BodyMeter) or meter.terminated else sse.DONE)
             except (ClientGoneError, UpstreamError, DrainingError) as error:
                 failure = error
-            return await self._end(reply, exchange, call, meter, failure)
+            if failure is None:
+                await reply.drain(_TAIL_S)
+            elif not isinstance(failure, ClientGoneError):
+                await self._tell(exchange, meter, failure)
         finally:
             reply.close()
+        return _outcome(reply, exchange, meter, failure)
 
     async def _pump(self, reply: Reply, exchange: Exchange, meter: StreamMeter | BodyMeter) -> None:
         """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6)."""
@@ -54,60 +62,49 @@ class Relay:
         if rest := meter.finish():
             await exchange.send(rest)
 
-    async def _end(
-        self,
-        reply: Reply,
-        exchange: Exchange,
-        call: Call,
-        meter: StreamMeter | BodyMeter,
-        failure: Exception | None,
-    ) -> Outcome:
-        ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
-        if meter.terminated and failure is not None:
-            # Everything the client needs was relayed; SDKs close on purpose after [DONE] (wire.md D5).
-            ending, failure = Ending.SUCCESS, None
-        elif failure is None and isinstance(meter, StreamMeter) and not meter.terminated:
-            ending, failure = self._unterminated(call, meter)
-        if meter.failed:
-            ending = Ending.UPSTREAM_ERROR
-        if reply.status >= 400:
-            ending = Ending.REFUSED
-        if ending is not Ending.CLIENT_CLOSED:
-            await self._close_body(exchange, meter, failure)
-            if failure is None:
-                await reply.drain(_TAIL_S)
-        produced, uncounted = meter.produced() if meter.usage is None else ([], 0)
-        return Outcome(
-            ending=ending,
-            status=reply.status,
-            started=reply.status < 400,
-            usage=meter.usage,
-            produced=produced,
-            produced_bytes_uncounted=uncounted,
-            bytes_down=exchange.bytes_down,
-            upstream_request_id=_request_id(reply),
-        )
+    async def _tell(self, exchange: Exchange, meter: StreamMeter | BodyMeter, failure: Exception) -> None:
+        """End a stream with the failure; leave a plain body short, so that the server closes the connection under it."""
+        if isinstance(meter, BodyMeter) or exchange.ended:
+            return
+        last = meter.finish()
+        if not meter.terminated:
+            assert isinstance(failure, SentinelError)
+            last += sse.error_event(failure.message, failure.type, failure.code) + sse.DONE
+        try:
+            # A client that does not read must not keep a failed answer open.
+            async with asyncio.timeout(_TAIL_S):
+                await exchange.finish(last)
+        except TimeoutError:
+            _log.warning("client did not take the end of a failed stream", request_id=exchange.request_id)
 
-    def _unterminated(self, call: Call, meter: StreamMeter) -> tuple[Ending, Exception | None]:
-        """A stream that ended cleanly, but without [DONE] (wire.md F2)."""
-        if meter.finished or meter.failed:
-            return Ending.SUCCESS, None
-        _log.warning("stream of the provider ended early", route=call.route)
-        return Ending.TRUNCATED, UpstreamError("The provider ended its stream before the answer was complete.")
 
-    async def _close_body(self, exchange: Exchange, meter: StreamMeter | BodyMeter, failure: Exception | None) -> None:
-        """The last bytes: nothing where all is well, the failure where a stream can tell it, a short body else."""
-        if isinstance(meter, BodyMeter):
-            if failure is None:
-                await exchange.finish()
-            # Else the body stays open: the server closes the connection, and the client sees that the answer is not whole.
-        elif isinstance(failure, SentinelError):
-            event = sse.error_event(failure.message, failure.type, failure.code)
-            await exchange.finish(event + sse.DONE)
-        elif not meter.terminated:
-            await exchange.finish(sse.DONE)
-        else:
-            await exchange.finish()
+def _truncation(meter: StreamMeter | BodyMeter) -> UpstreamError | None:
+    """The failure of a stream that ended cleanly but incomplete: no [DONE], no finish_reason, no error (wire.md F2)."""
+    if isinstance(meter, BodyMeter) or meter.terminated or meter.failed or meter.finished:
+        return None
+    return UpstreamError("The provider ended its stream before the answer was complete.", code="upstream_truncated")
+
+
+def _outcome(reply: Reply, exchange: Exchange, meter: StreamMeter | BodyMeter, failure: Exception | None) -> Outcome:
+    ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
+    if meter.terminated:
+        # Everything the client needs was relayed; SDKs close on purpose after [DONE] (wire.md D5).
+        ending = Ending.SUCCESS
+    if reply.status >= 400:
+        ending = Ending.REFUSED
+    elif meter.failed:
+        ending = Ending.UPSTREAM_ERROR
+    produced, uncounted = meter.produced() if meter.usage is None else ([], 0)
+    return Outcome(
+        ending=ending,
+        status=reply.status,
+        started=reply.status < 400,
+        usage=meter.usage,
+        produced=produced,
+        produced_bytes_uncounted=uncounted,
+        bytes_down=exchange.bytes_down,
+        upstream_request_id=_request_id(reply),
+    )
 
 
 def _opened(reply: Reply, call: Call) -> tuple[StreamMeter | BodyMeter, list[tuple[bytes, bytes]]]:
