@@ -166,13 +166,13 @@ class ProviderSimulator:
         return web.json_response({})
 
     @web.middleware
-    async def _in_shape(self, request: web.Request, answer: _Answering) -> web.StreamResponse:
+    async def _in_shape(self, request: web.Request, **named: _Answering) -> web.StreamResponse:
         """Every failure in OpenAI's error shape; connections are counted on their first request."""
         if request.transport is not None and request.transport not in self._transports:
             self._transports.add(request.transport)
             self._accepted += 1
         try:
-            return await answer(request)
+            return await named["handler"](request)  # the name is aiohttp's
         except RefusedError as refused:
             return await answered(refused.status, refused.body)
         except web.HTTPMethodNotAllowed as error:

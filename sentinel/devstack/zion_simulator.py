@@ -227,10 +227,10 @@ class ZionSimulator:
         return web.json_response({"success": True, "data": answer} if self.faults.envelope else answer)
 
     @web.middleware
-    async def _in_shape(self, request: web.Request, answer: _Answering) -> web.StreamResponse:
+    async def _in_shape(self, request: web.Request, **named: _Answering) -> web.StreamResponse:
         """Every failure in Zion's error shape."""
         try:
-            return await answer(request)
+            return await named["handler"](request)  # the name is aiohttp's
         except RefusedError as refused:
             status, code, message = refused.status, refused.code, refused.message
         except web.HTTPException as error:
