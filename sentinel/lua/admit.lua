@@ -1,0 +1,88 @@
+-- admit: check three limits and the window of one caller, then hold all or nothing. Python: Ledger.admit, read_verdict.
+-- KEYS    1 q account  2 w window  3 r holds  4 z deadlines  5 d tombstone       (one hash tag)
+-- ARGV    1 now_ms (0 = TIME)  2 request id  3 external id  4 e-mail  5 model  6 input tokens  7 output tokens asked
+--         8 least output tokens that will do  9 lease ms  10 requests a window (-1 = no window)  11 window ms  12 sub-buckets
+--         13 fresh ms  14 stale ms
+-- returns {code, why, granted output, then limit, remaining, reset ms of input, output, requests and of the window,
+--         refresh 0|1, acknowledged input, output, requests, clock ms}; -1 is unlimited, or never
+--         code 1 admitted (why ok|dup)  0 denied (rate|requests|input|output)  2 limits must be fetched first (unknown|stale)
+--         3 the request is settled already
+-- clock   Redis TIME, never before the last of the account. A duplicate gets the earlier grant; a refusal consumes nothing.
+-- cost    O(1): one hash of 31 fields, one of at most 11, four writes.
+-- include: _clock
+-- include: _account
+local REFRESH_MS = 10000
+local request_id = ARGV[2]
+local input, output, output_min = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local rate, window_ms, buckets = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
+local account = open_account(KEYS[1], read_clock(tonumber(ARGV[1])))
+local now = account.now
+
+-- Sliding window: the oldest sub-bucket counts in full until its last ms has left, so no real window ever has more than rate.
+local width_ms = window_ms / buckets
+local bucket = math.floor(now / width_ms)
+local rate_left, rate_reset, gone = rate, rate < 0 and -1 or 0, {}
+if rate >= 0 then
+  local counts, oldest = redis.call('HGETALL', KEYS[2]), nil
+  for at = 1, #counts, 2 do
+    local number = tonumber(counts[at])
+    if number < bucket - buckets or number > bucket then  -- later than now: from a window of another length
+      gone[#gone + 1] = counts[at]
+    else
+      rate_left = rate_left - tonumber(counts[at + 1])
+      if not oldest or number < oldest then oldest = number end
+    end
+  end
+  rate_left = math.max(0, rate_left)
+  if oldest then rate_reset = math.ceil((oldest + buckets + 1) * width_ms - now) end
+end
+
+local refresh = 0
+local function reply(code, why, granted)
+  local answer = {code, why, granted}
+  for _, metric in ipairs(METRICS) do
+    answer[#answer + 1] = account[metric].l
+    answer[#answer + 1] = remaining(account[metric])
+    answer[#answer + 1] = reset_ms(account, metric)
+  end
+  for _, number in ipairs({rate, rate_left, rate_reset, refresh, account.i.a, account.o.a, account.r.a, now}) do
+    answer[#answer + 1] = number
+  end
+  return answer
+end
+
+if redis.call('EXISTS', KEYS[5]) == 1 then return reply(3, 'settled', 0) end
+local earlier = redis.call('HGET', KEYS[3], request_id)
+if earlier then return reply(1, 'dup', cjson.decode(earlier)[5]) end
+if account.fetched == 0 then refresh = 1; return reply(2, 'unknown', 0) end
+if now - account.fetched > tonumber(ARGV[14]) then refresh = 1; save_account(account); return reply(2, 'stale', 0) end
+if (now - account.fetched > tonumber(ARGV[13]) or account.fetched < account.rolled) and account.refresh <= now then
+  refresh = 1
+  account.note('refresh', now + REFRESH_MS)
+end
+
+local function refuse(why)
+  save_account(account)
+  return reply(0, why, 0)
+end
+if rate >= 0 and rate_left < 1 then return refuse('rate') end
+if account.r.l >= 0 and remaining(account.r) < 1 then return refuse('requests') end
+if account.i.l >= 0 and remaining(account.i) < input then return refuse('input') end
+local granted = output
+if account.o.l >= 0 and remaining(account.o) < output then granted = remaining(account.o) end
+if granted < math.min(output, output_min) then return refuse('output') end
+
+account.put('i', 'h', account.i.h + input)
+account.put('o', 'h', account.o.h + granted)
+account.put('r', 'h', account.r.h + 1)
+save_account(account)
+redis.call('HSET', KEYS[3], request_id, cjson.encode({ARGV[3], ARGV[4], ARGV[5], input, granted}))
+redis.call('ZADD', KEYS[4], whole(now + tonumber(ARGV[9])), request_id)
+if rate >= 0 then
+  if #gone > 0 then redis.call('HDEL', KEYS[2], unpack(gone)) end
+  redis.call('HINCRBY', KEYS[2], whole(bucket), 1)
+  redis.call('PEXPIRE', KEYS[2], whole(math.ceil(window_ms + width_ms)))
+  rate_left = rate_left - 1
+  if rate_reset == 0 then rate_reset = math.ceil((bucket + buckets + 1) * width_ms - now) end
+end
+return reply(1, 'ok', granted)

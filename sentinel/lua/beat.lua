@@ -1,0 +1,15 @@
+-- beat: a request still runs: extend its lease and note what it has produced. Python: Ledger.beat.
+-- KEYS    1 r holds  2 z deadlines  3 d tombstone       (one hash tag)
+-- ARGV    1 now_ms (0 = TIME)  2 request id  3 lease ms  4 output tokens so far  5 life of an expired one's tombstone ms
+-- returns {1 extended | 0 no such hold}; where it was charged as expired, the charge stays open for the truth
+-- clock   Redis TIME; a step backwards only makes the lease end sooner or later by that step
+-- cost    O(log holds)
+-- include: _clock
+if redis.call('HEXISTS', KEYS[1], ARGV[2]) == 0 then
+  local stone = redis.call('GET', KEYS[3])
+  if stone and cjson.decode(stone)[1] == 'expired' then redis.call('PEXPIRE', KEYS[3], ARGV[5]) end
+  return {0}
+end
+redis.call('HSET', KEYS[1], ARGV[2] .. ':output', ARGV[4])
+redis.call('ZADD', KEYS[2], whole(read_clock(tonumber(ARGV[1])) + tonumber(ARGV[3])), ARGV[2])
+return {1}

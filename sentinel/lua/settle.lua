@@ -1,0 +1,85 @@
+-- settle: free a hold, charge what the request cost, add it to the unreported sums. Python: Ledger.settle, Ledger.sweep.
+-- KEYS    1 q account  2 r holds  3 z deadlines  4 d tombstone  5 a unreported sums       (one hash tag)
+-- ARGV    1 now_ms (0 = TIME)  2 request id  3 external id  4 e-mail  5 model  6 input tokens  7 output tokens  8 requests
+--         9 kind: truth | expired (an estimate, by the sweeper) | void (the request never was: frees, and forbids a later admit)
+--         | blind (truth without a hold: Redis lost it)  10 life of a tombstone ms  11 life of an expired one's ms
+-- returns {status, fields in the unreported sums, remaining input, output, requests (-1 unlimited)}
+--         status 1 applied  2 an expiry charge corrected by the difference  0 duplicate  -1 no such hold
+-- clock   Redis TIME, never before the last of the account; usage belongs to the period in which it is settled
+-- cost    O(1)
+-- a: field JSON [external id, e-mail, model, period start ms], value "input|output|requests"; a correction after its charge was
+-- sealed leaves a negative number, which nets with what comes and is never reported.
+-- include: _clock
+-- include: _account
+local request_id, kind = ARGV[2], ARGV[9]
+local cost = {i = tonumber(ARGV[6]), o = tonumber(ARGV[7]), r = tonumber(ARGV[8])}
+local account = open_account(KEYS[1], read_clock(tonumber(ARGV[1])))
+
+local function reply(status)
+  return {status, redis.call('HLEN', KEYS[5]), remaining(account.i), remaining(account.o), remaining(account.r)}
+end
+
+-- The period start that all three metrics agree on: at least this UTC day, so that it is right even before limits are known.
+local function period_start()
+  return math.max(midnight(account.now), account.i.p, account.o.p, account.r.p)
+end
+
+local function add_unreported(field, change)
+  local input, output, requests = string.match(redis.call('HGET', KEYS[5], field) or '0|0|0', '^(-?%d+)|(-?%d+)|(-?%d+)$')
+  input, output, requests = input + change.i, output + change.o, requests + change.r
+  if input == 0 and output == 0 and requests == 0 then
+    redis.call('HDEL', KEYS[5], field)
+  else
+    redis.call('HSET', KEYS[5], field, whole(input) .. '|' .. whole(output) .. '|' .. whole(requests))
+  end
+end
+
+local function charge(change, since)
+  for _, metric in ipairs(METRICS) do
+    if since >= account[metric].c then account.put(metric, 's', account[metric].s + change[metric]) end
+  end
+end
+
+local function bury_stone(field, life_ms)
+  redis.call('SET', KEYS[4], cjson.encode({kind, cost.i, cost.o, cost.r, field}), 'PX', life_ms)
+end
+
+local stone = redis.call('GET', KEYS[4])
+if stone then
+  local known = cjson.decode(stone)
+  if known[1] ~= 'expired' or kind == 'expired' then return reply(0) end
+  local change = {i = cost.i - known[2], o = cost.o - known[3], r = cost.r - known[4]}
+  local charged = cjson.decode(known[5])
+  local since = charged[4]
+  charge(change, since)
+  local field = known[5]
+  if redis.call('HEXISTS', KEYS[5], field) == 0 and since >= math.max(account.i.c, account.o.c, account.r.c) then
+    -- Its charge is sealed: in the same period, so the difference may net with what comes today.
+    field = cjson.encode({charged[1], charged[2], charged[3], period_start()})
+  end
+  add_unreported(field, change)
+  save_account(account)
+  bury_stone(field, ARGV[10])
+  return reply(2)
+end
+
+local hold = redis.call('HGET', KEYS[2], request_id)
+if hold then
+  local held = cjson.decode(hold)
+  account.put('i', 'h', math.max(0, account.i.h - held[4]))
+  account.put('o', 'h', math.max(0, account.o.h - held[5]))
+  account.put('r', 'h', math.max(0, account.r.h - 1))
+  redis.call('HDEL', KEYS[2], request_id, request_id .. ':output')
+  redis.call('ZREM', KEYS[3], request_id)
+elseif kind == 'truth' or kind == 'expired' then
+  return reply(-1)
+end
+local since = period_start()
+local field = cjson.encode({ARGV[3], ARGV[4], ARGV[5], since})
+if cost.i ~= 0 or cost.o ~= 0 or cost.r ~= 0 then
+  charge(cost, since)
+  add_unreported(field, cost)
+end
+if hold or kind == 'blind' then save_account(account) end
+bury_stone(field, kind == 'expired' and ARGV[11] or ARGV[10])
+return reply(1)
