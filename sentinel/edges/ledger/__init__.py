@@ -1,0 +1,282 @@
+"""The atomic quota ledger in Redis: one call holds a request's limits, one settles it, and usage waits there for Zion.
+
+Fails closed: whatever goes wrong on the way to Redis is LedgerUnavailableError, and whether the call ran is then unknown. All
+scripts are idempotent by an id they are given, so the same call may be made again; except `admit` after a failure, whose
+request is voided here in the background and must come back under a new id. docs/limits.md tells the algorithm.
+"""
+
+import asyncio
+import secrets
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.errors import LedgerUnavailableError
+from sentinel.logs import Log
+from sentinel.protocol.increments import Item
+from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict, read_verdict
+from sentinel.records import Bill, Caller, Hold
+
+_log: Final = Log("ledger")
+
+_BUCKETS: Final = 10
+_TOMBSTONE_MS: Final = 600_000
+# An expired hold was charged by estimate: the truth may come much later, from a worker that was frozen or cut off.
+_EXPIRED_MS: Final = 86_400_000
+_SWEEP_CLAIM_MS: Final = 10_000
+_VOID_RETRY_S: Final = 1.0
+_VOIDS_MAX: Final = 10_000
+_OUTCOMES: Final = {1: "ok", 2: "corrected", 0: "dup", -1: "unknown"}
+
+_read_held: Final = msgspec.json.Decoder(tuple[str, str, str, int, int]).decode
+_read_items: Final = msgspec.json.Decoder(list[tuple[str, str, str, int, int, int, int]]).decode
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What settle.lua did: `why` is "ok", "corrected" (an expiry charge became the truth), "dup" or "unknown" (no such hold).
+
+    `waiting` is how many sums of `partition` are unreported now.
+    """
+
+    applied: bool
+    waiting: int
+    partition: int
+    why: str
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A sealed report: the same id and items however often it is taken.
+
+    `sealed_at_ms` (Unix) lies in the period of every item.
+    """
+
+    id: str
+    partition: int
+    attempts: int
+    sealed_at_ms: int
+    items: tuple[Item, ...]
+
+
+def open_redis(url: str, timeout_s: float) -> Redis:
+    """A client for `url` (redis, rediss, unix) as the ledger needs it: it connects on first use and never retries by itself."""
+    # redis-py's own retries would wait for seconds, ten times, while the caller's time runs.
+    return Redis.from_url(
+        url, decode_responses=False, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+    )
+
+
+def redis_time() -> int:
+    """The clock of production: 0 tells the scripts to use Redis' own."""
+    return 0
+
+
+class Ledger:
+    """The ledger as this worker sees it. Times in ms unless named otherwise; `rate_requests` 0 switches the window off."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        partitions: int,
+        timeout_s: float,
+        lease_ms: int,
+        rate_requests: int,
+        rate_window_ms: int,
+        fresh_ms: int,
+        stale_ms: int,
+        now_ms: Callable[[], int] = redis_time,
+    ) -> None:
+        self.partitions = partitions
+        self._pipeline = Pipeline(redis, timeout_s)
+        self._lease_ms = lease_ms
+        self._window = (rate_requests or -1, rate_window_ms, _BUCKETS)
+        self._fresh_ms = fresh_ms
+        self._stale_ms = stale_ms
+        self._now_ms = now_ms
+        self._voids: dict[str, str] = {}
+        self._voiding: asyncio.Task[None] | None = None
+
+    def partition(self, external_id: str) -> int:
+        """Where the account of a caller lies; the same on every host."""
+        return zlib.crc32(external_id.encode("utf-8", "backslashreplace")) % self.partitions
+
+    async def admit(
+        self, caller: Caller, request_id: str, input_tokens: int, output_tokens: int, output_min: int, model: str = ""
+    ) -> Verdict:
+        """Hold one request, `input_tokens` and up to `output_tokens` (at least `output_min`), all or nothing: admit.lua.
+
+        A second call with the same id gets the first one's grant. Raises LedgerUnavailableError; what may have been held then,
+        or when the caller is cancelled, is given back in the background.
+        """
+        at = self.partition(caller.external_id)
+        keys = [
+            _key("q", at, caller.external_id),
+            _key("w", at, caller.external_id),
+            _key("r", at),
+            _key("z", at),
+            _key("d", at, request_id),
+        ]
+        who = (request_id, caller.external_id, caller.email, model)
+        amounts = (input_tokens, output_tokens, output_min, self._lease_ms, *self._window, self._fresh_ms, self._stale_ms)
+        try:
+            return read_verdict(await self._pipeline.script("admit", keys, (self._now_ms(), *who, *amounts)))
+        except (asyncio.CancelledError, LedgerUnavailableError):
+            self._void_later(request_id, caller.external_id)
+            raise
+
+    async def install(self, external_id: str, snapshot: Snapshot, acked: tuple[int, int, int], fetched_at_ms: int = 0) -> bool:
+        """Install what Zion said: snapshot.lua. Whether it was newer than what is known.
+
+        `acked` and `fetched_at_ms` are the `acked` and `clock_ms` of a Verdict from BEFORE Zion was asked (0: now).
+        """
+        arguments: list[str | int] = [self._now_ms(), fetched_at_ms]
+        for limit, acknowledged in zip((snapshot.input, snapshot.output, snapshot.requests), acked, strict=True):
+            arguments += _figures(limit, acknowledged)
+        keys = [_key("q", self.partition(external_id), external_id)]
+        return bool((await self._pipeline.script("snapshot", keys, arguments))[0])
+
+    async def settle(self, hold: Hold, bill: Bill, *, blind: bool = False) -> Settled:
+        """Free the hold and charge the bill, once, whatever happened before: settle.lua.
+
+        `blind` charges it even where Redis knows neither the hold nor that it was settled (its data was lost).
+        """
+        amounts = (bill.input_tokens, bill.output_tokens, bill.requests)
+        return await self._settle(hold.caller, hold.request_id, hold.model, amounts, "blind" if blind else "truth")
+
+    async def beat(self, hold: Hold, output_tokens: int) -> bool:
+        """Say that a request still runs and has produced `output_tokens`: beat.lua. Whether its hold is still there."""
+        at = self.partition(hold.caller.external_id)
+        keys = [_key("r", at), _key("z", at), _key("d", at, hold.request_id)]
+        arguments = (self._now_ms(), hold.request_id, self._lease_ms, output_tokens, _EXPIRED_MS)
+        return bool((await self._pipeline.script("beat", keys, arguments))[0])
+
+    async def sweep(self, partition: int, holds_max: int = 100) -> int:
+        """Charge holds whose lease is over with the estimate, input and output so far: sweep.lua, then settle.lua for each.
+
+        How many there were; the worker that made them died or froze.
+        """
+        keys = [_key("r", partition), _key("z", partition)]
+        claimed = await self._pipeline.script("sweep", keys, (self._now_ms(), _SWEEP_CLAIM_MS, holds_max))
+        settlements = []
+        for at in range(1, len(claimed), 3):
+            external_id, email, model, input_tokens, _ = _read_held(claimed[at + 1])
+            amounts = (input_tokens, int(claimed[at + 2]), 1)
+            caller = Caller(external_id, email)
+            settlements.append(self._settle(caller, claimed[at].decode(), model, amounts, "expired"))
+        settled = await asyncio.gather(*settlements)
+        if settled:
+            _log.warning("holds expired and were charged by estimate", partition=partition, count=len(settled))
+        return len(settled)
+
+    async def take(self, partition: int, items_max: int = 100, claim_ms: int = 60_000) -> Batch | None:
+        """The next batch for Zion, nobody else's for `claim_ms`, or None: take.lua. `done`, `bury` or `fail` ends the claim."""
+        keys = [_key("a", partition), _key("b", partition), _key("s", partition)]
+        arguments = (self._now_ms(), secrets.token_hex(16), claim_ms, items_max)
+        batch_id, attempts, sealed_at_ms, _, items = await self._pipeline.script("take", keys, arguments)
+        if not batch_id:
+            return None
+        rows = _read_items(items)
+        return Batch(
+            id=batch_id.decode(),
+            partition=partition,
+            attempts=attempts,
+            sealed_at_ms=sealed_at_ms,
+            items=tuple(Item(row[0], row[1], row[2], *row[4:]) for row in rows),
+        )
+
+    async def done(self, batch: Batch) -> bool:
+        """Zion has it whole: done.lua. False where that was known."""
+        callers = _callers(batch)
+        at = batch.partition
+        keys = [_key("b", at), _key("s", at), *(_key("q", at, caller) for caller in callers)]
+        return bool((await self._pipeline.script("done", keys, (batch.id, *callers)))[0])
+
+    async def bury(self, batch: Batch, reasons: Mapping[int, str]) -> bool:
+        """Zion has it except for the items at these positions, refused for good: bury.lua. False where that was known."""
+        callers = _callers(batch)
+        at = batch.partition
+        keys = [_key("b", at), _key("s", at), _key("x", at), *(_key("q", at, caller) for caller in callers)]
+        refused = msgspec.json.encode({str(position): reason for position, reason in reasons.items()}).decode()
+        return bool((await self._pipeline.script("bury", keys, (self._now_ms(), batch.id, refused, *callers)))[0])
+
+    async def fail(self, batch: Batch, retry_ms: int) -> bool:
+        """It did not get through; the same batch again in `retry_ms`: fail.lua. False where somebody else got it through."""
+        arguments = (self._now_ms(), batch.id, retry_ms)
+        return bool((await self._pipeline.script("fail", [_key("s", batch.partition)], arguments))[0])
+
+    async def profile(self, token_sha256: str) -> bytes | None:
+        """What is kept of a token's caller, by the hex digest of the token."""
+        return _optional_bytes(await self._pipeline.command("get", f"jwt:{token_sha256}"))
+
+    async def keep_profile(self, token_sha256: str, value: bytes, ttl_s: int) -> None:
+        """Keep a token's caller for `ttl_s`."""
+        await self._pipeline.command("set", f"jwt:{token_sha256}", value, "EX", ttl_s)
+
+    async def limits(self, external_id: str) -> bytes | None:
+        """Zion's last answer for a caller, as it was kept."""
+        return _optional_bytes(await self._pipeline.command("get", f"limits:{external_id}"))
+
+    async def keep_limits(self, external_id: str, value: bytes, ttl_s: int) -> None:
+        """Keep Zion's answer for `ttl_s`, for other workers and for operators."""
+        await self._pipeline.command("set", f"limits:{external_id}", value, "EX", ttl_s)
+
+    async def ping(self) -> None:
+        """Whether Redis answers. Raises LedgerUnavailableError."""
+        await self._pipeline.command("ping")
+
+    async def close(self) -> None:
+        """Finish what is under way and close the connections; holds that could not be given back expire by themselves."""
+        if self._voiding is not None:
+            self._voiding.cancel()
+            await asyncio.wait([self._voiding])
+        await self._pipeline.close()
+
+    async def _settle(self, caller: Caller, request_id: str, model: str, amounts: tuple[int, int, int], kind: str) -> Settled:
+        at = self.partition(caller.external_id)
+        keys = [_key("q", at, caller.external_id), _key("r", at), _key("z", at), _key("d", at, request_id), _key("a", at)]
+        who = (request_id, caller.external_id, caller.email, model)
+        lives = (_TOMBSTONE_MS, _EXPIRED_MS)
+        reply = await self._pipeline.script("settle", keys, (self._now_ms(), *who, *amounts, kind, *lives))
+        return Settled(applied=reply[0] > 0, waiting=reply[1], partition=at, why=_OUTCOMES[reply[0]])
+
+    def _void_later(self, request_id: str, external_id: str) -> None:
+        self._voids[request_id] = external_id
+        if len(self._voids) > _VOIDS_MAX:
+            del self._voids[next(iter(self._voids))]  # its hold, if there is one, expires and is charged
+        if self._voiding is None or self._voiding.done():
+            self._voiding = asyncio.create_task(self._void())
+
+    async def _void(self) -> None:
+        """Give back what nobody got: the tombstone also forbids an admit that is still on its way."""
+        while self._voids:
+            request_id, external_id = next(iter(self._voids.items()))
+            try:
+                await self._settle(Caller(external_id, ""), request_id, "", (0, 0, 0), "void")
+            except LedgerUnavailableError:
+                await asyncio.sleep(_VOID_RETRY_S)
+            else:
+                self._voids.pop(request_id, None)
+
+
+def _key(kind: str, partition: int, name: str = "") -> str:
+    """One hash tag a partition: a script's keys lie in one slot of a Redis Cluster."""
+    return f"{kind}:{{s{partition:02d}}}:{name}" if name else f"{kind}:{{s{partition:02d}}}"
+
+
+def _callers(batch: Batch) -> list[str]:
+    return list(dict.fromkeys(item.external_id for item in batch.items))
+
+
+def _figures(limit: MetricLimit, acked: int) -> tuple[str | int, ...]:
+    amount = -1 if limit.limit is None else limit.limit
+    return amount, limit.used, limit.start_ms, limit.end_ms, limit.period, acked
+
+
+def _optional_bytes(reply: object) -> bytes | None:
+    return reply if isinstance(reply, bytes) else None

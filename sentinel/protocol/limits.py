@@ -1,0 +1,193 @@
+"""Limits as numbers: what Zion says of a caller (zion.md, both formats) and what the ledger's scripts answer.
+
+Pure. What Zion sends is read tolerantly: unknown fields and names are ignored, numbers may be floats or text, a limit that is
+null, negative or absent is no limit. Only an answer with no list of limits at all raises ValueError.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from sentinel.records import Metric, Remaining
+
+# Lua's numbers are doubles: whole numbers are exact up to here, and a limit above it is no limit anybody reaches.
+NUMBER_MAX: Final = 2**53 - 1
+
+_NAMES: Final = {metric.value: metric for metric in Metric}
+_UNIFIED: Final = {"aiInputTokens": Metric.INPUT, "aiOutputTokens": Metric.OUTPUT, "aiRequests": Metric.REQUESTS}
+_UNIFIED_NAME: Final = "ai_usage"
+_DAY_MS: Final = 86_400_000
+_CODES: Final = {0: "denied", 1: "admitted", 2: "snapshot", 3: "settled"}
+
+_decode: Final = msgspec.json.Decoder().decode
+
+
+class MetricLimit(msgspec.Struct, frozen=True):
+    """One limit of one caller: amounts in tokens or requests, `limit` None when unlimited, the period in Unix ms.
+
+    `end_ms` is 0 for a period that never ends or whose end Zion does not tell; `period` is Zion's `resetPeriod`, upper case.
+    """
+
+    limit: int | None = None
+    used: int = 0
+    start_ms: int = 0
+    end_ms: int = 0
+    period: str = ""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What Zion said of one caller; `missing` are the metrics it names nowhere, which count as unlimited here."""
+
+    input: MetricLimit
+    output: MetricLimit
+    requests: MetricLimit
+    missing: tuple[Metric, ...] = ()
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What admit.lua said.
+
+    `code` is "admitted" (`why` "ok", or "dup" for a request that was admitted before), "denied" (`why` "rate", "requests",
+    "input", "output": the limit that is used up), "snapshot" (`why` "unknown", "stale": the limits must be installed first) or
+    "settled" (the request is over). `granted_output` may be less than was asked. `refresh` asks this caller alone to
+    fetch the limits anew. `acked` (input, output, requests) and `clock_ms` (the ledger's own) belong into `Ledger.install` if
+    Zion is asked after this.
+    """
+
+    code: str
+    why: str
+    granted_output: int
+    input: Remaining
+    output: Remaining
+    requests: Remaining
+    rate: Remaining
+    refresh: bool
+    acked: tuple[int, int, int]
+    clock_ms: int
+
+
+def read_snapshot(body: bytes) -> Snapshot:
+    """The limits in an answer of Zion, `data` enveloped or bare. Of two limits of one metric the one with less left counts.
+
+    Raises ValueError where the body is not the JSON of such an answer.
+    """
+    try:
+        answer = _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"limits are not JSON: {error}") from error
+    entries = _entries(answer)
+    if entries is None:
+        raise ValueError("an answer without a list of limits")
+    found: dict[Metric, MetricLimit] = {}
+    for entry in entries:
+        for metric, figures in _named(entry):
+            limit = _limit(figures, entry)
+            if metric not in found or _left(limit) < _left(found[metric]):
+                found[metric] = limit
+    unlimited = MetricLimit()
+    return Snapshot(
+        input=found.get(Metric.INPUT, unlimited),
+        output=found.get(Metric.OUTPUT, unlimited),
+        requests=found.get(Metric.REQUESTS, unlimited),
+        missing=tuple(metric for metric in Metric if metric not in found),
+    )
+
+
+def read_verdict(reply: Sequence[Any]) -> Verdict:
+    """The reply of admit.lua, by its contract there."""
+    return Verdict(
+        code=_CODES[reply[0]],
+        why=reply[1].decode(),
+        granted_output=reply[2],
+        input=_remaining(reply[3:6]),
+        output=_remaining(reply[6:9]),
+        requests=_remaining(reply[9:12]),
+        rate=_remaining(reply[12:15]),
+        refresh=reply[15] == 1,
+        acked=(reply[16], reply[17], reply[18]),
+        clock_ms=reply[19],
+    )
+
+
+def _remaining(figures: Sequence[int]) -> Remaining:
+    limit, remaining, reset_ms = figures
+    if limit < 0:
+        return Remaining(None, None, None)
+    return Remaining(limit, remaining, None if reset_ms < 0 else reset_ms)
+
+
+def _entries(answer: Any) -> list[dict[str, Any]] | None:
+    """The objects in the list of limits, wherever it lies; None where there is no list."""
+    if isinstance(answer, dict) and isinstance(answer.get("data"), dict):
+        answer = answer["data"]
+    entries = answer.get("limits") if isinstance(answer, dict) else None
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else None
+
+
+def _named(entry: Mapping[str, Any]) -> Iterator[tuple[Metric, Mapping[str, Any]]]:
+    """The metrics that one entry of Zion's list speaks of, each with the object that holds its figures."""
+    name = entry.get("name")
+    if isinstance(name, str) and name in _NAMES:
+        yield _NAMES[name], entry
+    elif name == _UNIFIED_NAME or name is None:
+        for key, metric in _UNIFIED.items():
+            if isinstance(entry.get(key), dict):
+                yield metric, entry[key]
+
+
+def _limit(figures: Mapping[str, Any], entry: Mapping[str, Any]) -> MetricLimit:
+    """Amounts from `figures`, the period from there or from the entry around it."""
+    limit = _number(figures.get("limit"), math.floor)
+    if limit is not None and limit < 0:
+        limit = None
+    used = _number(figures.get("used"), math.ceil)
+    if used is None:
+        left = _number(figures.get("remaining"), math.floor)
+        used = 0 if limit is None or left is None else limit - left
+    period = figures.get("resetPeriod") or entry.get("resetPeriod")
+    period = period.strip().upper() if isinstance(period, str) else ""
+    if period == "NEVER":
+        return MetricLimit(limit, max(used, 0), 0, 0, period)
+    start_ms = _unix_ms(figures.get("periodStart") or entry.get("periodStart"))
+    end_ms = _exclusive(_unix_ms(figures.get("periodEnd") or entry.get("periodEnd")))
+    if end_ms <= start_ms:
+        start_ms = end_ms = 0
+    return MetricLimit(limit, max(used, 0), start_ms, end_ms, period)
+
+
+def _left(limit: MetricLimit) -> float:
+    return math.inf if limit.limit is None else limit.limit - limit.used
+
+
+def _number(value: Any, whole: Any) -> int | None:
+    """A JSON number or its text as an int within the bounds of the ledger, rounded by `whole`; None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return max(-NUMBER_MAX, min(NUMBER_MAX, int(whole(value))))
+
+
+def _unix_ms(value: Any) -> int:
+    """An ISO 8601 time (UTC where it names no zone) in Unix ms; 0 for anything else."""
+    if not isinstance(value, str):
+        return 0
+    try:
+        at = datetime.fromisoformat(value.strip())
+        return max(0, round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000))
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _exclusive(end_ms: int) -> int:
+    """The first instant after a period whose end may be written as its last second or millisecond (23:59:59.999)."""
+    for step_ms in (1, 1000):
+        if end_ms and (end_ms + step_ms) % _DAY_MS == 0:
+            return end_ms + step_ms
+    return end_ms
