@@ -1,0 +1,113 @@
+"""JSON objects by their members, with the bytes kept: read, checked for repeats, and one member set in place.
+
+msgspec finds where each value ends, in C and without decoding it; only one level is walked here, whatever is nested in it.
+Nothing is re-serialised: every byte that is not replaced is the client's own (wire.md H9). Fails closed: a repeated member
+raises BadRequestError, since two readers could take different ones. What msgspec raises on malformed text (DecodeError,
+RecursionError) is the caller's to answer.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from msgspec import Raw
+from msgspec.json import Decoder
+
+from sentinel.errors import BadRequestError
+
+STREAM_OPTIONS: Final = "stream_options"
+_INCLUDE_USAGE: Final = "include_usage"
+_MEMBER: Final = b'"include_usage":true'
+_ASKED: Final = frozenset({b'{"include_usage":true}', b'{"include_usage": true}'})  # as every SDK spells it
+_NOT_ASKED: Final = frozenset({b"", b"false", b"null"})
+
+# Up to here the lengths of values are measured by copying them, which is the fastest way there is.
+_COPIED_BYTES_MAX: Final = 16 * 1024
+
+# From the end of one value to the start of the next, in an object that msgspec has found well-formed. Possessive, so that no
+# text makes it backtrack.
+_TO_NEXT_VALUE: Final = re.compile(rb'[ \t\n\r,]*+"[^"\\]*+(?:\\.[^"\\]*+)*+"[ \t\n\r]*+:[ \t\n\r]*+')
+
+
+class _Name(str):
+    """A member name that equals only itself, so that a dict keeps repeated members apart; all in C, no call to Python."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+
+
+_members: Final = Decoder(dict[str, Raw])
+_pairs: Final = Decoder(dict[_Name, Raw], dec_hook=str.__new__)
+
+
+def members(text: bytes) -> dict[str, Raw]:
+    """The members of the object `text`, their values undecoded; of a repeated member the last, as msgspec does."""
+    return _members.decode(text)
+
+
+def check_once(text: bytes, found: Mapping[str, Raw], names: Iterable[str]) -> None:
+    """Raise BadRequestError if the object `text` holds one of `names` twice, in whatever spelling (wire.md H10).
+
+    `found` is what `members` gave. A text that is exactly as long as the shortest spelling of `found` has no room for a repeat.
+    That settles it for what every SDK sends, so that only hand-made bodies pay for a second walk.
+    """
+    if len(text) <= _COPIED_BYTES_MAX:
+        values_bytes = len(b"".join(found.values()))
+    else:
+        values_bytes = sum([len(memoryview(value)) for value in found.values()])
+    if len(text) == 1 + 4 * len(found) + len("".join(found)) + values_bytes:
+        return
+    pairs = _pairs.decode(text)
+    if len(pairs) == len(found):
+        return
+    spelled = [str(name) for name in pairs]
+    for name in names:
+        if spelled.count(name) > 1:
+            raise BadRequestError(
+                f"Duplicate parameter: '{name}'. A parameter may be given only once.", param=name, code="duplicate_parameter"
+            )
+
+
+def with_usage(body: bytes, options: Raw | None) -> bytes | None:
+    """`body` with `stream_options.include_usage` true, or None where it stays as it is (wire.md U2-U4).
+
+    `options` is the value of its `stream_options`, which may be missing. The body stays where usage is asked for already, and
+    where the options have a wrong type, which is the provider's to refuse. Else bytes are inserted, or one value is replaced.
+    Raises BadRequestError for a repeated `include_usage`.
+    """
+    if options is None:
+        at = body.index(b"{") + 1  # only blanks come before it; `stream` at least comes after, hence the comma
+        return b"".join((body[:at], b'"stream_options":{', _MEMBER, b"},", body[at:]))
+    given = bytes(options)
+    if given in _ASKED:
+        return None
+    if given == b"null":
+        start, end = _span(body, STREAM_OPTIONS)
+        return b"".join((body[:start], b"{", _MEMBER, b"}", body[end:]))
+    if not given.startswith(b"{"):
+        return None
+    inner = _members.decode(given)
+    check_once(given, inner, (_INCLUDE_USAGE,))
+    asked = bytes(inner.get(_INCLUDE_USAGE, b""))
+    if asked not in _NOT_ASKED:
+        return None
+    start, _ = _span(body, STREAM_OPTIONS)
+    if not asked:
+        at = start + 1
+        return b"".join((body[:at], _MEMBER, b"," if inner else b"", body[at:]))
+    first, last = _span(given, _INCLUDE_USAGE)
+    return b"".join((body[: start + first], b"true", body[start + last :]))
+
+
+def _span(text: bytes, name: str) -> tuple[int, int]:
+    """Where the value of the member `name` begins and ends in the object `text`, which must hold it."""
+    end = text.index(b"{") + 1
+    for found, value in _pairs.decode(text).items():
+        between = _TO_NEXT_VALUE.match(text, end)
+        assert between is not None
+        start, end = between.end(), between.end() + len(memoryview(value))
+        if str(found) == name:
+            return start, end
+    raise AssertionError(name)

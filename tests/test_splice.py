@@ -1,0 +1,191 @@
+"""protocol.splice through protocol.wire: which bytes of a request may change, and which repeats are refused."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentinel.errors import BadRequestError
+from sentinel.protocol import splice, wire
+from sentinel.records import Call
+
+CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
+COMPLETION: dict[str, Any] = {"model": "gpt-3.5-turbo-instruct", "prompt": "hi"}
+READ_BY_CHAT = {
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "n",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "tools",
+    "functions",
+}
+
+# No lone surrogates: JSON can spell them, UTF-8 cannot, and they are refused (tests/test_wire.py).
+texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | texts
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=8
+)
+unread = st.dictionaries(texts.filter(lambda name: name not in READ_BY_CHAT), values, max_size=5)
+layouts = st.fixed_dictionaries(
+    {"indent": st.sampled_from([None, 0, 2, "\t"]), "ensure_ascii": st.booleans()},
+    optional={"separators": st.sampled_from([(",", ":"), (" , ", " : "), (",\r\n", ":\t")])},
+)
+options = st.none() | st.builds(
+    lambda rest, usage: rest | usage,
+    st.dictionaries(texts.filter(lambda name: name != "include_usage"), values, max_size=3),
+    st.sampled_from([{}, {"include_usage": False}, {"include_usage": None}]),
+)
+
+
+def read(body: bytes | dict[str, Any], route: str = "chat_completions") -> Call:
+    """The call a body becomes."""
+    given_bytes = body if isinstance(body, bytes) else json.dumps(body).encode()
+    path = "/chat/completions" if route == "chat_completions" else "/completions"
+    return wire.read_call(route, "POST", path, b"", given_bytes)
+
+
+def refused(body: bytes | dict[str, Any], route: str = "chat_completions") -> BadRequestError:
+    """The refusal of a body that must be refused."""
+    with pytest.raises(BadRequestError) as caught:
+        read(body, route)
+    return caught.value
+
+
+def shuffled(data: st.DataObject, members: dict[str, Any]) -> dict[str, Any]:
+    """The members in an order of hypothesis's choice."""
+    return dict(data.draw(st.permutations(list(members.items()))))
+
+
+class TestSplice:
+    """wire.md U2-U4, H9: usage is asked for by changing as few bytes as can be."""
+
+    @given(st.data(), unread, layouts)
+    def test_missing_options_are_inserted(self, data: st.DataObject, rest: dict[str, Any], layout: dict[str, Any]) -> None:
+        """U2, H9: the spliced body means the same plus include_usage, and without the inserted bytes it is the client's."""
+        members = shuffled(data, CHAT | rest | {"stream": True})
+        body = json.dumps(members, **layout).encode()
+        call = read(body)
+        assert members | {"stream_options": {"include_usage": True}} == json.loads(call.body)
+        assert body == call.body.replace(b'"stream_options":{"include_usage":true},', b"", 1)
+        assert call.usage_hidden
+
+    @given(st.data(), unread, options, layouts)
+    def test_given_options_are_merged(
+        self, data: st.DataObject, rest: dict[str, Any], chosen: dict[str, Any] | None, layout: dict[str, Any]
+    ) -> None:
+        """U4: sibling keys survive, null counts as absent, and one stretch of bytes is all that differs."""
+        members = shuffled(data, CHAT | rest | {"stream": True, "stream_options": chosen})
+        body = json.dumps(members, **layout).encode()
+        call = read(body)
+        expected = members | {"stream_options": (chosen or {}) | {"include_usage": True}}
+        assert expected == json.loads(call.body)
+        assert list(members) == list(json.loads(call.body))
+        assert call.usage_hidden
+        start = next(at for at in range(len(body)) if body[at] != call.body[at])
+        kept = next(at for at in range(1, len(body)) if body[-at] != call.body[-at]) - 1
+        assert len(body) - start - kept <= len(b"false")
+
+    @given(st.data(), unread, layouts, st.sampled_from([{}, {"stream": False}, {"stream": None}]))
+    def test_no_stream_is_untouched(
+        self, data: st.DataObject, rest: dict[str, Any], layout: dict[str, Any], stream: dict[str, Any]
+    ) -> None:
+        """U3, H9: without a stream the body goes up byte for byte, whatever its options say."""
+        members = shuffled(data, CHAT | rest | stream | data.draw(st.sampled_from([{}, {"stream_options": {"a": 1}}])))
+        body = json.dumps(members, **layout).encode()
+        call = read(body)
+        assert body == call.body
+        assert not call.stream
+        assert not call.usage_hidden
+
+    @pytest.mark.parametrize("wrong", ["yes", 1, 0.5, True, [], [{"include_usage": False}], {"include_usage": "no"}])
+    def test_wrong_options_are_untouched(self, wrong: Any) -> None:
+        """U3: options of a wrong type are the provider's to refuse."""
+        body = json.dumps(CHAT | {"stream": True, "stream_options": wrong}).encode()
+        call = read(body)
+        assert (body, False) == (call.body, call.usage_hidden)
+
+    def test_asking_client_is_untouched(self) -> None:
+        """U6: a client that asks for usage itself sees it, and its bytes stay."""
+        body = json.dumps(CHAT | {"stream": True, "stream_options": {"include_usage": True, "x": 1}}).encode()
+        call = read(body)
+        assert (body, True, False) == (call.body, call.stream, call.usage_hidden)
+
+    def test_completions_are_spliced_too(self) -> None:
+        """U2: /completions takes the same option."""
+        call = read(COMPLETION | {"stream": True}, "completions")
+        assert json.loads(call.body) == COMPLETION | {"stream": True, "stream_options": {"include_usage": True}}
+
+    def test_decoys_do_not_move_the_splice(self) -> None:
+        """H9: only the top-level member is changed, whatever strings, nested members and odd spellings look like it."""
+        decoy = '\\"stream_options\\": null'
+        body = (
+            f' {{"a\\\\":"{decoy}" , "stream_options\\"":1,"x":{{"stream_options":null,"include_usage":false}},"model":"m",'
+            '"messages":[{"stream_options":null}],"stream" :\ttrue,"stream_\\u006fptions" : {"y":{"include_usage":false},'
+            '"include\\u005fusage"\n:\nfalse , "z":null} , "stream_option":null}'
+        ).encode()
+        at = body.index(b"\nfalse ") + 1
+        assert body[:at] + b"true" + body[at + 5 :] == read(body).body
+
+    def test_numbers_and_unread_repeats_survive(self) -> None:
+        """H9: what is not read is forwarded as spelled: big integers, long fractions, exponents, repeated members."""
+        rest = b'"model":"m","messages":[{"a":1.0}],"stream":true,"seed":12345678901234567890123,"t":1.00,"u":1E-2,"u":1e400}'
+        assert b'{"stream_options":{"include_usage":true},' + rest == read(b"{" + rest).body
+
+
+class TestDuplicates:
+    """wire.md H10, reliability.md G7: a parameter that two readers could read differently is refused."""
+
+    @pytest.mark.parametrize("name", sorted(READ_BY_CHAT))
+    @pytest.mark.parametrize("escaped", [False, True])
+    @pytest.mark.parametrize("first", [False, True])
+    def test_each_read_name(self, name: str, escaped: bool, first: bool) -> None:
+        """H10: the second spelling may be escaped, and its place does not matter."""
+        valid = CHAT | {"stream": True, "stream_options": {}, "n": 1, "tools": [], "functions": []}
+        valid |= dict.fromkeys(("max_tokens", "max_completion_tokens", "max_output_tokens"), 5)
+        spelled = f"\\u{ord(name[0]):04x}{name[1:]}" if escaped else name
+        again = f'"{spelled}":{json.dumps(valid[name])}'
+        inner = json.dumps(valid, separators=(",", ":"))[1:-1]
+        error = refused(("{" + (f"{again},{inner}" if first else f"{inner},{again}") + "}").encode())
+        assert ("duplicate_parameter", name) == (error.code, error.param)
+
+    @pytest.mark.parametrize(
+        "twice", ['"include_usage":true,"include_usage":false', '"include_usage":false, "include\\u005fusage":true']
+    )
+    def test_include_usage(self, twice: str) -> None:
+        """G7: the same inside stream_options."""
+        error = refused((json.dumps(CHAT | {"stream": True})[:-1] + ',"stream_options":{' + twice + "}}").encode())
+        assert (error.code, error.param) == ("duplicate_parameter", "include_usage")
+
+    def test_padding_does_not_hide_a_repeat(self) -> None:
+        """H10: blanks, escapes and multi-byte names make a body longer, never shorter, than its shortest spelling."""
+        for padding in ("", " ", "\n\n\n"):
+            for name in ("é", "\\u0061", "x" * 50):
+                body = f'{{"{name}":1,{padding}"model":"a","messages":[{{}}],"model":"b"}}'.encode()
+                assert refused(body).param == "model"
+
+    def test_same_names_below_are_allowed(self) -> None:
+        """H10: only the top level is read, so members of the same name below it are no repeats."""
+        body = {**CHAT, "tools": [{"model": 1, "stream": 2, "n": 3}], "metadata": {"model": "x"}}
+        assert read(body).model == "gpt-4o"
+
+    @pytest.mark.parametrize("layout", [(",", ":"), (", ", ": ")])
+    def test_large_bodies_are_checked(self, layout: tuple[str, str]) -> None:
+        """H10: the length of a body changes only how its check is done."""
+        inner = json.dumps({"model": "a", "messages": [{"content": "x" * 50_000}]}, separators=layout)[1:-1]
+        assert read(("{" + inner + "}").encode()).model == "a"
+        assert refused(("{" + inner + ',"model":"b"}').encode()).param == "model"
+
+
+def test_members_keep_their_bytes() -> None:
+    """H9: values come undecoded, without the blanks around them."""
+    assert {name: bytes(value) for name, value in splice.members(b' { "a" : [ 1 ] , "\\u0062":1.00 }').items()} == {
+        "a": b"[ 1 ]",
+        "b": b"1.00",
+    }
