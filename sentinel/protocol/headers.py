@@ -1,0 +1,216 @@
+"""Header rules of both directions: credentials, framing, allow-lists, the caller's limits, retry advice.
+
+Fails closed: what no allow-list names does not pass, a doubtful credential is UnauthorizedError, doubtful framing is
+BadRequestError, and a value that could end a header line is dropped. Names of downstream requests are lower-case, as ASGI
+promises; those of the provider come in any case and leave in lower case.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sentinel.errors import INVALID_KEY_MESSAGE, BadRequestError, SentinelError, UnauthorizedError
+from sentinel.records import Hold, Remaining
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+TOKEN_BYTES_MAX: Final = 8192
+REQUEST_ID_CHARACTERS_MAX: Final = 128
+# Above this JavaScript SDKs retry within seconds, so that waiting is no longer something to ask for (wire.md R3).
+RETRY_AFTER_S_MAX: Final = 60
+
+_REQUEST_NAMES: Final = frozenset(
+    {
+        b"content-type",
+        b"accept",
+        b"user-agent",
+        b"openai-beta",
+        b"idempotency-key",
+        b"x-client-request-id",
+        b"http-referer",
+        b"x-title",
+    }
+)
+_REQUEST_PREFIX: Final = b"x-stainless-"
+_ANSWER_NAMES: Final = {
+    b"content-type": b"content-type",
+    b"content-disposition": b"content-disposition",
+    b"content-encoding": b"content-encoding",
+    b"x-request-id": b"x-upstream-request-id",  # x-request-id is Sentinel's own (wire.md I1)
+    b"openai-processing-ms": b"openai-processing-ms",
+    b"openai-version": b"openai-version",
+    b"openai-model": b"openai-model",
+    b"retry-after": b"retry-after",
+    b"retry-after-ms": b"retry-after-ms",
+    b"x-should-retry": b"x-should-retry",
+    b"cache-control": b"cache-control",
+}
+# Visible ASCII (RFC 9110 §5.6.2 and §11.6.2 allow no more in a token); the scheme in any case, as §11.1 wants.
+_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([!-~]{1,%d})" % TOKEN_BYTES_MAX)
+_REQUEST_ID: Final = re.compile(rb"[!-~](?:[ -~]{0,%d}[!-~])?" % (REQUEST_ID_CHARACTERS_MAX - 2))
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+# ---- requests ----------------------------------------------------------------------------------------------------------
+
+
+def bearer_token(headers: Headers) -> str:
+    """The bearer token of a request (RFC 6750 §2.1).
+
+    Raises UnauthorizedError, with one text for every cause, unless there is exactly one Authorization header with the scheme
+    Bearer and 1 to 8192 visible ASCII characters (wire.md H15, reliability.md G3).
+    """
+    values = [value for name, value in headers if name == b"authorization"]
+    found = _BEARER.fullmatch(values[0]) if len(values) == 1 else None
+    if found is None:
+        raise UnauthorizedError(INVALID_KEY_MESSAGE)
+    return found[1].decode("ascii")
+
+
+def check_framing(headers: Headers) -> None:
+    """Raise BadRequestError where two servers could disagree on where this request goes or ends (wire.md H15).
+
+    That is: no Host, an empty one or several; any Transfer-Encoding but `chunked`; several lengths, one that is not a number,
+    or one beside Transfer-Encoding. Granian lets each of the first pass.
+    """
+    hosts: list[bytes] = []
+    lengths: list[bytes] = []
+    codings: list[bytes] = []
+    for name, value in headers:
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"content-length":
+            lengths.append(value)
+        elif name == b"transfer-encoding":
+            codings.append(value)
+    if len(hosts) != 1 or not hosts[0].strip():
+        raise BadRequestError("A request must have exactly one Host header.")
+    if codings and codings != [b"chunked"]:
+        raise BadRequestError("No Transfer-Encoding but 'chunked' is supported.")
+    if lengths and (len(lengths) > 1 or codings or not lengths[0].isdigit()):
+        raise BadRequestError("A request must have at most one Content-Length header, a number.")
+
+
+def client_request_id(headers: Headers) -> str:
+    """The id the client gave its request, "" where it gave none that is fit to be logged and sent back (wire.md I2)."""
+    for wanted in (b"x-client-request-id", b"x-request-id"):
+        for name, value in headers:
+            if name == wanted and _REQUEST_ID.fullmatch(value):
+                return value.decode("ascii")
+    return ""
+
+
+def upstream(headers: Headers, *, request_id: str, key: str) -> list[tuple[str, str]]:
+    """The headers that go to the provider: those the allow-list names, then Sentinel's own (wire.md H1, H2, H5).
+
+    Sentinel's own are added last, so that no Connection header of the client can take them away (reliability.md A11).
+    """
+    hop_by_hop = _named_by_connection(headers)
+    sent = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if (name in _REQUEST_NAMES or name.startswith(_REQUEST_PREFIX))
+        and name not in hop_by_hop
+        and not _CONTROL.search(value)
+    ]
+    sent.append(("authorization", f"Bearer {key}"))
+    sent.append(("accept-encoding", "identity"))
+    sent.append(("x-request-id", request_id))
+    return sent
+
+
+# ---- answers -----------------------------------------------------------------------------------------------------------
+
+
+def downstream(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The provider's headers that go to the client: those the allow-list names (wire.md H1, H3, I6, R5).
+
+    Content-Length is not among them: only who sends the body knows whether it is still right (wire.md H6).
+    """
+    named = [(name.lower(), value) for name, value in headers]
+    hop_by_hop = _named_by_connection(named)
+    return [
+        (_ANSWER_NAMES[name], value)
+        for name, value in named
+        if name in _ANSWER_NAMES and name not in hop_by_hop and not _CONTROL.search(value)
+    ]
+
+
+def error(failure: SentinelError) -> list[tuple[bytes, bytes]]:
+    """The headers of an error answer: its type, whether and when to retry, and its own (wire.md E1, R2, R3).
+
+    A 401 names the scheme it wants, as RFC 9110 §11.6.1 demands.
+    """
+    sent = [(b"content-type", b"application/json")]
+    if failure.status == 401:
+        sent.append((b"www-authenticate", b"Bearer"))
+    wait_s = failure.retry_after_s
+    if wait_s is not None:
+        wait_ms = max(1, math.ceil(wait_s * 1000))
+        sent.append((b"retry-after", b"%d" % max(1, math.ceil(wait_ms / 1000))))
+        sent.append((b"retry-after-ms", b"%d" % wait_ms))
+    if failure.retry is False or (wait_s is not None and wait_s > RETRY_AFTER_S_MAX):
+        sent.append((b"x-should-retry", b"false"))
+    sent.extend(failure.headers)
+    return sent
+
+
+def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
+    """What the caller has left, in both families of names (wire.md I0, I3, I4); `now_s` is the Unix time.
+
+    Requests are the tighter of the rate and the quota, tokens the tighter of input and output. What has no limit has no
+    header, and what never resets has no reset.
+    """
+    sent: list[tuple[bytes, bytes]] = []
+    requests = _tightest(hold.rate, hold.requests)
+    if requests is not None:
+        sent += _shown(requests, b"")
+        if requests.reset_ms is not None:
+            sent.append((b"x-ratelimit-reset", b"%d" % (now_s + math.ceil(max(requests.reset_ms, 0) / 1000))))
+        sent += _openai(requests, b"-requests")
+    tokens = _tightest(hold.tokens_input, hold.tokens_output)
+    if tokens is not None:
+        sent += _openai(tokens, b"-tokens")
+    return sent
+
+
+def go_duration(ms: int) -> str:
+    """`ms` as Go writes a duration: 0s, 120ms, 8.64s, 6m0s, 1h0m0.5s (wire.md I4); below zero is zero."""
+    if ms <= 0:
+        return "0s"
+    if ms < 1000:
+        return f"{ms}ms"
+    seconds, rest_ms = divmod(ms, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    fraction = f".{rest_ms:03d}".rstrip("0") if rest_ms else ""
+    if hours:
+        return f"{hours}h{minutes}m{seconds}{fraction}s"
+    return f"{minutes}m{seconds}{fraction}s" if minutes else f"{seconds}{fraction}s"
+
+
+def _tightest(*rules: Remaining) -> Remaining | None:
+    """The rule that leaves least, None where none limits; between equals the one that was named first."""
+    limiting = [rule for rule in rules if rule.limit is not None]
+    return min(limiting, key=lambda rule: rule.remaining or 0) if limiting else None
+
+
+def _shown(rule: Remaining, suffix: bytes) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"x-ratelimit-limit" + suffix, b"%d" % (rule.limit or 0)),
+        (b"x-ratelimit-remaining" + suffix, b"%d" % max(rule.remaining or 0, 0)),
+    ]
+
+
+def _openai(rule: Remaining, suffix: bytes) -> list[tuple[bytes, bytes]]:
+    sent = _shown(rule, suffix)
+    if rule.reset_ms is not None:
+        sent.append((b"x-ratelimit-reset" + suffix, go_duration(rule.reset_ms).encode("ascii")))
+    return sent
+
+
+def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """The names that Connection lists: they belong to that one hop (RFC 9110 §7.6.1)."""
+    lists = [value for name, value in headers if name == b"connection"]
+    return frozenset(name.strip().lower() for value in lists for name in value.split(b","))

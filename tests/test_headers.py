@@ -1,0 +1,394 @@
+"""protocol.headers: credentials, framing, what passes in either direction, limits and retry advice."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentinel.errors import (
+    INVALID_KEY_MESSAGE,
+    BadRequestError,
+    OverLimitError,
+    SentinelError,
+    UnauthorizedError,
+    UpstreamTimeoutError,
+)
+from sentinel.protocol import headers, wire
+from sentinel.records import Caller, Hold, Remaining
+
+KEY = "sk-upstream-canary"
+TENANT = b"Bearer tenant.canary.token"
+UNLIMITED = Remaining(None, None, None)
+NEVER_UP = """
+    authorization api-key x-api-key cookie host content-length expect accept-encoding openai-organization openai-project
+    forwarded x-forwarded-for x-forwarded-host x-real-ip x-sentinel-debug x-request-id connection keep-alive
+    proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade traceparent tracestate
+    x-portkey-custom-host range x-stainless origin x-canary
+"""
+NEVER_DOWN = """
+    alt-svc strict-transport-security cf-ray cf-cache-status server via x-envoy-upstream-service-time set-cookie
+    access-control-allow-origin x-ratelimit-limit-requests x-ratelimit-remaining-tokens openai-organization
+    openai-project content-length transfer-encoding connection keep-alive trailer upgrade proxy-authenticate location
+    x-upstream-request-id x-sentinel-cache www-authenticate date x-canary
+"""
+
+
+def hold(
+    *,
+    requests: Remaining = UNLIMITED,
+    tokens_input: Remaining = UNLIMITED,
+    tokens_output: Remaining = UNLIMITED,
+    rate: Remaining = UNLIMITED,
+) -> Hold:
+    """A hold of which only the limits matter."""
+    return Hold("r", Caller("u", "e"), "m", 1, 1, requests, tokens_input, tokens_output, rate)
+
+
+def sent_up(*given_headers: tuple[bytes, bytes]) -> dict[str, str]:
+    """What goes to the provider beside Sentinel's own three headers."""
+    sent = dict(headers.upstream(given_headers, request_id="req-1", key=KEY))
+    assert sent.pop("authorization") == f"Bearer {KEY}"
+    assert sent.pop("accept-encoding") == "identity"
+    assert sent.pop("x-request-id") == "req-1"
+    return sent
+
+
+class TestBearerToken:
+    """RFC 6750, wire.md H15, reliability.md G3."""
+
+    @pytest.mark.parametrize("value", [b"Bearer a.b.c", b"bearer a.b.c", b"BEARER a.b.c", b"bEaReR a.b.c", b"Bearer   a.b.c"])
+    def test_scheme_in_any_case(self, value: bytes) -> None:
+        """RFC 9110 §11.1: the scheme's case is free, and any number of blanks follows it."""
+        assert headers.bearer_token([(b"host", b"h"), (b"authorization", value)]) == "a.b.c"
+
+    def test_longest(self) -> None:
+        """G3: 8 KiB is the bound, and is itself allowed."""
+        assert headers.bearer_token([(b"authorization", b"Bearer " + b"x" * 8192)]) == "x" * 8192
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            [],
+            [b""],
+            [b"Bearer"],
+            [b"Bearer "],
+            [b"Bearer\ta"],
+            [b"Basic a"],
+            [b"Bearera"],
+            [b" Bearer a"],
+            [b"a.b.c"],
+            [b"Bearer a b"],
+            [b"Bearer a, Bearer b"],
+            [b"Bearer a\n"],
+            [b"Bearer a\x00b"],
+            [b"Bearer \xc3\xa9"],
+            [b"Bearer a\x7f"],
+            [b"Bearer " + b"x" * 8193],
+            [b"Bearer " + b"x" * 2**20],
+            [b"Bearer a", b"Bearer a"],
+            [b"Bearer a", b"Bearer b"],
+            [b"Bearer a", b""],
+        ],
+        ids=lambda values: repr(values)[:40],
+    )
+    def test_everything_else_is_refused_alike(self, values: list[bytes]) -> None:
+        """G3, H15, A17: each wrong credential gets the same 401, byte for byte."""
+        with pytest.raises(UnauthorizedError) as caught:
+            headers.bearer_token([(b"authorization", value) for value in values])
+        expected = {"message": INVALID_KEY_MESSAGE, "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
+        assert json.loads(wire.error_body(caught.value)) == {"error": expected}
+        assert (b"www-authenticate", b"Bearer") in headers.error(caught.value)
+
+    @given(st.lists(st.tuples(st.sampled_from([b"authorization", b"x-api-key"]), st.binary(max_size=50)), max_size=3))
+    def test_any_bytes(self, given_headers: list[tuple[bytes, bytes]]) -> None:
+        """G3: a token is visible ASCII, whatever is sent."""
+        try:
+            token = headers.bearer_token(given_headers)
+        except UnauthorizedError:
+            return
+        assert re.fullmatch(r"[!-~]+", token)
+
+
+class TestFraming:
+    """wire.md H15, reliability.md A2, A3."""
+
+    @pytest.mark.parametrize(
+        "rest",
+        [[], [(b"content-length", b"12")], [(b"transfer-encoding", b"chunked")], [(b"content-length", b"0"), (b"te", b"x")]],
+    )
+    def test_plain_framing_passes(self, rest: list[tuple[bytes, bytes]]) -> None:
+        """H15: one Host, and at most one kind of framing."""
+        headers.check_framing([(b"host", b"example.test"), *rest])
+
+    @pytest.mark.parametrize(
+        "given_headers",
+        [
+            [],
+            [(b"host", b"")],
+            [(b"host", b"  ")],
+            [(b"host", b"a"), (b"host", b"a")],
+            [(b"host", b"a"), (b"host", b"b")],
+            [(b"host", b"a"), (b"transfer-encoding", b"gzip, chunked")],
+            [(b"host", b"a"), (b"transfer-encoding", b"identity")],
+            [(b"host", b"a"), (b"transfer-encoding", b"xchunked")],
+            [(b"host", b"a"), (b"transfer-encoding", b"chunked, chunked")],
+            [(b"host", b"a"), (b"transfer-encoding", b"")],
+            [(b"host", b"a"), (b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"chunked")],
+            [(b"host", b"a"), (b"content-length", b"1"), (b"content-length", b"1")],
+            [(b"host", b"a"), (b"content-length", b"1"), (b"transfer-encoding", b"chunked")],
+            [(b"host", b"a"), (b"content-length", b"+3")],
+            [(b"host", b"a"), (b"content-length", b"-1")],
+            [(b"host", b"a"), (b"content-length", b"1,1")],
+            [(b"host", b"a"), (b"content-length", "٣".encode())],
+            [(b"host", b"a"), (b"content-length", b"")],
+        ],
+        ids=repr,
+    )
+    def test_doubtful_framing_is_refused(self, given_headers: list[tuple[bytes, bytes]]) -> None:
+        """H15, A2, A3: what two servers could read differently is a 400."""
+        with pytest.raises(BadRequestError):
+            headers.check_framing(given_headers)
+
+
+class TestUpstream:
+    """wire.md H1, H2, H5, reliability.md A11, G5."""
+
+    def test_allow_list(self) -> None:
+        """H2: what the provider may see passes unchanged."""
+        allowed = {
+            "content-type": "application/json; charset=utf-8",
+            "accept": "text/event-stream",
+            "user-agent": "OpenAI/Python 3.52.0",
+            "openai-beta": "assistants=v2",
+            "idempotency-key": "k",
+            "x-client-request-id": "c",
+            "x-stainless-retry-count": "1",
+            "x-stainless-async": "async:asyncio",
+            "http-referer": "https://app.test",
+            "x-title": "App \xe9",
+        }
+        given_headers = [(name.encode(), value.encode("latin-1")) for name, value in allowed.items()]
+        assert sent_up(*given_headers) == allowed
+
+    @pytest.mark.parametrize("name", NEVER_UP.split())
+    def test_default_is_deny(self, name: str) -> None:
+        """H1, H2, G4, G5: credentials, hop-by-hop headers and unknown names stay here."""
+        sent = headers.upstream([(name.encode(), b"canary"), (b"authorization", TENANT)], request_id="req-1", key=KEY)
+        assert "canary" not in str([pair for pair in sent if pair != ("authorization", f"Bearer {KEY}")])
+        assert sorted(key for key, _ in sent) == ["accept-encoding", "authorization", "x-request-id"]
+
+    def test_connection_names_are_dropped(self) -> None:
+        """H1: every name Connection lists is of this hop only, in any case, over several lines."""
+        assert sent_up(
+            (b"connection", b"keep-alive, OpenAI-Beta"),
+            (b"openai-beta", b"x"),
+            (b"connection", b"x-stainless-lang ,"),
+            (b"x-stainless-lang", b"python"),
+            (b"accept", b"*/*"),
+        ) == {"accept": "*/*"}
+
+    def test_connection_cannot_remove_our_own(self) -> None:
+        """A11: Connection: authorization leaves Sentinel's own headers alone."""
+        assert sent_up((b"connection", b"authorization, x-request-id, accept-encoding")) == {}
+
+    @given(st.binary(max_size=30))
+    def test_no_value_can_end_its_line(self, value: bytes) -> None:
+        """G10: a value with CR, LF, NUL or another control character is dropped, any other passes unchanged."""
+        sent = sent_up((b"user-agent", value))
+        assert sent == ({} if re.search(rb"[\x00-\x08\n-\x1f\x7f]", value) else {"user-agent": value.decode("latin-1")})
+
+    @given(st.lists(st.tuples(st.from_regex(rb"[a-z-]{1,20}", fullmatch=True), st.just(b"canary")), max_size=20))
+    def test_any_names(self, given_headers: list[tuple[bytes, bytes]]) -> None:
+        """H2: no name outside the list ever passes."""
+        allowed = {
+            "content-type",
+            "accept",
+            "user-agent",
+            "openai-beta",
+            "idempotency-key",
+            "x-client-request-id",
+            "http-referer",
+            "x-title",
+        }
+        assert all(name in allowed or name.startswith("x-stainless-") for name in sent_up(*given_headers))
+
+
+class TestDownstream:
+    """wire.md H1, H3, I1, I6, I7, R5."""
+
+    def test_allow_list(self) -> None:
+        """H3, R5, I7: what a client may see passes, in lower case; the provider's id gets a name of its own (I1)."""
+        allowed = (
+            b"Content-Type Content-Disposition Content-Encoding OpenAI-Processing-Ms openai-version openai-model Retry-After "
+            b"retry-after-ms x-should-retry Cache-Control"
+        ).split()
+        got = headers.downstream([(name, b"v") for name in [*allowed, b"X-Request-ID"]])
+        assert got == [(name.lower(), b"v") for name in allowed] + [(b"x-upstream-request-id", b"v")]
+
+    @pytest.mark.parametrize("name", NEVER_DOWN.split())
+    @pytest.mark.parametrize("upper", [False, True])
+    def test_default_is_deny(self, name: str, upper: bool) -> None:
+        """H3, H6, I6: what names the provider's account, edge or framing stays here, in any case."""
+        assert headers.downstream([((name.upper() if upper else name).encode(), b"canary")]) == []
+
+    def test_connection_names_are_dropped(self) -> None:
+        """H1: the same rule in this direction."""
+        given_headers = [(b"Connection", b"close, OpenAI-Model"), (b"openai-model", b"m"), (b"content-type", b"a/b")]
+        assert headers.downstream(given_headers) == [(b"content-type", b"a/b")]
+
+    @pytest.mark.parametrize("value", [b"a\r\nset-cookie: x", b"a\nb", b"a\rb", b"a\x00"])
+    def test_no_value_can_end_its_line(self, value: bytes) -> None:
+        """G10: response splitting through the provider's headers is impossible."""
+        assert headers.downstream([(b"x-request-id", value), (b"content-type", value)]) == []
+
+
+class TestClientRequestId:
+    """wire.md I2."""
+
+    @pytest.mark.parametrize(
+        ("given_headers", "expected"),
+        [
+            ([], ""),
+            ([(b"x-request-id", b"abc-1")], "abc-1"),
+            ([(b"x-request-id", b"b"), (b"x-client-request-id", b"a")], "a"),
+            ([(b"x-client-request-id", b"bad\n"), (b"x-request-id", b"good")], "good"),
+            ([(b"x-request-id", b"x" * 128)], "x" * 128),
+            ([(b"x-request-id", b"x" * 129)], ""),
+            ([(b"x-request-id", b"")], ""),
+            ([(b"x-request-id", b" ")], ""),
+            ([(b"x-request-id", b"a b")], "a b"),
+            ([(b"x-request-id", b"a\r\nb: c")], ""),
+            ([(b"x-request-id", b"a\x1b[31m")], ""),
+            ([(b"x-request-id", "é".encode())], ""),
+        ],
+    )
+    def test_only_fit_ids(self, given_headers: list[tuple[bytes, bytes]], expected: str) -> None:
+        """I2: printable ASCII of at most 128 characters, else none."""
+        assert headers.client_request_id(given_headers) == expected
+
+
+def parsed_ms(text: str) -> float:
+    """A Go duration in ms, as a client reads it."""
+    units = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+    assert re.fullmatch(r"(\d+h)?(\d+m)?(\d+(\.\d{1,3})?s)?|\d+ms", text)
+    return sum(float(figure) * units[unit] for figure, unit in re.findall(r"([\d.]+)(ms|h|m|s)", text))
+
+
+class TestGoDuration:
+    """wire.md I4."""
+
+    @pytest.mark.parametrize(
+        ("ms", "expected"),
+        [
+            (-5, "0s"), (0, "0s"), (1, "1ms"), (12, "12ms"), (600, "600ms"), (999, "999ms"), (1000, "1s"), (8640, "8.64s"),
+            (1001, "1.001s"), (59_999, "59.999s"), (60_000, "1m0s"), (60_500, "1m0.5s"), (360_000, "6m0s"),
+            (3_600_000, "1h0m0s"), (90_061_001, "25h1m1.001s"),
+        ],
+    )  # fmt: skip
+    def test_grammar(self, ms: int, expected: str) -> None:
+        """I4: the values OpenAI's guide and recordings show, and what lies between them."""
+        assert headers.go_duration(ms) == expected
+
+    @given(st.integers(0, 10**10))
+    def test_exact(self, ms: int) -> None:
+        """I4: reading what was written gives the same within 1 ms."""
+        assert abs(parsed_ms(headers.go_duration(ms)) - ms) < 1
+
+    @given(st.integers(0, 10**8), st.integers(0, 10**8))
+    def test_monotone(self, one: int, other: int) -> None:
+        """I4: a longer duration never reads as a shorter one."""
+        low, high = sorted((one, other))
+        assert parsed_ms(headers.go_duration(low)) <= parsed_ms(headers.go_duration(high))
+
+
+class TestLimits:
+    """wire.md I0, I3, I4, I6."""
+
+    def test_both_families(self) -> None:
+        """I0, I3: the tightest request rule in Unix seconds, and OpenAI's headers in durations."""
+        got = headers.limits(
+            hold(
+                rate=Remaining(100, 7, 1500),
+                requests=Remaining(1000, 999, 86_400_000),
+                tokens_input=Remaining(50_000, 40_000, 3_600_000),
+                tokens_output=Remaining(9000, 8000, 60_000),
+            ),
+            1_800_000_000,
+        )
+        assert dict(got) == {
+            b"x-ratelimit-limit": b"100",
+            b"x-ratelimit-remaining": b"7",
+            b"x-ratelimit-reset": b"1800000002",
+            b"x-ratelimit-limit-requests": b"100",
+            b"x-ratelimit-remaining-requests": b"7",
+            b"x-ratelimit-reset-requests": b"1.5s",
+            b"x-ratelimit-limit-tokens": b"9000",
+            b"x-ratelimit-remaining-tokens": b"8000",
+            b"x-ratelimit-reset-tokens": b"1m0s",
+        }
+        assert len(got) == len(dict(got))
+
+    def test_quota_tighter_than_rate(self) -> None:
+        """I0: the rule that leaves least is shown, whichever it is."""
+        got = dict(headers.limits(hold(rate=Remaining(100, 50, 1), requests=Remaining(10, 0, None)), 5))
+        assert (got[b"x-ratelimit-limit"], got[b"x-ratelimit-remaining"]) == (b"10", b"0")
+        assert b"x-ratelimit-reset" not in got
+        assert b"x-ratelimit-reset-requests" not in got
+
+    def test_unlimited_has_no_header(self) -> None:
+        """I5: what has no limit is not made up."""
+        assert headers.limits(hold(), 5) == []
+        assert {name for name, _ in headers.limits(hold(tokens_output=Remaining(5, 2, 0)), 5)} == {
+            b"x-ratelimit-limit-tokens",
+            b"x-ratelimit-remaining-tokens",
+            b"x-ratelimit-reset-tokens",
+        }
+
+    def test_never_negative(self) -> None:
+        """I3: an overdrawn limit leaves nothing, and a reset in the past is now."""
+        got = dict(headers.limits(hold(rate=Remaining(10, -3, -50)), 5))
+        assert (got[b"x-ratelimit-remaining"], got[b"x-ratelimit-reset"]) == (b"0", b"5")
+        assert got[b"x-ratelimit-reset-requests"] == b"0s"
+
+
+class TestError:
+    """wire.md E1, R2, R3."""
+
+    def test_plain(self) -> None:
+        """E1: JSON, and no advice where there is none."""
+        assert headers.error(BadRequestError("x")) == [(b"content-type", b"application/json")]
+
+    @pytest.mark.parametrize(
+        ("retry_after_s", "seconds", "milliseconds", "advised"),
+        [
+            (0, b"1", b"1", True),
+            (0.0001, b"1", b"1", True),
+            (0.5, b"1", b"500", True),
+            (1.001, b"2", b"1001", True),
+            (60, b"60", b"60000", True),
+            (60.5, b"61", b"60500", False),
+            (86_400, b"86400", b"86400000", False),
+        ],
+    )
+    def test_retry_after(self, retry_after_s: float, seconds: bytes, milliseconds: bytes, advised: bool) -> None:
+        """R3: whole seconds rounded up and milliseconds that agree, neither 0; above 60 s no retry is asked for."""
+        got = dict(headers.error(OverLimitError("x", retry_after_s=retry_after_s)))
+        assert (got[b"retry-after"], got[b"retry-after-ms"]) == (seconds, milliseconds)
+        assert got.get(b"x-should-retry") == (None if advised else b"false")
+
+    @given(st.floats(0, 10**7))
+    def test_retry_never_comes_early(self, retry_after_s: float) -> None:
+        """R3: neither header asks a client back before the limiter would let it in."""
+        got = dict(headers.error(OverLimitError("x", retry_after_s=retry_after_s)))
+        assert int(got[b"retry-after"]) * 1000 >= int(got[b"retry-after-ms"]) >= max(1, retry_after_s * 1000)
+
+    def test_no_retry(self) -> None:
+        """R2, R4: where a retry cannot help, or might be billed twice, the client is told so."""
+        for failure in (OverLimitError("x", retry=False), UpstreamTimeoutError("x")):
+            assert (b"x-should-retry", b"false") in headers.error(failure)
+
+    def test_own_headers_go_along(self) -> None:
+        """E4: an error's own headers, like Allow, follow the others."""
+        assert headers.error(SentinelError("x", headers=((b"allow", b"GET"),)))[-1] == (b"allow", b"GET")
