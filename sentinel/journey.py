@@ -70,7 +70,7 @@ class Journey:
             outcome = _unanswered(error)
             raise
         finally:
-            task = asyncio.create_task(self._settle(hold, call, outcome, begun_s))
+            task = asyncio.create_task(self._settle(hold, call, outcome, begun_s, headers.client_request_id(exchange.headers)))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 
@@ -83,7 +83,7 @@ class Journey:
         while self._settling:
             await asyncio.wait(self._settling)
 
-    async def _settle(self, hold: Hold, call: Call, outcome: Outcome, begun_s: float) -> None:
+    async def _settle(self, hold: Hold, call: Call, outcome: Outcome, begun_s: float, client_request_id: str) -> None:
         bill, settled = await self._settlement.settle(hold, call, outcome)
         if settled is not None:
             self._reporting.report(settled.partition, settled)
@@ -93,6 +93,7 @@ class Journey:
         _log.info(
             "request",
             request_id=hold.request_id,
+            client_request_id=client_request_id,
             upstream_request_id=outcome.upstream_request_id,
             external_id=hold.caller.external_id,
             route=call.route,

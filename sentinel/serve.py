@@ -35,9 +35,9 @@ class _Server(MPServer):
     def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
         for worker in self.wrks:
             pid = worker.inner.pid
-            if pid is not None and worker.is_alive():
+            if pid is not None and worker.is_alive():  # type: ignore[no-untyped-call]
                 os.kill(pid, signal.SIGUSR1)
-        super().signal_handler_interrupt(*args, **kwargs)
+        super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 class PortInUseError(Exception):

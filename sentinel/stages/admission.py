@@ -33,8 +33,9 @@ _NAMES: Final = {"requests": "ai_requests", "input": "ai_input_tokens", "output"
 
 
 class _KeptLimits(msgspec.Struct):
-    """What lies at `limits:{externalId}`: Zion's own answer, and what had been acknowledged before it was asked."""
+    """What lies at `limits:{externalId}`: Zion's own answer, and what the ledger knew before Zion was asked."""
 
+    asked_at_ms: int
     acked: tuple[int, int, int]
     limits: msgspec.Raw
 
@@ -73,14 +74,14 @@ class Admission:
         """
         input_tokens = await self._estimate(call)
         output_tokens, output_min = self._output(call)
-        verdict = await self._ledger.admit(caller, request_id, input_tokens, output_tokens, output_min)
+        verdict = await self._ledger.admit(caller, request_id, input_tokens, output_tokens, output_min, call.model)
         if verdict.code == "snapshot":
-            self._start(caller.external_id, partial(self._learn, caller.external_id, verdict.acked))
+            self._start(caller.external_id, partial(self._learn, caller.external_id, verdict))
             # Shielded: the first asker may leave while others wait for the same limits.
             await asyncio.shield(self._learning[caller.external_id])
-            verdict = await self._ledger.admit(caller, request_id, input_tokens, output_tokens, output_min)
+            verdict = await self._ledger.admit(caller, request_id, input_tokens, output_tokens, output_min, call.model)
         elif verdict.refresh and len(self._learning) < _REFRESHES_MAX:
-            self._start(caller.external_id, partial(self._refresh, caller.external_id, verdict.acked))
+            self._start(caller.external_id, partial(self._refresh, caller.external_id, verdict))
         hold = Hold(
             request_id=request_id,
             caller=caller,
@@ -134,40 +135,39 @@ class Admission:
             # Read here so that a failure whose askers have left is not reported as unread.
             task.exception()
 
-    async def _learn(self, external_id: str, acked: tuple[int, int, int]) -> None:
+    async def _learn(self, external_id: str, before: limits.Verdict) -> None:
         """Install the limits of a caller the ledger does not know, from Redis where another worker just asked."""
         kept = await self._ledger.limits(external_id)
         if kept is not None:
             try:
-                answer = _read_kept(kept)
-                await self._install(external_id, bytes(answer.limits), answer.acked)
+                await self._install(external_id, _read_kept(kept))
                 return
             except ValueError:
                 _log.warning("limits in redis cannot be read", external_id=external_id)
-        await self._ask(external_id, acked)
+        await self._ask(external_id, before)
 
-    async def _refresh(self, external_id: str, acked: tuple[int, int, int]) -> None:
+    async def _refresh(self, external_id: str, before: limits.Verdict) -> None:
         """Install newer limits in the background; the old ones stay where Zion or Redis is away."""
         try:
-            await self._ask(external_id, acked)
+            await self._ask(external_id, before)
         except (ZionUnavailableError, ForbiddenError, LedgerUnavailableError) as error:
             _log.warning("limits not refreshed", external_id=external_id, error=error.message)
 
-    async def _ask(self, external_id: str, acked: tuple[int, int, int]) -> None:
-        answer = await self._zion.limits(external_id)
+    async def _ask(self, external_id: str, before: limits.Verdict) -> None:
+        answer = _KeptLimits(before.clock_ms, before.acked, msgspec.Raw(await self._zion.limits(external_id)))
         try:
-            await self._install(external_id, answer, acked)
+            await self._install(external_id, answer)
         except ValueError as error:
             _log.error("limits of zion cannot be read", external_id=external_id, error=str(error))
             raise ZionUnavailableError("The limits of this account cannot be read.", retry_after_s=2) from error
-        await self._ledger.keep_limits(external_id, _write_kept(_KeptLimits(acked, msgspec.Raw(answer))), self._limits_ttl_s)
+        await self._ledger.keep_limits(external_id, _write_kept(answer), self._limits_ttl_s)
 
-    async def _install(self, external_id: str, answer: bytes, acked: tuple[int, int, int]) -> None:
-        snapshot = limits.read_snapshot(answer)
+    async def _install(self, external_id: str, answer: _KeptLimits) -> None:
+        snapshot = limits.read_snapshot(bytes(answer.limits))
         if snapshot.missing and self._missing_limit == "deny":
             names = ", ".join(metric.value for metric in snapshot.missing)
             raise ForbiddenError(f"This account has no limit for {names}.", code="limit_missing")
-        await self._ledger.install(external_id, snapshot, acked)
+        await self._ledger.install(external_id, snapshot, answer.acked, answer.asked_at_ms)
 
     def _refusal(self, verdict: limits.Verdict, hold: Hold) -> OverLimitError:
         """429 with the limit named. Waiting for a window helps; for a quota no client should retry (wire.md R2)."""

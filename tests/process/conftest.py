@@ -1,0 +1,34 @@
+"""One running stack for the process tests: real Granian with 2 workers, real Redis, both simulators over HTTP."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from sentinel.devstack.stack import Stack
+from tests.support.running import User, make_user
+
+# No window by default: a test that is about it makes a stack of its own.
+SETTINGS = {"SENTINEL_RATE_LIMIT_REQUESTS": "0", "SENTINEL_REPORT_RETRY_SECONDS": "0.5", "SENTINEL_DRAIN_SECONDS": "5"}
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """The stack all process tests share; what they need of it they make themselves (users, faults)."""
+    async with Stack(tmp_path_factory.mktemp("stack"), settings=SETTINGS) as running:
+        yield running
+        assert running.child("sentinel").running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def user(stack: Stack) -> User:
+    """A user with a million of everything."""
+    return await make_user(stack)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """A plain HTTP client, for what the SDK would not send."""
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        yield session

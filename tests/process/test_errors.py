@@ -1,0 +1,305 @@
+"""Bad input and bad luck: every failure has OpenAI's shape, its own status, and the SDK's own exception."""
+
+import json
+
+import aiohttp
+import openai
+import pytest
+
+from sentinel.devstack.stack import Stack
+from tests.support.running import HELLO, User, booked, make_user, reconciled, sdk
+
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
+
+CHAT = "/v1/chat/completions"
+
+
+async def ask(
+    http: aiohttp.ClientSession, stack: Stack, token: str | None, body: object, *, path: str = CHAT, method: str = "POST"
+) -> tuple[int, dict[str, object], aiohttp.ClientResponse]:
+    """(status, error object, response) of one raw request; `body` is JSON unless it is bytes."""
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token is not None else {})
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with http.request(method, stack.url + path, data=content, headers=headers) as response:
+        answer = json.loads(await response.read())
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"]
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+    return response.status, answer["error"], response
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (400, openai.BadRequestError),
+        (404, openai.NotFoundError),
+        (409, openai.ConflictError),
+        (422, openai.UnprocessableEntityError),
+        (429, openai.RateLimitError),
+        (500, openai.InternalServerError),
+        (503, openai.InternalServerError),
+        (401, openai.InternalServerError),
+        (403, openai.InternalServerError),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_providers_errors_raise_the_sdks(
+    stack: Stack, user: User, status: int, expected: type[openai.APIStatusError], *, stream: bool
+) -> None:
+    """wire.md E2, E5, E6: 4xx pass; the provider's 401 and 403 are Sentinel's fault, so 502; nothing is billed."""
+    async with sdk(stack, user.token) as client:
+        with pytest.raises(expected) as caught:
+            await client.chat.completions.create(
+                model="gpt-4o", messages=HELLO, user=user.email, stream=stream, extra_body={"simulate": {"status": status}}
+            )
+    assert caught.value.status_code == {401: 502, 403: 502, 500: 502}.get(status, status)
+    assert caught.value.request_id is not None
+    assert caught.value.request_id.startswith("req_")
+    assert stack.provider_key[:8] not in str(caught.value.body)
+    assert user.email not in await booked(stack)
+
+
+@pytest.mark.parametrize("status", [500, 503])
+async def test_a_passing_failure_of_the_provider_is_tried_again(stack: Stack, user: User, status: int) -> None:
+    """Design §5: one 500 or 503 is not the client's to see, and costs nothing."""
+    async with sdk(stack, user.token) as client:
+        answer = await client.chat.completions.create(
+            model="gpt-4o", messages=HELLO, user=user.email, extra_body={"simulate": {"status": status, "times": 1}}
+        )
+    assert answer.choices[0].message.content
+    given, taken = await reconciled(stack, [user])
+    assert given == taken
+    assert taken[user.email][0] == 1
+
+
+@pytest.mark.parametrize(
+    "token",
+    [None, "", "sk-something", "a.b.c", "e30.e30.e30", "x" * 9000, "Zm9v.eyJleHAiOjF9.YmFy"],
+    ids=["none", "empty", "other", "garbled", "unknown", "huge", "expired"],
+)
+async def test_no_usable_token_is_401(stack: Stack, http: aiohttp.ClientSession, token: str | None) -> None:
+    """No, other, garbled or expired tokens: 401 before anything else is looked at."""
+    status, error, _ = await ask(http, stack, token, b"not json")
+    assert (status, error["type"]) == (401, "invalid_request_error")
+
+
+async def test_the_wrong_scheme_is_401(stack: Stack, http: aiohttp.ClientSession, user: User) -> None:
+    """Only Bearer is a way to authenticate; the SDK raises AuthenticationError."""
+    headers = {"authorization": f"Basic {user.token}"}
+    async with http.get(f"{stack.base_url}/models", headers=headers) as response:
+        assert response.status == 401
+    async with sdk(stack, "nonsense") as client:
+        with pytest.raises(openai.AuthenticationError):
+            await client.models.list()
+
+
+async def test_a_user_who_is_not_permitted_is_403(stack: Stack) -> None:
+    """Zion's 403 and a profile without an external id are 403, each with its code."""
+    for options, code in (({"permitted": False}, "forbidden"), ({"external": False}, "no_external_id")):
+        refused = await make_user(stack, **options)
+        async with sdk(stack, refused.token) as client:
+            with pytest.raises(openai.PermissionDeniedError) as caught:
+                await client.models.list()
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b"\xff\xfe",
+        b'\xef\xbb\xbf{"model":"gpt-4o","messages":[{"role":"user","content":"x"}]}',
+        b'{"model":"gpt-4o","messages":[{"role":"user","content":"\\ud83d"}]}',
+        b'{"model":"gpt-4o","messages":[{"role":"user","content":"\xff"}]}',
+        b'{"model":"gpt-4o","messages":[{"role":"user","content":"x"}],"n":1e400}',
+        b'{"model":"gpt-4o","messages":[{"role":"user","content":"x"}],"n":NaN}',
+        b'{"model":"gpt-4o","model":"gpt-4","messages":[{"role":"user","content":"x"}]}',
+    ],
+    ids=range(14),
+)
+async def test_what_is_not_json_is_400(stack: Stack, user: User, http: aiohttp.ClientSession, body: bytes) -> None:
+    """wire.md H10, H12: every kind of broken body is a 400, and the worker lives."""
+    status, error, _ = await ask(http, stack, user.token, body)
+    assert (status, error["type"]) == (400, "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"model": None}, "model"),
+        ({"model": 4}, "model"),
+        ({"model": ""}, "model"),
+        ({"messages": None}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": ["hi"]}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream": 1}, "stream"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"n": 0}, "n"),
+    ],
+)
+async def test_a_wrong_parameter_is_named(
+    stack: Stack, user: User, http: aiohttp.ClientSession, change: dict[str, object], param: str
+) -> None:
+    """A missing or wrong-typed parameter is a 400 that names it."""
+    body = {"model": "gpt-4o", "messages": HELLO} | change
+    status, error, _ = await ask(http, stack, user.token, {name: value for name, value in body.items() if value is not None})
+    assert status == 400
+    assert str(error["param"]).startswith(param)
+
+
+async def test_a_body_over_the_bound_is_413(stack: Stack, user: User, http: aiohttp.ClientSession) -> None:
+    """wire.md H13: by declared length, and by counted bytes when the body is chunked."""
+    headers = {"authorization": f"Bearer {user.token}"}
+    piece = b"x" * 2**20
+
+    async def pieces():
+        for _ in range(33):
+            yield piece
+
+    declared = {**headers, "content-length": str(2**25 + 1)}
+    reader, writer = await _raw(stack, "POST", CHAT, declared)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413")
+    writer.close()
+    try:
+        async with http.post(stack.url + CHAT, data=pieces(), headers=headers) as response:
+            assert response.status == 413
+            assert (await response.json())["error"]["code"] == "request_too_large"
+    except aiohttp.ClientConnectionError:
+        # The server may close while the client still sends; the answer is then lost to this client (wire.md H18).
+        assert stack.child("sentinel").running
+
+
+async def _raw(stack: Stack, method: str, path: str, headers: dict[str, str]):
+    """A raw connection with one request head sent."""
+    import asyncio
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
+    lines = [f"{method} {path} HTTP/1.1", "host: sentinel", *(f"{name}: {value}" for name, value in headers.items())]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    await writer.drain()
+    return reader, writer
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/foo", "/v1/chat/completions/", "/v1/models/../x", "//v1/models", "/metrics/x"]
+)
+async def test_an_unknown_path_is_404(stack: Stack, user: User, http: aiohttp.ClientSession, path: str) -> None:
+    """wire.md E4, H17: no aliases, no redirects."""
+    reader, writer = await _raw(stack, "GET", path, {"authorization": f"Bearer {user.token}", "connection": "close"})
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 404"), answer
+    error = json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]
+    assert error["message"] == f"Invalid URL (GET {path})"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", CHAT, "POST"),
+        ("DELETE", "/v1/models", "GET"),
+        ("POST", "/v1/models/gpt-4o", "GET"),
+        ("POST", "/health/live", "GET"),
+    ],
+)
+async def test_a_wrong_method_is_405(
+    stack: Stack, user: User, http: aiohttp.ClientSession, method: str, path: str, allowed: str
+) -> None:
+    """wire.md E4: 405 with Allow."""
+    status, error, response = await ask(http, stack, user.token, b"", path=path, method=method)
+    assert (status, response.headers["allow"]) == (405, allowed)
+    assert str(error["message"]).startswith(f"Not allowed to {method} on {path}")
+
+
+@pytest.mark.parametrize(
+    ("limits", "name"),
+    [
+        ({"requests": {"limit": 5, "used": 5}}, "ai_requests"),
+        ({"input": {"limit": 1000, "used": 999}}, "ai_input_tokens"),
+        ({"output": {"limit": 1000, "used": 1000}}, "ai_output_tokens"),
+    ],
+)
+async def test_a_used_up_limit_is_429_and_named(stack: Stack, limits: dict[str, object], name: str) -> None:
+    """wire.md R2: the limit is named, and no client should try again."""
+    spent = await make_user(stack, **limits)
+    async with sdk(stack, spent.token, retries=2) as client:
+        with pytest.raises(openai.RateLimitError) as caught:
+            await client.chat.completions.create(model="gpt-4o", messages=HELLO)
+    assert name in str(caught.value)
+    assert caught.value.code == "insufficient_quota"
+    headers = caught.value.response.headers
+    assert headers["x-should-retry"] == "false"
+    assert int(headers["retry-after"]) >= 1
+    assert "x-ratelimit-limit-requests" in headers
+    assert caught.value.response.request.headers["x-stainless-retry-count"] == "0"
+
+
+async def test_a_declared_cap_over_what_remains_is_429(stack: Stack) -> None:
+    """A declared output cap is held whole; a call without one takes what is left."""
+    poor = await make_user(stack, output=100)
+    async with sdk(stack, poor.token) as client:
+        with pytest.raises(openai.RateLimitError):
+            await client.chat.completions.create(model="gpt-4o", messages=HELLO, max_tokens=101)
+        with pytest.raises(openai.RateLimitError):
+            await client.chat.completions.create(model="gpt-4o", messages=HELLO, max_completion_tokens=51, n=2)
+        answer = await client.chat.completions.create(model="gpt-4o", messages=HELLO, max_tokens=50)
+    assert answer.choices[0].message.content
+
+
+async def test_a_stream_the_provider_cuts_raises(stack: Stack, user: User) -> None:
+    """wire.md F1, F2: a truncated stream is an error in the stream, and what was produced is billed."""
+    async with sdk(stack, user.token) as client:
+        stream = await client.chat.completions.create(
+            model="gpt-4o", messages=HELLO, user=user.email, stream=True, extra_body={"simulate": {"cut_after_events": 5}}
+        )
+        with pytest.raises(openai.APIError) as caught:
+            async for _ in stream:
+                pass
+    assert caught.value.type == "server_error"
+    given, taken = await reconciled(stack, [user])
+    assert given == taken
+    assert taken[user.email][2] > 0
+
+
+async def test_a_plain_answer_the_provider_cuts_is_not_whole(stack: Stack, user: User) -> None:
+    """wire.md F3, A13: a body that breaks off never looks complete."""
+    async with sdk(stack, user.token) as client:
+        with pytest.raises(openai.APIConnectionError):
+            await client.chat.completions.create(
+                model="gpt-4o", messages=HELLO, user=user.email, extra_body={"simulate": {"cut_after_events": 1}}
+            )
+
+
+async def test_a_stream_that_begins_with_an_error_passes(stack: Stack, user: User) -> None:
+    """wire.md F4: passed on as it is; the request is billed, no tokens."""
+    async with sdk(stack, user.token) as client:
+        stream = await client.chat.completions.create(
+            model="gpt-4o", messages=HELLO, user=user.email, stream=True, extra_body={"simulate": {"error_first_event": True}}
+        )
+        with pytest.raises(openai.APIError):
+            async for _ in stream:
+                pass
+    given, taken = await reconciled(stack, [user])
+    assert given == taken == {user.email: (1, 0, 0)}
+
+
+async def test_a_stream_without_usage_is_estimated(stack: Stack, user: User) -> None:
+    """wire.md U11: no usage is not zero usage."""
+    async with sdk(stack, user.token) as client:
+        stream = await client.chat.completions.create(
+            model="gpt-4o", messages=HELLO, user=user.email, stream=True, extra_body={"simulate": {"no_usage": True}}
+        )
+        async for _ in stream:
+            pass
+    given, taken = await reconciled(stack, [user])
+    assert given == taken
+    assert taken[user.email][2] > 0

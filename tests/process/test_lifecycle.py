@@ -1,0 +1,284 @@
+"""Starting, stopping, and what goes on while Redis or Zion is away: a stack of its own, since its parts are killed."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import openai
+import pytest
+import pytest_asyncio
+
+from sentinel import __version__
+from sentinel.devstack.stack import Stack
+from tests.support.running import HELLO, make_user, reconciled, sdk
+
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def own(tmp_path: Path) -> AsyncIterator[Stack]:
+    """A stack whose parts a test may kill, with a window of 3 requests in 2 seconds off unless it asks."""
+    settings = {
+        "SENTINEL_RATE_LIMIT_REQUESTS": "0",
+        "SENTINEL_REPORT_RETRY_SECONDS": "0.2",
+        "SENTINEL_DRAIN_SECONDS": "1",
+        "SENTINEL_REDIS_TIMEOUT_SECONDS": "0.5",
+        "ZION_TIMEOUT_SECONDS": "1",
+    }
+    async with Stack(tmp_path, settings=settings) as running:
+        yield running
+
+
+async def state(stack: Stack) -> tuple[int, dict[str, str]]:
+    """The readiness answer."""
+    async with aiohttp.ClientSession() as http, http.get(f"{stack.url}/health/ready") as response:
+        return response.status, (await response.json())["checks"]
+
+
+async def test_sigterm_lets_streams_end_and_loses_no_usage(own: Stack) -> None:
+    """A stream that ends within the drain ends well; one that does not is told so, in the stream; both are billed."""
+    quick, slow = await make_user(own), await make_user(own)
+
+    async def stream(token: str, email: str, simulate: dict[str, object]) -> str:
+        async with sdk(own, token) as client:
+            text = ""
+            async for chunk in await client.chat.completions.create(
+                model="gpt-4o", messages=HELLO, user=email, stream=True, extra_body={"simulate": simulate}
+            ):
+                text += chunk.choices[0].delta.content or ""
+                seen.set()
+            return text
+
+    seen = asyncio.Event()
+    ends = asyncio.create_task(stream(quick.token, quick.email, {"stall_after_events": 4, "stall_s": 0.5}))
+    await asyncio.wait_for(seen.wait(), 10)
+    seen.clear()
+    stalls = asyncio.create_task(stream(slow.token, slow.email, {"stall_after_events": 4}))
+    await asyncio.wait_for(seen.wait(), 10)
+    await own.stop("sentinel")
+    assert await ends
+    with pytest.raises(openai.APIError) as caught:
+        await stalls
+    assert caught.value.code == "draining"
+    assert own.child("sentinel").returncode == 0
+    given, taken = await reconciled(own, [quick, slow])
+    assert given == taken
+    assert set(taken) == {quick.email, slow.email}
+
+
+async def test_usage_waits_while_zion_is_away(own: Stack) -> None:
+    """A warm caller is served on stale limits while Zion is away, an unknown one gets 503; usage is reported afterwards."""
+    warm, cold = await make_user(own), await make_user(own)
+    async with sdk(own, warm.token) as client, sdk(own, cold.token) as stranger:
+        await client.chat.completions.create(model="gpt-4o", messages=HELLO, user=warm.email)
+        await own.control("zion", "faults", {"status": 500})
+        await client.chat.completions.create(model="gpt-4o", messages=HELLO, user=warm.email)
+        with pytest.raises(openai.InternalServerError) as caught:
+            await stranger.chat.completions.create(model="gpt-4o", messages=HELLO, user=cold.email)
+        assert (caught.value.status_code, caught.value.code) == (503, "governance_unavailable")
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+        await own.control("zion", "reset", {"faults": True})
+        await stranger.chat.completions.create(model="gpt-4o", messages=HELLO, user=cold.email)
+    given, taken = await reconciled(own, [warm, cold])
+    assert given == taken
+    assert taken[warm.email][0] == 2
+
+
+async def test_a_reply_of_zion_that_is_lost_counts_nothing_twice(own: Stack) -> None:
+    """Zion applied a report and dropped the connection: the same report goes again under the same key."""
+    user = await make_user(own)
+    await own.control("zion", "faults", {"apply_then_drop": True, "call": "batch", "times": 1})
+    async with sdk(own, user.token) as client:
+        await client.chat.completions.create(model="gpt-4o", messages=HELLO, user=user.email)
+    for _ in range(200):
+        if (await own.control("zion", "ledger"))["replayed"]:
+            break
+        await asyncio.sleep(0.05)
+    assert (await own.control("zion", "ledger"))["replayed"] == 1
+    given, taken = await reconciled(own, [user])
+    assert given == taken
+
+
+async def test_redis_away_is_503_and_passes(own: Stack) -> None:
+    """Nothing can be held: 503 at once, readiness off; when Redis is back, so is everything, and a waiting bill is written."""
+    user = await make_user(own)
+    async with sdk(own, user.token) as client:
+        stream = await client.chat.completions.create(
+            model="gpt-4o",
+            messages=HELLO,
+            user=user.email,
+            stream=True,
+            extra_body={"simulate": {"stall_after_events": 4, "stall_s": 1}},
+        )
+        await own.stop("redis")
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(model="gpt-4o", messages=HELLO, user=user.email)
+        assert (caught.value.status_code, caught.value.code) == (503, "ledger_unavailable")
+        assert (await state(own))[0] == 503
+        async for _ in stream:
+            pass
+        await own.start("redis")
+        for _ in range(100):
+            if (await state(own))[0] == 200:
+                break
+            await asyncio.sleep(0.05)
+        await client.chat.completions.create(model="gpt-4o", messages=HELLO, user=user.email)
+    given, taken = await reconciled(own, [user])
+    assert given == taken
+    assert taken[user.email][0] == 2
+
+
+async def test_a_wrong_key_for_zion_is_loud(own: Stack) -> None:
+    """zion.md: 401 on an external endpoint is a fault of the configuration: readiness says so."""
+    user = await make_user(own)
+    await own.control("zion", "faults", {"status": 401, "call": "limits"})
+    async with sdk(own, user.token) as client:
+        with pytest.raises(openai.InternalServerError):
+            await client.models.list()
+    answers = [await state(own) for _ in range(20)]
+    assert (503, "refuses the key of this deployment") in {(status, checks["zion"]) for status, checks in answers}
+
+
+async def test_a_dead_worker_is_replaced(own: Stack) -> None:
+    """kill -9 of one worker: the other serves on, and a new one comes."""
+    parent = own.child("sentinel").pid
+    before = _children(parent)
+    assert len(before) == 2
+    os.kill(before[0], signal.SIGKILL)
+    user = await make_user(own)
+    async with asyncio.timeout(20):
+        while len(set(_children(parent)) - {before[0]}) < 2:
+            await asyncio.sleep(0.1)
+    async with sdk(own, user.token, retries=2) as client:
+        for _ in range(4):
+            await client.models.list()
+
+
+def _children(pid: int) -> list[int]:
+    """The worker processes of a supervisor."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(stat[1]) == pid and stat[0] != "Z":
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+async def test_the_window_is_kept_over_all_workers(tmp_path: Path) -> None:
+    """Never more than the window's requests, over 2 workers; the refusal says when to come back, and then it is let in."""
+    settings = {"SENTINEL_RATE_LIMIT_REQUESTS": "5", "SENTINEL_RATE_LIMIT_WINDOW_SECONDS": "2"}
+    async with Stack(tmp_path, settings=settings) as running:
+        user = await make_user(running)
+
+        async def one() -> str:
+            async with sdk(running, user.token) as client:
+                try:
+                    await client.models.list()
+                except openai.RateLimitError as error:
+                    headers = error.response.headers
+                    assert error.code == "rate_limit_exceeded"
+                    assert headers["x-ratelimit-limit"] == "5"
+                    assert headers["x-ratelimit-remaining"] == "0"
+                    assert 1 <= int(headers["retry-after-ms"]) <= 2400
+                    return "refused"
+                return "served"
+
+        ends = await asyncio.gather(*(one() for _ in range(30)))
+        assert ends.count("served") == 5
+        async with sdk(running, user.token, retries=2) as client:
+            await client.models.list()
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """`sentinel …` with nothing in its environment but what is given."""
+    return subprocess.run(
+        [sys.executable, "-m", "sentinel", *arguments],
+        capture_output=True,
+        text=True,
+        env={
+            "PATH": os.environ["PATH"],
+            **{name: text for name, text in os.environ.items() if name.startswith("COV")},
+            **environ,
+        },
+        timeout=30,
+        check=False,
+        cwd="/",
+    )
+
+
+COMPLETE = {"ZION_API_URL": "http://127.0.0.1:9", "ZION_API_KEY": "zk-canary", "OPENAI_API_KEY": "sk-canary"}
+
+
+def test_the_version_is_told() -> None:
+    """`sentinel --version`."""
+    assert run("--version").stdout == f"sentinel {__version__}\n"
+
+
+def test_settings_are_shown_without_secrets() -> None:
+    """`sentinel config` shows what is in effect."""
+    done = run("config", **COMPLETE, SENTINEL_PORT="9999")
+    assert done.returncode == 0
+    rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if len(line.split()) > 1)
+    assert rows["SENTINEL_PORT"] == "9999"
+    assert "canary" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "config"])
+def test_wrong_settings_are_all_named(command: str) -> None:
+    """Exit 2, and one line for each problem, by variable name."""
+    done = run(command, SENTINEL_PORT="x", SENTINEL_WORKERS="0")
+    assert done.returncode == 2
+    named = {line.removeprefix("sentinel: ").split()[0] for line in done.stderr.splitlines()}
+    assert named == {"SENTINEL_PORT", "SENTINEL_WORKERS", "ZION_API_URL", "ZION_API_KEY", "VERCEL_AI_GATEWAY_API_KEY"}
+
+
+async def test_a_port_in_use_is_one_sentence(stack: Stack) -> None:
+    """`sentinel serve` on a port somebody serves: exit 1, no share of it taken."""
+    done = await asyncio.to_thread(run, "serve", **COMPLETE, SENTINEL_HOST="127.0.0.1", SENTINEL_PORT=str(stack.port))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "SENTINEL_PORT" in done.stderr
+
+
+async def test_metrics_merge_the_workers(stack: Stack) -> None:
+    """/metrics is one page for all workers: figures only grow, whichever worker answers."""
+    user = await make_user(stack)
+    async with sdk(stack, user.token) as client:
+        for _ in range(10):
+            await client.models.list()
+    counts = []
+    async with aiohttp.ClientSession() as http:
+        for _ in range(6):
+            async with http.get(f"{stack.url}/metrics", headers={"connection": "close"}) as response:
+                page = await response.text()
+            (line,) = (
+                line for line in page.splitlines() if line.startswith('sentinel_requests_total{route="models",status="200"}')
+            )
+            counts.append(float(line.split()[-1]))
+    assert counts[0] >= 10
+    assert counts == sorted(counts)
+
+
+async def test_logs_are_json_lines_without_secrets(stack: Stack) -> None:
+    """One line a request, machine-readable, with the id the client saw and nothing secret."""
+    user = await make_user(stack)
+    async with sdk(stack, user.token) as client:
+        raw = await client.models.with_raw_response.list()
+    for _ in range(100):
+        lines = [json.loads(line) for line in stack.child("sentinel").output().splitlines() if '"event":"request"' in line]
+        found = [line for line in lines if line.get("request_id") == raw.headers["x-request-id"]]
+        if found:
+            break
+        await asyncio.sleep(0.02)
+    assert (found[0]["route"], found[0]["status"], found[0]["ending"]) == ("models", 200, "success")
+    assert user.token not in str(lines)
