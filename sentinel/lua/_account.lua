@@ -1,11 +1,11 @@
--- Part: the account of one caller, hash q:{sPP}:<external id>. For each metric (i input tokens, o output tokens, r requests):
---   l limit (-1 unlimited)  b base: what Zion counts beyond what is acknowledged  s settled here  a of that acknowledged by Zion
---   h held  p, e start and end of the period in Unix ms (e = 0: never ends)  k name of the period  c since when s counts
+-- Part: the account of one caller, hash q:{sPP}:<external id>. Fields i (input tokens), o (output tokens), r (requests) hold JSON
+--   [l limit (-1 unlimited), b base: what Zion counts beyond what is acknowledged, s settled here, a of that acknowledged by Zion,
+--    h held, p and e start and end of the period in Unix ms (e = 0: never ends), c since when s counts, k name of the period]
 -- and for the whole: fetched (when Zion was asked), refresh (until when somebody refreshes), rolled (when a period last ended
 -- here), clock (the last time seen: never run backwards after a failover). At every instant b + s + h is what is used.
+-- Three arrays, because thirty fields cost Lua three times as long to read.
 local METRICS = {'i', 'o', 'r'}
-local NUMBERS = {'l', 'b', 's', 'a', 'h', 'p', 'e', 'c'}
-local WHOLE = {'fetched', 'refresh', 'rolled', 'clock'}
+local ARRAY = '[%d,%d,%d,%d,%d,%d,%d,%d,"%s"]'
 local ACCOUNT_LIFE_MS = 172800000
 
 local function month_start(day)  -- day: days since 1970-01-01; the civil calendar by eras of 400 years
@@ -40,54 +40,35 @@ end
 
 -- The account, with its clock not before the last one seen and every period that is over begun anew.
 local function open_account(key, now)
-  local names = {}
-  for _, metric in ipairs(METRICS) do
-    for _, field in ipairs(NUMBERS) do names[#names + 1] = metric .. field end
-    names[#names + 1] = metric .. 'k'
-  end
-  for _, field in ipairs(WHOLE) do names[#names + 1] = field end
-  local values = redis.call('HMGET', key, unpack(names))
-  local account, at = {key = key, changes = {}}, 1
-  for _, metric in ipairs(METRICS) do
-    local sums = {}
-    for _, field in ipairs(NUMBERS) do sums[field] = tonumber(values[at]) or 0; at = at + 1 end
-    sums.k = values[at] or ''; at = at + 1
-    account[metric] = sums
-  end
-  for _, field in ipairs(WHOLE) do account[field] = tonumber(values[at]) or 0; at = at + 1 end
-  local new = account.clock == 0
-  account.now = math.max(now, account.clock)
-  account.put = function(metric, field, value)
-    account[metric][field] = value
-    account.changes[metric .. field] = field == 'k' and value or whole(value)
-  end
-  account.note = function(field, value)
-    account[field] = value
-    account.changes[field] = whole(value)
-  end
-  for _, metric in ipairs(METRICS) do
-    local sums = account[metric]
-    if new then
-      account.put(metric, 'l', -1)
-      account.put(metric, 'c', midnight(account.now))
-    elseif sums.e > 0 and account.now >= sums.e then
-      local start, stop = following(sums.k, sums.p, sums.e, account.now)
-      for field, value in pairs({p = start, e = stop, c = start, b = 0, s = 0, a = 0}) do account.put(metric, field, value) end
-      account.note('rolled', account.now)
+  local values = redis.call('HMGET', key, 'i', 'o', 'r', 'fetched', 'refresh', 'rolled', 'clock')
+  local account = {
+    key = key, new = not values[7], fetched = tonumber(values[4]) or 0, refresh = tonumber(values[5]) or 0,
+    rolled = tonumber(values[6]) or 0, now = math.max(now, tonumber(values[7]) or 0),
+  }
+  for at, metric in ipairs(METRICS) do
+    if account.new then
+      account[metric] = {l = -1, b = 0, s = 0, a = 0, h = 0, p = 0, e = 0, c = midnight(account.now), k = ''}
+    else
+      local v = cjson.decode(values[at])
+      local sums = {l = v[1], b = v[2], s = v[3], a = v[4], h = v[5], p = v[6], e = v[7], c = v[8], k = v[9]}
+      if sums.e > 0 and account.now >= sums.e then
+        sums.p, sums.e = following(sums.k, sums.p, sums.e, account.now)
+        sums.b, sums.s, sums.a, sums.c = 0, 0, 0, sums.p
+        account.rolled = account.now
+      end
+      account[metric] = sums
     end
   end
   return account
 end
 
+local function packed(sums)
+  return string.format(ARRAY, sums.l, sums.b, sums.s, sums.a, sums.h, sums.p, sums.e, sums.c, sums.k)
+end
+
 local function save_account(account)
-  if next(account.changes) == nil then return end
-  account.note('clock', account.now)
-  local pairs_flat = {}
-  for field, value in pairs(account.changes) do
-    pairs_flat[#pairs_flat + 1] = field
-    pairs_flat[#pairs_flat + 1] = value
-  end
-  redis.call('HSET', account.key, unpack(pairs_flat))
+  redis.call('HSET', account.key, 'i', packed(account.i), 'o', packed(account.o), 'r', packed(account.r), 'clock', whole(account.now),
+    'fetched', whole(account.fetched), 'refresh', whole(account.refresh), 'rolled', whole(account.rolled))
   redis.call('PEXPIRE', account.key, ACCOUNT_LIFE_MS)
 end
 

@@ -7,4 +7,4 @@ local function read_clock(given)
 end
 local function midnight(at_ms) return math.floor(at_ms / DAY_MS) * DAY_MS end
 -- Doubles hold whole numbers to 2^53, but tostring writes them as 1e+15.
-local function whole(number) return string.format('%.0f', number) end
+local function whole(number) return string.format('%d', number) end

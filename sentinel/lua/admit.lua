@@ -8,7 +8,7 @@
 --         code 1 admitted (why ok|dup)  0 denied (rate|requests|input|output)  2 limits must be fetched first (unknown|stale)
 --         3 the request is settled already
 -- clock   Redis TIME, never before the last of the account. A duplicate gets the earlier grant; a refusal consumes nothing.
--- cost    O(1): one hash of 31 fields, one of at most 11, four writes.
+-- cost    O(1): one hash of 7 fields, one of at most 11, four writes.
 -- include: _clock
 -- include: _account
 local REFRESH_MS = 10000
@@ -55,14 +55,14 @@ if redis.call('EXISTS', KEYS[5]) == 1 then return reply(3, 'settled', 0) end
 local earlier = redis.call('HGET', KEYS[3], request_id)
 if earlier then return reply(1, 'dup', cjson.decode(earlier)[5]) end
 if account.fetched == 0 then refresh = 1; return reply(2, 'unknown', 0) end
-if now - account.fetched > tonumber(ARGV[14]) then refresh = 1; save_account(account); return reply(2, 'stale', 0) end
+if now - account.fetched > tonumber(ARGV[14]) then refresh = 1; return reply(2, 'stale', 0) end
 if (now - account.fetched > tonumber(ARGV[13]) or account.fetched < account.rolled) and account.refresh <= now then
   refresh = 1
-  account.note('refresh', now + REFRESH_MS)
+  account.refresh = now + REFRESH_MS
 end
 
 local function refuse(why)
-  save_account(account)
+  if refresh == 1 then save_account(account) end  -- the clock need not be kept: nothing was consumed
   return reply(0, why, 0)
 end
 if rate >= 0 and rate_left < 1 then return refuse('rate') end
@@ -72,9 +72,9 @@ local granted = output
 if account.o.l >= 0 and remaining(account.o) < output then granted = remaining(account.o) end
 if granted < math.min(output, output_min) then return refuse('output') end
 
-account.put('i', 'h', account.i.h + input)
-account.put('o', 'h', account.o.h + granted)
-account.put('r', 'h', account.r.h + 1)
+account.i.h = account.i.h + input
+account.o.h = account.o.h + granted
+account.r.h = account.r.h + 1
 save_account(account)
 redis.call('HSET', KEYS[3], request_id, cjson.encode({ARGV[3], ARGV[4], ARGV[5], input, granted}))
 redis.call('ZADD', KEYS[4], whole(now + tonumber(ARGV[9])), request_id)

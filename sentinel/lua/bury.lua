@@ -3,16 +3,17 @@
 -- KEYS    1 b sealed batches  2 s their next attempt  3 x dead letters  4.. q accounts of the callers      (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 batch id  3 JSON {position from 0: reason}  4.. the external ids of KEYS[4..], in that order
 -- returns {1 acknowledged and buried | 0 was before}
--- clock   Redis TIME, for the letter's date only
+-- clock   Redis TIME, never before the last of an account
 -- cost    O(items)
 -- x: field "<batch id>:<position>", value JSON [reason, Unix ms, item as in take]
 -- include: _clock
+-- include: _account
 -- include: _acknowledge
-local accounts, refused = {}, cjson.decode(ARGV[3])
-for at = 4, #ARGV do accounts[ARGV[at]] = KEYS[at] end
-local items = acknowledge(ARGV[2], refused, accounts)
-if not items then return {0} end
+local keys, refused = {}, cjson.decode(ARGV[3])
+for at = 4, #ARGV do keys[ARGV[at]] = KEYS[at] end
 local now = read_clock(tonumber(ARGV[1]))
+local items = acknowledge(ARGV[2], refused, keys, now)
+if not items then return {0} end
 for position, reason in pairs(refused) do
   local item = items[tonumber(position) + 1]
   if item then redis.call('HSET', KEYS[3], ARGV[2] .. ':' .. position, cjson.encode({reason, now, item})) end

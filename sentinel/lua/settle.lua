@@ -36,7 +36,7 @@ end
 
 local function charge(change, since)
   for _, metric in ipairs(METRICS) do
-    if since >= account[metric].c then account.put(metric, 's', account[metric].s + change[metric]) end
+    if since >= account[metric].c then account[metric].s = account[metric].s + change[metric] end
   end
 end
 
@@ -66,9 +66,9 @@ end
 local hold = redis.call('HGET', KEYS[2], request_id)
 if hold then
   local held = cjson.decode(hold)
-  account.put('i', 'h', math.max(0, account.i.h - held[4]))
-  account.put('o', 'h', math.max(0, account.o.h - held[5]))
-  account.put('r', 'h', math.max(0, account.r.h - 1))
+  account.i.h = math.max(0, account.i.h - held[4])
+  account.o.h = math.max(0, account.o.h - held[5])
+  account.r.h = math.max(0, account.r.h - 1)
   redis.call('HDEL', KEYS[2], request_id, request_id .. ':output')
   redis.call('ZREM', KEYS[3], request_id)
 elseif kind == 'truth' or kind == 'expired' then

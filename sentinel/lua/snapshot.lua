@@ -12,10 +12,7 @@ local account = open_account(KEYS[1], read_clock(tonumber(ARGV[1])))
 local now = account.now
 local fetched = tonumber(ARGV[2])
 if fetched == 0 or fetched > now then fetched = now end
-if fetched < account.fetched then
-  save_account(account)
-  return {0, now}
-end
+if fetched < account.fetched then return {0, now} end
 local at = 3
 for _, metric in ipairs(METRICS) do
   local sums = account[metric]
@@ -26,18 +23,14 @@ for _, metric in ipairs(METRICS) do
   if stop > 0 and now >= stop then
     -- Zion spoke of a period that is over: its figure says nothing about this one.
     start, stop = following(name, start, stop, now)
-    if sums.p ~= start or account.fetched == 0 then account.put(metric, 'b', 0) end
+    if sums.p ~= start or account.fetched == 0 then sums.b = 0 end
   else
     -- Acknowledged in an earlier period than this: not part of what Zion counts now.
     if fetched < sums.c then acked = 0 end
-    account.put(metric, 'b', used - math.min(acked, sums.a))
+    sums.b = used - math.min(acked, sums.a)
   end
-  account.put(metric, 'l', limit)
-  account.put(metric, 'p', start)
-  account.put(metric, 'e', stop)
-  account.put(metric, 'k', name)
+  sums.l, sums.p, sums.e, sums.k = limit, start, stop, name
 end
-account.note('fetched', fetched)
-account.note('refresh', 0)
+account.fetched, account.refresh = fetched, 0
 save_account(account)
 return {1, now}

@@ -13,8 +13,8 @@ import msgspec
 
 from sentinel.records import Metric, Remaining
 
-# Lua's numbers are doubles: whole numbers are exact up to here, and a limit above it is no limit anybody reaches.
-NUMBER_MAX: Final = 2**53 - 1
+# The scripts write numbers as JSON with 14 digits at most; a limit above that is no limit anybody reaches.
+NUMBER_MAX: Final = 10**14 - 1
 
 _NAMES: Final = {metric.value: metric for metric in Metric}
 _UNIFIED: Final = {"aiInputTokens": Metric.INPUT, "aiOutputTokens": Metric.OUTPUT, "aiRequests": Metric.REQUESTS}
@@ -149,6 +149,7 @@ def _limit(figures: Mapping[str, Any], entry: Mapping[str, Any]) -> MetricLimit:
         used = 0 if limit is None or left is None else limit - left
     period = figures.get("resetPeriod") or entry.get("resetPeriod")
     period = period.strip().upper() if isinstance(period, str) else ""
+    period = period if period.isascii() and period.isalpha() else ""
     if period == "NEVER":
         return MetricLimit(limit, max(used, 0), 0, 0, period)
     start_ms = _unix_ms(figures.get("periodStart") or entry.get("periodStart"))

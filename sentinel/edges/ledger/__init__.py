@@ -195,7 +195,7 @@ class Ledger:
         callers = _callers(batch)
         at = batch.partition
         keys = [_key("b", at), _key("s", at), *(_key("q", at, caller) for caller in callers)]
-        return bool((await self._pipeline.script("done", keys, (batch.id, *callers)))[0])
+        return bool((await self._pipeline.script("done", keys, (self._now_ms(), batch.id, *callers)))[0])
 
     async def bury(self, batch: Batch, reasons: Mapping[int, str]) -> bool:
         """Zion has it except for the items at these positions, refused for good: bury.lua. False where that was known."""
