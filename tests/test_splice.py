@@ -1,6 +1,7 @@
 """protocol.splice through protocol.wire: which bytes of a request may change, and which repeats are refused."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -169,6 +170,27 @@ class TestDuplicates:
             for name in ("é", "\\u0061", "x" * 50):
                 body = f'{{"{name}":1,{padding}"model":"a","messages":[{{}}],"model":"b"}}'.encode()
                 assert refused(body).param == "model"
+
+    @pytest.mark.parametrize(
+        "rest",
+        [
+            b',"":1' * 2_000_000,
+            b',"stream":true,"stream_options":null' + b',"":1' * 2_000_000,
+            b"," + b",".join(b'"%d":1' % name for name in range(1024)),
+            b"," + b" " * 20_000 + b'"a":1',
+        ],
+        ids=["repeats", "repeats to splice", "members", "blanks"],
+    )
+    def test_walks_are_bounded(self, rest: bytes) -> None:
+        """H13: millions of small members are refused before they are walked one by one."""
+        begun = time.perf_counter()
+        assert refused(b'{"model":"m","messages":[{}]' + rest + b"}").code == "invalid_body"
+        assert time.perf_counter() - begun < 3
+
+    def test_indented_members_are_fine(self) -> None:
+        """H13: the bound leaves room for any layout a person would write."""
+        body = CHAT | {f"x{number}": {"y": [number]} for number in range(200)}
+        assert read(json.dumps(body, indent=16).encode()).model == "gpt-4o"
 
     def test_same_names_below_are_allowed(self) -> None:
         """H10: only the top level is read, so members of the same name below it are no repeats."""

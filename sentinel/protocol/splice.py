@@ -15,6 +15,9 @@ from msgspec.json import Decoder
 
 from sentinel.errors import BadRequestError
 
+MEMBERS_MAX: Final = 1024
+SPARE_BYTES_MAX: Final = 16 * 1024  # room for indented members and escaped names, or for some 3000 repeats
+
 STREAM_OPTIONS: Final = "stream_options"
 _INCLUDE_USAGE: Final = "include_usage"
 _MEMBER: Final = b'"include_usage":true'
@@ -51,13 +54,17 @@ def check_once(text: bytes, found: Mapping[str, Raw], names: Iterable[str]) -> N
     """Raise BadRequestError if the object `text` holds one of `names` twice, in whatever spelling (wire.md H10).
 
     `found` is what `members` gave. A text that is exactly as long as the shortest spelling of `found` has no room for a repeat.
-    That settles it for what every SDK sends, so that only hand-made bodies pay for a second walk.
+    That settles it for what every SDK sends; only hand-made bodies pay for a second walk, whose length is bounded: too many
+    members, or too much beside them, are refused as well.
     """
     if len(text) <= _COPIED_BYTES_MAX:
         values_bytes = len(b"".join(found.values()))
     else:
         values_bytes = sum([len(memoryview(value)) for value in found.values()])
-    if len(text) == 1 + 4 * len(found) + len("".join(found)) + values_bytes:
+    spare_bytes = len(text) - (1 + 4 * len(found) + len("".join(found)) + values_bytes)
+    if len(found) > MEMBERS_MAX or spare_bytes > SPARE_BYTES_MAX:
+        raise BadRequestError("The body has too many parameters, repeats of them, or blanks between them.", code="invalid_body")
+    if not spare_bytes:
         return
     pairs = _pairs.decode(text)
     if len(pairs) == len(found):
