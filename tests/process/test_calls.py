@@ -83,14 +83,19 @@ async def test_completions_arrive(stack: Stack, user: User, *, stream: bool) -> 
     assert taken[user.email][1] > 0
 
 
-def test_the_synchronous_sdk_is_served(stack: Stack, user: User) -> None:
+async def test_the_synchronous_sdk_is_served(stack: Stack, user: User) -> None:
     """The SDK without asyncio gets plain answers, streams and models."""
-    with OpenAI(base_url=stack.base_url, api_key=user.token, max_retries=0) as client:
-        plain = client.chat.completions.create(model="gpt-4o", messages=HELLO)
-        with client.chat.completions.create(model="gpt-4o", messages=HELLO, stream=True) as stream:
-            text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
-        assert text == plain.choices[0].message.content
-        assert any(model.id == "gpt-4o" for model in client.models.list())
+
+    def call() -> tuple[str | None, str, list[str]]:
+        with OpenAI(base_url=stack.base_url, api_key=user.token, max_retries=0) as client:
+            plain = client.chat.completions.create(model="gpt-4o", messages=HELLO)
+            with client.chat.completions.create(model="gpt-4o", messages=HELLO, stream=True) as stream:
+                text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+            return plain.choices[0].message.content, text, [model.id for model in client.models.list()]
+
+    plain, streamed, models = await asyncio.to_thread(call)
+    assert plain == streamed
+    assert "gpt-4o" in models
 
 
 async def test_models_are_listed_and_shown(stack: Stack, user: User) -> None:

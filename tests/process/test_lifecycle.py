@@ -219,12 +219,12 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 COMPLETE = {"ZION_API_URL": "http://127.0.0.1:9", "ZION_API_KEY": "zk-canary", "OPENAI_API_KEY": "sk-canary"}
 
 
-def test_the_version_is_told() -> None:
+async def test_the_version_is_told() -> None:
     """`sentinel --version`."""
     assert run("--version").stdout == f"sentinel {__version__}\n"
 
 
-def test_settings_are_shown_without_secrets() -> None:
+async def test_settings_are_shown_without_secrets() -> None:
     """`sentinel config` shows what is in effect."""
     done = run("config", **COMPLETE, SENTINEL_PORT="9999")
     assert done.returncode == 0
@@ -234,7 +234,7 @@ def test_settings_are_shown_without_secrets() -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "config"])
-def test_wrong_settings_are_all_named(command: str) -> None:
+async def test_wrong_settings_are_all_named(command: str) -> None:
     """Exit 2, and one line for each problem, by variable name."""
     done = run(command, SENTINEL_PORT="x", SENTINEL_WORKERS="0")
     assert done.returncode == 2

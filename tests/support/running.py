@@ -61,7 +61,9 @@ async def served(stack: Stack, users: Mapping[str, str]) -> Sums:
     """What the provider has served, per e-mail; `users` says whose a body's `user` is."""
     sums: dict[str, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
     for row in (await stack.control("provider", "served"))["rows"]:
-        if row["status"] == 200 and row["user"] in users:
+        # No status yet, but a counted prompt: the client left while the provider was at work on it.
+        at_work = row["status"] == 0 and row["client_gone"] and row["input_tokens"]
+        if row["user"] in users and (row["status"] == 200 or at_work):
             requests, given, produced = sums[users[row["user"]]]
             sums[users[row["user"]]] = (requests + 1, given + row["input_tokens"], produced + row["output_tokens"])
     return dict(sums)
