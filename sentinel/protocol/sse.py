@@ -89,6 +89,7 @@ class Splitter:
 
     def rest(self) -> bytes:
         """The held tail, given up: at the end of the stream."""
+        self._skipping = False
         return self._take(len(self._tail))
 
 
