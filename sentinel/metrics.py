@@ -38,6 +38,7 @@ ESTIMATE_RATIO: Final = Histogram(
     "sentinel_estimate_ratio", "Estimated input tokens divided by the provider's own count.", buckets=_RATIOS
 )
 UPSTREAM: Final = Counter("sentinel_upstream_answers_total", "Answers of the provider, by status class.", ["answer"])
+STREAM_OVERFLOWS: Final = Counter("sentinel_stream_overflows_total", "Events too long to be read, passed on unread.")
 UPSTREAM_RETRIES: Final = Counter("sentinel_upstream_retries_total", "Requests sent to the provider again.", ["reason"])
 LEDGER_SECONDS: Final = Histogram("sentinel_ledger_seconds", "Round trips to Redis.", ["script"], buckets=_SECONDS)
 LEDGER_ERRORS: Final = Counter("sentinel_ledger_errors_total", "Failed calls to Redis.", ["script"])

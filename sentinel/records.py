@@ -102,7 +102,7 @@ class Outcome(Struct, frozen=True):
     """What happened upstream, and what is known of its cost.
 
     `started` says that the provider may have begun to work (the request was sent). `usage` is the provider's own figure;
-    where it is None, `produced` holds the texts that were produced so far (one per choice and field, wire.md L1) and
+    `produced` holds the texts that came after it, all of them where it is None (one per choice and field, wire.md L1), and
     `produced_bytes_uncounted` the bytes past the cap that were not kept (counted as bytes / 4, wire.md L4).
     """
 

@@ -8,6 +8,7 @@ the client can tell. The relay follows the content type of the answer, not the r
 import asyncio
 from typing import Final
 
+from sentinel import metrics
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Reply
 from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
@@ -20,6 +21,9 @@ _log: Final = Log("relay")
 
 # The client has its whole answer by then; only the connection to the provider is at stake (wire.md D5).
 _TAIL_S: Final = 1.0
+
+# About 1 000 events, and 10 ms of reading where an answer had no usage: more than that is read off the loop.
+_INLINE_BYTES_MAX: Final = 262_144
 
 _ENDINGS: Final[tuple[tuple[type[Exception], Ending], ...]] = (
     (ClientGoneError, Ending.CLIENT_CLOSED),
@@ -52,7 +56,7 @@ class Relay:
                 await self._tell(exchange, meter, failure)
         finally:
             reply.close()
-        return _outcome(reply, exchange, meter, failure)
+        return await _outcome(reply, exchange, meter, failure)
 
     async def _pump(self, reply: Reply, exchange: Exchange, meter: StreamMeter | BodyMeter) -> None:
         """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6)."""
@@ -85,7 +89,7 @@ def _truncation(meter: StreamMeter | BodyMeter) -> UpstreamError | None:
     return UpstreamError("The provider ended its stream before the answer was complete.", code="upstream_truncated")
 
 
-def _outcome(reply: Reply, exchange: Exchange, meter: StreamMeter | BodyMeter, failure: Exception | None) -> Outcome:
+async def _outcome(reply: Reply, exchange: Exchange, meter: StreamMeter | BodyMeter, failure: Exception | None) -> Outcome:
     ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
     if meter.terminated:
         # Everything the client needs was relayed; SDKs close on purpose after [DONE] (wire.md D5).
@@ -94,7 +98,10 @@ def _outcome(reply: Reply, exchange: Exchange, meter: StreamMeter | BodyMeter, f
         ending = Ending.REFUSED
     elif meter.failed:
         ending = Ending.UPSTREAM_ERROR
-    produced, uncounted = meter.produced() if meter.usage is None else ([], 0)
+    if isinstance(meter, StreamMeter) and meter.overflowed:
+        metrics.STREAM_OVERFLOWS.inc(meter.overflowed)
+    long = exchange.bytes_down > _INLINE_BYTES_MAX
+    produced, uncounted = await asyncio.to_thread(meter.produced) if long else meter.produced()
     return Outcome(
         ending=ending,
         status=reply.status,

@@ -61,12 +61,16 @@ class Settlement:
     async def _bill(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
         if not outcome.started:
             return Bill(0, 0, 0)
-        if outcome.usage is not None:
-            return Bill(1, outcome.usage.input_tokens, outcome.usage.output_tokens)
+        usage = outcome.usage
+        if usage is not None and (outcome.ending is Ending.SUCCESS or not outcome.produced):
+            return Bill(1, usage.input_tokens, usage.output_tokens)
         if call.prompt is None or outcome.ending is Ending.UPSTREAM_ERROR:
             return Bill(1, 0, 0)
         output_tokens = await self._count(outcome, call.model)
         reason = "no_usage" if outcome.ending is Ending.SUCCESS else outcome.ending.value
+        if usage is not None:
+            # A provider that reports as it goes, and broke off after its last report.
+            return Bill(1, usage.input_tokens, usage.output_tokens + output_tokens, reason)
         return Bill(1, hold.input_tokens, output_tokens, reason)
 
     async def _count(self, outcome: Outcome, model: str) -> int:

@@ -1,0 +1,72 @@
+"""The documents that follow from the code: `python -m tests.support.documents` writes them, tests/rules compares them.
+
+docs/settings.md and `.env.example` follow from sentinel/settings.py. Metrics are described by hand, so only their names,
+types, labels and help are compared.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from sentinel.settings import Settings, Variable, variables
+
+ROOT = Path(__file__).parents[2]
+
+_SETTINGS_HEAD = """# Settings
+
+Read once at start from the environment, and from `.env` in the working directory for what the environment does not set. Wrong or
+missing settings are all named at once, and the command exits with 2. `sentinel config` prints what is in effect, with secrets
+hidden. A secret may come from a file: `NAME_FILE` names it.
+
+| variable | default | unit | allowed | |
+| --- | --- | --- | --- | --- |
+"""
+
+_ENV_HEAD = """# Settings of Sentinel; copy to .env. Everything is described in docs/settings.md.
+# Required: Zion, and the key of one provider.
+"""
+
+_COMPUTED = {"provider": "openai or vercel, by key", "workers": "one a core"}
+_EXAMPLES = {"zion_api_url": "https://zion.example.com", "zion_api_key": "change-me", "openai_api_key": "change-me"}
+
+
+def default(field: str) -> str:
+    """A field's default as it would be written, "" where there is none."""
+    if field in _COMPUTED:
+        return ""
+    value = next(one.default for one in msgspec.structs.fields(Settings) if one.name == field)
+    return "" if value is msgspec.NODEFAULT else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def settings_page() -> str:
+    """docs/settings.md."""
+    rows = []
+    for field, variable in variables():
+        shown = _COMPUTED.get(field) or (f"`{default(field)}`" if default(field) else "required" if variable.required else "–")
+        name = f"`{variable.name}`" + (" (secret)" if variable.secret else "")
+        rows.append(f"| {name} | {shown} | {variable.unit or '–'} | {_allowed(variable)} | {variable.help} |")
+    return _SETTINGS_HEAD + "\n".join(rows) + "\n"
+
+
+def env_example() -> str:
+    """`.env.example`: what is required stands uncommented, everything else with its default."""
+    parts = [_ENV_HEAD]
+    for field, variable in variables():
+        line = f"{variable.name}={_EXAMPLES.get(field, default(field))}"
+        parts.append(f"# {variable.help}\n{'' if field in _EXAMPLES else '# '}{line}\n")
+    return "\n".join(parts)
+
+
+def _allowed(variable: Variable) -> str:
+    if variable.choices:
+        return ", ".join(f"`{choice}`" for choice in variable.choices)
+    if variable.schemes:
+        return ", ".join(f"`{scheme}://`" for scheme in variable.schemes)
+    if variable.low is not None and variable.high is not None:
+        return f"{variable.low:,} to {variable.high:,}"
+    return f"{variable.low:,} or more" if variable.low is not None else "–"
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "settings.md").write_text(settings_page())
+    (ROOT / ".env.example").write_text(env_example())
