@@ -82,6 +82,15 @@ class Relay:
             _log.warning("client did not take the end of a failed stream", request_id=exchange.request_id)
 
 
+async def _produced(exchange: Exchange, meter: StreamMeter | BodyMeter, ending: Ending) -> tuple[list[str], int]:
+    """What no usage of the provider covers."""
+    if ending is Ending.SUCCESS and meter.usage is not None:
+        return [], 0
+    if exchange.bytes_down > _INLINE_BYTES_MAX:
+        return await asyncio.to_thread(meter.produced)
+    return meter.produced()
+
+
 def _truncation(meter: StreamMeter | BodyMeter) -> UpstreamError | None:
     """The failure of a stream that ended cleanly but incomplete: no [DONE], no finish_reason, no error (wire.md F2)."""
     if isinstance(meter, BodyMeter) or meter.terminated or meter.failed or meter.finished:
@@ -100,8 +109,7 @@ async def _outcome(reply: Reply, exchange: Exchange, meter: StreamMeter | BodyMe
         ending = Ending.UPSTREAM_ERROR
     if isinstance(meter, StreamMeter) and meter.overflowed:
         metrics.STREAM_OVERFLOWS.inc(meter.overflowed)
-    long = exchange.bytes_down > _INLINE_BYTES_MAX
-    produced, uncounted = await asyncio.to_thread(meter.produced) if long else meter.produced()
+    produced, uncounted = await _produced(exchange, meter, ending)
     return Outcome(
         ending=ending,
         status=reply.status,

@@ -1,7 +1,7 @@
 """The documents that follow from the code: `python -m tests.support.documents` writes them, tests/rules compares them.
 
-docs/settings.md and `.env.example` follow from sentinel/settings.py. Metrics are described by hand, so only their names,
-types, labels and help are compared.
+docs/settings.md and `.env.example` follow from sentinel/settings.py. Metrics are described by hand, so only their
+names, types, labels and help are compared.
 """
 
 from pathlib import Path
