@@ -218,13 +218,3 @@ def test_the_counts_are_tiktokens_own(tmp_path: Path) -> None:
     models = {"o200k_base": "gpt-4o", "cl100k_base": "gpt-4"}
     own = {name: [TOKENIZER.text(text, model) for text in texts] for name, model in models.items()}
     assert json.loads(done.stdout) == own
-
-
-def test_damaged_ranks_are_refused() -> None:
-    """wire.md K6: fail at start-up, not count wrong."""
-    content = vocab.ranks("o200k_base")
-    assert vocab.checked("o200k_base", content) == content
-    with pytest.raises(vocab.VocabError):
-        vocab.checked("o200k_base", content[:-1])
-    with pytest.raises(vocab.VocabError):
-        vocab.ranks("no_such_base")

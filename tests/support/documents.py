@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 _SETTINGS_HEAD = """# Settings
 
-Read once at start from the environment, and from `.env` in the working directory for what the environment does not set. Wrong or
-missing settings are all named at once, and the command exits with 2. `sentinel config` prints what is in effect, with secrets
-hidden. A secret may come from a file: `NAME_FILE` names it.
+Read once at start from the environment, and from `.env` in the working directory for what the environment does not set.
+Wrong or missing settings are all named at once, and the command exits with 2. `sentinel config` prints what is in effect,
+with secrets hidden. A secret may come from a file: `NAME_FILE` names it.
 
 | variable | default | unit | allowed | |
 | --- | --- | --- | --- | --- |
