@@ -34,5 +34,5 @@ def ranks(name: str, folder: Traversable | None = None) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise VocabError(f"{name}: the ranks cannot be read: {error}") from error
     if hashlib.sha256(unpacked).hexdigest() != SHA256[name]:
-        raise VocabError(f"{name}: the ranks are not the published ones (SHA-256 differs)")
+        raise VocabError(f"{name}: the ranks are not the published ones (their SHA-256 differs)")
     return unpacked
