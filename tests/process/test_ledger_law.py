@@ -1,12 +1,15 @@
 """The law of the ledger over real processes: nobody overspends, and what Zion booked is what the provider served."""
 
 import asyncio
+import hashlib
+import json
 import random
 from collections import Counter
 
 import openai
 import pytest
 from openai import AsyncOpenAI
+from redis.asyncio import Redis
 
 from sentinel.devstack.stack import Stack
 from tests.support.running import HELLO, User, booked, make_user, reconciled, sdk
@@ -166,3 +169,30 @@ async def test_nothing_stays_held(stack: Stack) -> None:
     # 100 requests less the one served and this one; the refused one was given back.
     assert raw.headers["x-ratelimit-remaining-requests"] == "98"
     assert user.email in await booked(stack)
+
+
+async def test_a_cold_caller_costs_zion_one_question_a_worker(stack: Stack) -> None:
+    """Single flight: 40 concurrent first requests ask Zion who it is, and for the limits, at most once a worker."""
+    user = await make_user(stack)
+    before = (await stack.control("zion", "ledger"))["calls"]
+    async with sdk(stack, user.token) as client:
+        await asyncio.gather(*(client.models.list() for _ in range(40)))
+    after = (await stack.control("zion", "ledger"))["calls"]
+    assert 1 <= after["me"] - before.get("me", 0) <= 2
+    assert 1 <= after["limits"] - before.get("limits", 0) <= 2
+
+
+async def test_operators_find_profiles_and_limits_in_redis(stack: Stack) -> None:
+    """Design §5: `jwt:{sha256}` and `limits:{externalId}` hold JSON with a time to live; the token is nowhere."""
+    user = await make_user(stack, requests=77)
+    async with sdk(stack, user.token) as client:
+        await client.models.list()
+    async with Redis.from_url(stack.redis_url) as redis:
+        digest = hashlib.sha256(user.token.encode()).hexdigest()
+        profile, limits = await redis.get(f"jwt:{digest}"), await redis.get(f"limits:{user.external_id}")
+        assert json.loads(profile)["caller"] == {"external_id": user.external_id, "email": user.email}
+        assert "77" in json.dumps(json.loads(limits))
+        assert 0 < await redis.ttl(f"jwt:{digest}") <= 300
+        assert 0 < await redis.ttl(f"limits:{user.external_id}") <= 300
+        names = [name async for name in redis.scan_iter()]
+        assert not any(user.token.encode() in name for name in names)

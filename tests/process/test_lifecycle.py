@@ -250,6 +250,16 @@ async def test_a_port_in_use_is_one_sentence(stack: Stack) -> None:
     assert "SENTINEL_PORT" in done.stderr
 
 
+async def test_health_answers_without_a_key(stack: Stack) -> None:
+    """An orchestrator needs no token: live says that the loop runs, ready what it depends on."""
+    async with aiohttp.ClientSession() as http:
+        async with http.get(f"{stack.url}/health/live") as response:
+            assert (response.status, await response.json()) == (200, {"status": "live"})
+        async with http.head(f"{stack.url}/health/ready") as response:
+            assert response.status == 200
+    assert await state(stack) == (200, {"admitting": "ok", "redis": "ok", "zion": "ok"})
+
+
 async def test_metrics_merge_the_workers(stack: Stack) -> None:
     """/metrics is one page for all workers: figures only grow, whichever worker answers."""
     user = await make_user(stack)
