@@ -1,196 +1,206 @@
-"""Token counts before the call: tiktoken's exact count of every text, and OpenAI's published formula around it (wire.md §3).
+"""Token counts, by tiktoken: of a text exactly, of a prompt by OpenAI's published formula (wire.md §3; docs/tokens.md).
 
-Never raises on a caller's JSON: what the formula does not know is counted as the tokens of its JSON, images, audio and files by
-constants (docs/tokens.md), and a text over its bound by its bytes. The provider's own usage replaces every estimate later.
+Cannot fail on a request: any model has an encoding, any JSON a count, and what is too long to count exactly is bytes / 4.
+Fails at start only: `Tokenizer.load` raises what its source of ranks raises, or ValueError for ranks it cannot read.
 """
 
 import base64
-import json
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
-from typing import Any, Final
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Self
 
 import tiktoken
 
+from sentinel.protocol import prompts
 from sentinel.records import ChatPrompt, TextPrompt
 
-DEFAULT_ENCODING: Final = "o200k_base"
-# Longest prefix wins. Everything else, other vendors included, is counted by the default (wire.md M1).
-_CL100K_PREFIXES: Final = ("gpt-4", "gpt-3.5", "gpt-35", "text-embedding-", "davinci-002", "babbage-002")
-_O200K_PREFIXES: Final = ("gpt-4o", "gpt-4.1", "gpt-4.5")
+O200K: Final = "o200k_base"
+CL100K: Final = "cl100k_base"
 
-_PATTERNS: Final = {
-    "cl100k_base": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|"
-    r"\s+(?!\S)|\s",
-    "o200k_base": "|".join(
+# What a text is cut into before byte pairs are merged; the same patterns as in tiktoken_ext.openai_public (a test compares).
+PATTERNS: Final = {
+    O200K: "|".join(
         (
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-            r"\p{N}{1,3}",
-            r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
-            r"\s*[\r\n]+",
-            r"\s+(?!\S)",
-            r"\s+",
+            r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",
+            r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",
+            r"""\p{N}{1,3}""",
+            r""" ?[^\s\p{L}\p{N}]+[\r\n/]*""",
+            r"""\s*[\r\n]+""",
+            r"""\s+(?!\S)""",
+            r"""\s+""",
         )
+    ),
+    CL100K: (
+        r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"""
+        r"""|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
     ),
 }
 
-# The cookbook's formula (wire.md T1, T2).
-_MESSAGE: Final = 3
-_NAME: Final = 1
-_REPLY: Final = 3
-_FUNCTION: Final = {"o200k_base": 7, "cl100k_base": 10}
-_PROPERTIES: Final = 3
-_PROPERTY: Final = 3
-_ENUM: Final = -3
-_ENUM_ITEM: Final = 3
-_TOOLS_END: Final = 12
+# All models of cl100k_base; every other one is counted with o200k_base (wire.md M1, M3). The completion models before them
+# (p50k_base, r50k_base) are no longer served.
+_CL100K_MODELS: Final = frozenset(
+    {"gpt-4", "gpt-3.5", "gpt-3.5-turbo", "gpt-35-turbo", "davinci-002", "babbage-002"}
+    | {"text-embedding-ada-002", "text-embedding-3-small", "text-embedding-3-large"}
+)
+_CL100K_PREFIXES: Final = ("gpt-4-", "gpt-3.5-turbo-", "gpt-35-turbo-")
+# `provider/` before it, `ft:` before it and `:organisation:name:id` behind it do not change a model's encoding (M1, M2).
+_BARE_MODEL: Final = re.compile(r"(?:[^:]*/)?(?:ft:)?([^:]*)")
 
-# Constants for what is not text (wire.md T3); docs/tokens.md says where they come from.
-IMAGE_LOW: Final = 85
-IMAGE: Final = 765
-AUDIO: Final = 500
-FILE: Final = 1500
-UNCOUNTABLE: Final = 1024
-_MEDIA: Final = {"image_url": IMAGE, "input_image": IMAGE, "input_audio": AUDIO, "file": FILE, "input_file": FILE}
+# Longer texts are counted in slices: on about a million blanks in a row tiktoken 0.14 panics, past every `except Exception`,
+# and it holds the interpreter while it builds its list of tokens: tens of milliseconds for a million characters.
+_SLICE_CHARACTERS: Final = 65_536
+_BYTES_PER_TOKEN: Final = 4
+# What a piece costs besides its characters when the size of a prompt is judged: many small pieces take time too.
+_PIECE_CHARACTERS: Final = 16
+_CHARACTERS_SEEN_MAX: Final = 131_072
+_ANY_MODEL: Final = prompts.rates("", O200K)
 
-# One memo entry a text: system prompts and histories come again and again. Bounded to about 32 MB a worker.
-_MEMO_TEXTS: Final = 1024
-_MEMO_CHARACTERS_MAX: Final = 32_768
-_EXACT_CHARACTERS_MAX: Final = 1_000_000
+
+class _Counter:
+    """One encoding and the counts of the texts it saw last.
+
+    Conversations repeat their earlier messages, so counts are kept: in two generations of at most `entries_max` each, the
+    older one dropped when the younger is full. A text is known by its hash and length, so that no prompt stays in memory; two
+    texts that share both would make one estimate wrong, no more. Safe to call from any thread.
+    """
+
+    __slots__ = ("_encoding", "_entries_max", "_lock", "_older", "_younger")
+
+    def __init__(self, encoding: tiktoken.Encoding, entries_max: int) -> None:
+        self._encoding = encoding
+        self._entries_max = entries_max
+        self._lock = threading.Lock()
+        self._younger: dict[tuple[int, int], int] = {}
+        self._older: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._younger) + len(self._older)
+
+    def count(self, text: str) -> int:
+        """Tokens of `text`; special tokens in it are text like any other (wire.md K1)."""
+        if len(text) <= _SLICE_CHARACTERS:
+            return len(self._encoding.encode_ordinary(text))
+        return sum(len(self._encoding.encode_ordinary(part)) for part in _slices(text))
+
+    def count_once(self, text: str) -> int:
+        """Tokens of `text`, remembered."""
+        key = (hash(text), len(text))
+        tokens = self._younger.get(key)
+        if tokens is None:
+            tokens = self._older.get(key)
+            if tokens is None:
+                tokens = self.count(text)
+            with self._lock:
+                if len(self._younger) >= self._entries_max:
+                    self._younger, self._older = {}, self._younger
+                self._younger[key] = tokens
+        return tokens
 
 
 class Tokenizer:
-    """Counts tokens. Safe to use from several threads; a count releases the GIL while it encodes."""
+    """Counts for every model. Calls may come from any thread; longer ones should (`characters`).
 
-    def __init__(self, encodings: Mapping[str, tiktoken.Encoding], exact_characters_max: int = _EXACT_CHARACTERS_MAX) -> None:
-        self._encodings = dict(encodings)
-        self._exact_characters_max = exact_characters_max
-        self._memoised = lru_cache(maxsize=_MEMO_TEXTS)(self._encode)
+    `exact_chars_max` bounds the characters of one prompt, or of one text, that are tokenised; the texts beyond it count as
+    their UTF-8 bytes / 4. `memo_entries_max` bounds the remembered counts, for each encoding and generation.
+    """
+
+    def __init__(
+        self,
+        encodings: Mapping[str, tiktoken.Encoding],
+        *,
+        exact_chars_max: int = 1_000_000,
+        memo_entries_max: int = 4096,
+    ) -> None:
+        self._counters = {name: _Counter(encodings[name], memo_entries_max) for name in PATTERNS}
+        self._exact_chars_max = exact_chars_max
 
     @classmethod
-    def load(cls, ranks: Callable[[str], bytes]) -> "Tokenizer":
-        """Build the encodings from their ranks (0.4 s, about 110 MB). Raises what `ranks` raises."""
-        return cls({name: _encoding(name, ranks(name)) for name in _PATTERNS})
+    def load(cls, ranks: Callable[[str], bytes]) -> Self:
+        """Both encodings, built from `ranks(name)` in tiktoken's format; takes about half a second and 110 MB.
+
+        Raises ValueError for ranks that cannot be read, and whatever `ranks` raises.
+        """
+        return cls(read_encodings(ranks))
 
     def text(self, text: str, model: str) -> int:
-        """Tokens of one text; special tokens count as the text they are written with (wire.md K1)."""
-        return self._count(text, encoding_name(model))
+        """Tokens of `text` for `model`."""
+        if len(text) > self._exact_chars_max:
+            return _approximate(text)
+        return self._counters[encoding_name(model)].count(text)
 
     def prompt(self, prompt: ChatPrompt | TextPrompt, model: str) -> int:
-        """Input tokens of a request, estimated. Never raises."""
-        encoding = encoding_name(model)
-        if isinstance(prompt, TextPrompt):
-            return prompt.tokens_given + sum(self._count(text, encoding) for text in prompt.texts)
-        messages = sum(self._message(message, encoding) for message in prompt.messages)
-        return messages + _REPLY + self._tools(prompt.tools, encoding)
+        """Input tokens of `prompt` for `model`, by the formula of wire.md T1-T4."""
+        name = encoding_name(model)
+        counter = self._counters[name]
+        exact_chars = self._exact_chars_max
+        tokens = 0
+        for piece in prompts.pieces(prompt, prompts.rates(_bare(model), name)):
+            if isinstance(piece, int):
+                tokens += piece
+            elif len(piece) <= exact_chars:
+                exact_chars -= len(piece)
+                tokens += counter.count_once(piece)
+            else:
+                tokens += _approximate(piece)
+        return tokens
 
     def characters(self, prompt: ChatPrompt | TextPrompt) -> int:
-        """Roughly how long counting takes, in characters: what decides whether it is done off the event loop."""
-        if isinstance(prompt, TextPrompt):
-            return sum(map(len, prompt.texts))
-        # Tools are rarely long, and costly where they are: a thousand characters stand for each.
-        return sum(_length(message.get("content")) for message in prompt.messages) + 1000 * len(prompt.tools)
+        """How much there is to count, in characters: cheap, and not looked at further once it is plainly large.
 
-    def _message(self, message: Mapping[str, Any], encoding: str) -> int:
-        tokens = _MESSAGE
-        for name, value in message.items():
-            if isinstance(value, str):
-                tokens += self._count(value, encoding) + (_NAME if name == "name" else 0)
-            elif isinstance(value, list) and name == "content":
-                tokens += sum(self._part(part, encoding) for part in value)
-            elif isinstance(value, list | dict):
-                tokens += self._json(value, encoding)
-        return tokens
-
-    def _part(self, part: Any, encoding: str) -> int:
-        """A content part: text is counted, media never is (a base64 image is not its text)."""
-        if not isinstance(part, dict):
-            return self._count(part, encoding) if isinstance(part, str) else 0
-        kind = part.get("type")
-        if isinstance(kind, str) and kind in _MEDIA:
-            image = part.get("image_url")
-            detail = image.get("detail") if isinstance(image, dict) else part.get("detail")
-            return IMAGE_LOW if detail == "low" and _MEDIA[kind] == IMAGE else _MEDIA[kind]
-        texts = [part[name] for name in ("text", "refusal", "input_text") if isinstance(part.get(name), str)]
-        return sum(self._count(text, encoding) for text in texts) if texts else self._json(part, encoding)
-
-    def _tools(self, tools: Iterable[Any], encoding: str) -> int:
-        counts = [self._tool(tool, encoding) for tool in tools]
-        return sum(counts) + _TOOLS_END if counts else 0
-
-    def _tool(self, tool: Any, encoding: str) -> int:
-        """One function by the formula; what is not shaped like one, as its JSON."""
-        function = tool.get("function") if isinstance(tool, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            return self._json(tool, encoding)
-        tokens = _FUNCTION[encoding] + self._line(encoding, function["name"], function.get("description"))
-        parameters = function.get("parameters")
-        properties = parameters.get("properties") if isinstance(parameters, dict) else None
-        if isinstance(properties, dict) and properties:
-            tokens += _PROPERTIES + sum(self._property(name, value, encoding) for name, value in properties.items())
-        elif parameters:
-            tokens += self._json(parameters, encoding)
-        return tokens
-
-    def _property(self, name: str, value: Any, encoding: str) -> int:
-        if not isinstance(value, dict) or not isinstance(value.get("type"), str) or "properties" in value or "items" in value:
-            return _PROPERTY + self._count(name, encoding) + self._json(value, encoding)
-        tokens = _PROPERTY + self._line(encoding, name, value["type"], value.get("description"))
-        choices = value.get("enum")
-        if isinstance(choices, list):
-            tokens += _ENUM + sum(
-                _ENUM_ITEM + self._count(choice if isinstance(choice, str) else _compact(choice), encoding)
-                for choice in choices
-            )
-        return tokens
-
-    def _line(self, encoding: str, *words: Any) -> int:
-        """`name:description`, without the full stop at its end."""
-        return self._count(":".join(word for word in words if isinstance(word, str)).removesuffix("."), encoding)
-
-    def _json(self, value: Any, encoding: str) -> int:
-        return self._count(_compact(value), encoding)
-
-    def _count(self, text: str, encoding: str) -> int:
-        if len(text) <= _MEMO_CHARACTERS_MAX:
-            return self._memoised(text, encoding)
-        if len(text) <= self._exact_characters_max:
-            return self._encode(text, encoding)
-        return len(text.encode("utf-8", "surrogatepass")) // 4
-
-    def _encode(self, text: str, encoding: str) -> int:
-        return len(self._encodings[encoding].encode_ordinary(text))
+        Images and other attachments do not matter here, many small messages do.
+        """
+        seen = 0
+        for piece in prompts.pieces(prompt, _ANY_MODEL):
+            seen += _PIECE_CHARACTERS if isinstance(piece, int) else _PIECE_CHARACTERS + len(piece)
+            if seen > _CHARACTERS_SEEN_MAX:
+                break
+        return seen
 
 
-@lru_cache(maxsize=1024)
+def read_encodings(ranks: Callable[[str], bytes]) -> dict[str, tiktoken.Encoding]:
+    """Both encodings by name, without special tokens: nothing a client writes is ever one. Raises as `Tokenizer.load`."""
+    return {name: _encoding(name, ranks(name)) for name in PATTERNS}
+
+
 def encoding_name(model: str) -> str:
-    """The encoding of a model: provider prefix and fine-tuning stripped, then by prefix, else the default. Never raises."""
-    name = model.rsplit("/", maxsplit=1)[-1]
-    if name.startswith("ft:"):
-        name = name.removeprefix("ft:").split(":", maxsplit=1)[0]
-    if name.startswith(_CL100K_PREFIXES) and not name.startswith(_O200K_PREFIXES):
-        return "cl100k_base"
-    return DEFAULT_ENCODING
+    """The encoding of `model`: o200k_base unless it is known to be cl100k_base (wire.md M1-M3)."""
+    bare = _bare(model)
+    return CL100K if bare in _CL100K_MODELS or bare.startswith(_CL100K_PREFIXES) else O200K
+
+
+def _bare(model: str) -> str:
+    """`model` without provider and without what fine-tuning adds to its name."""
+    matched = _BARE_MODEL.match(model)
+    return matched[1] if matched else model
+
+
+def _slices(text: str) -> Iterator[str]:
+    """`text` in parts of at most _SLICE_CHARACTERS, cut before a blank where there is one.
+
+    Both encodings cut there too, so that the parts have as many tokens as the whole; a seam within a longer run of anything
+    costs a few.
+    """
+    start = 0
+    while len(text) - start > _SLICE_CHARACTERS:
+        end = start + _SLICE_CHARACTERS
+        cut = text.rfind(" ", start + 1, end)
+        yield text[start : (end := cut if cut > start else end)]
+        start = end
+    yield text[start:]
+
+
+def _approximate(text: str) -> int:
+    size_bytes = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return -(-size_bytes // _BYTES_PER_TOKEN)
 
 
 def _encoding(name: str, ranks: bytes) -> tiktoken.Encoding:
-    mergeable = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in ranks.splitlines() if line)}
-    # Special tokens are never counted as such, so the encodings are built without them.
-    return tiktoken.Encoding(name, pat_str=_PATTERNS[name], mergeable_ranks=mergeable, special_tokens={})
-
-
-def _compact(value: Any) -> str:
-    """The compact JSON of a value; a text of the right length where it is nested too deeply to be written."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-    except RecursionError:
-        return " a" * UNCOUNTABLE
-
-
-def _length(content: Any) -> int:
-    if isinstance(content, str):
-        return len(content)
-    if isinstance(content, list):
-        return sum(len(text) for part in content if isinstance(part, dict) and isinstance(text := part.get("text"), str))
-    return 0
+        pairs = (line.split() for line in ranks.splitlines())
+        mergeable = {base64.b64decode(token): int(rank) for token, rank in pairs}
+    except ValueError as error:
+        raise ValueError(f"the ranks of {name} cannot be read: {error}") from error
+    if len(mergeable) < 256:
+        raise ValueError(f"the ranks of {name} do not cover every byte")
+    return tiktoken.Encoding(name, pat_str=PATTERNS[name], mergeable_ranks=mergeable, special_tokens={})

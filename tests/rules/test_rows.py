@@ -19,7 +19,7 @@ ROWS = [
     {"edges"},
     {"protocol"},
     # The parts the readers of the row above are made of.
-    {"protocol.splice", "protocol.sse", "protocol.answers", "protocol.kept"},
+    {"protocol.splice", "protocol.sse", "protocol.answers", "protocol.kept", "protocol.prompts"},
     {"lua", "vocab"},
     {"settings", "records", "metrics", "logs", "errors"},
 ]
