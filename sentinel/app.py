@@ -129,17 +129,18 @@ class _Answering:
     async def _tell(self, error: SentinelError) -> None:
         """The answer to a failure; nothing where an answer has begun, since the relay has then told it in the stream."""
         exchange = self._exchange
-        if error.source is not Source.DOWNSTREAM:
-            _log.warning(
-                "request failed",
-                request_id=exchange.request_id,
-                route=self._route,
-                status=error.status,
-                code=error.code,
-                source=error.source.value,
-                message=error.message,
-                cause=repr(error.__cause__) if error.__cause__ else "",
-            )
+        fault = error.source is not Source.DOWNSTREAM
+        (_log.warning if fault else _log.info)(
+            "request failed" if fault else "request refused",
+            request_id=exchange.request_id,
+            route=self._route,
+            status=error.status,
+            code=error.code,
+            source=error.source.value,
+            # A refusal may quote what the caller sent; only our own faults are told in full.
+            message=error.message if fault else "",
+            cause=repr(error.__cause__) if fault and error.__cause__ else "",
+        )
         if not exchange.started:
             await self._write(error.status, headers.error(error), wire.error_body(error))
 

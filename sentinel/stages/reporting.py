@@ -46,6 +46,7 @@ class Reporting:
         self._now_s = now_s or asyncio.get_running_loop().time
         self._due: dict[int, float] = {}
         self._wake = asyncio.Event()
+        self._closing = False
         self._loop: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -54,9 +55,11 @@ class Reporting:
 
     async def close(self) -> None:
         """Report what this worker has settled; what cannot be sent now stays in Redis for the next worker."""
+        self._closing = True
+        self._wake.set()
         if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.wait([self._loop])
+            # Not cancelled: a report that is on its way is waited for, for as long as one call to Zion may take.
+            await self._loop
         for partition in list(self._due):
             await self._report(partition)
 
@@ -72,26 +75,26 @@ class Reporting:
     async def _run(self) -> None:
         # Spread over the workers, so that they do not all scan at once.
         scan_at = self._now_s() + random.uniform(0, _SCAN_S)
-        while True:
+        while not self._closing:
             now_s = self._now_s()
             if now_s >= scan_at:
                 scan_at = now_s + _SCAN_S
                 for partition in range(self._ledger.partitions):
                     self._due.setdefault(partition, now_s)
-            due = [partition for partition, at in self._due.items() if at <= now_s]
-            for partition in due:
-                del self._due[partition]
-                await self._report(partition)
-            if not due:
+            due = next((partition for partition, at in self._due.items() if at <= now_s), None)
+            if due is None:
                 await self._sleep(min([scan_at, *self._due.values()]) - now_s)
+            else:
+                del self._due[due]
+                await self._report(due)
 
     async def _sleep(self, seconds: float) -> None:
-        self._wake.clear()
         try:
             async with asyncio.timeout(max(seconds, 0.001)):
                 await self._wake.wait()
         except TimeoutError:
             return
+        self._wake.clear()
 
     async def _report(self, partition: int) -> None:
         """Send batches of a partition until it is empty, or one fails."""
@@ -102,6 +105,8 @@ class Reporting:
                     return
         except LedgerUnavailableError:
             _log.warning("usage waits for redis", partition=partition)
+        except Exception as error:  # noqa: BLE001 - a defect met with one batch must not end the reports of all others
+            _log.error("defect", exception=error, partition=partition)
 
     async def _send(self, batch: Batch) -> bool:
         """Whether the batch is settled with Zion, one way or the other."""
