@@ -139,7 +139,7 @@ class ProviderSimulator:
         """Whether this request is among the first `times` of its key that are to fail."""
         key = str(simulate.get("key", row.body_sha256))
         self._failed[key] += 1
-        return self._failed[key] <= simulate.get("times", float("inf"))
+        return bool(self._failed[key] <= simulate.get("times", float("inf")))
 
     def pace_ms(self, simulate: dict[str, Any]) -> float:
         """The time between two pieces of a stream."""
