@@ -15,10 +15,11 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 
 
-class _JsonFormatter(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One record as one JSON object: time, level, event, then the fields given by `extra={"fields": …}`."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line, without its end."""
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -30,6 +31,14 @@ class _JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return _encoder.encode(line).decode()
+
+
+# For Granian, whose supervisor and workers configure their own logger: the same lines, to the same place.
+GRANIAN: Final[dict[str, Any]] = {
+    "formatters": {"json": {"()": JsonFormatter}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
+    "loggers": {"_granian": {"handlers": ["console"], "propagate": False}},
+}
 
 
 class Log:
@@ -64,7 +73,7 @@ class Log:
 def start(level: str) -> None:
     """Send all logs of this process, Granian's included, to standard error at `level` (one of LEVELS)."""
     sink = logging.StreamHandler(sys.stderr)
-    sink.setFormatter(_JsonFormatter())
+    sink.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [sink]
     root.setLevel(logging.WARNING)

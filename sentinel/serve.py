@@ -16,6 +16,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
+from sentinel import logs
 from sentinel.settings import Settings
 
 _BACKLOG: Final = 4096
@@ -74,6 +75,7 @@ def _server(settings: Settings) -> _Server:
         backpressure=_CONNECTIONS_MAX,
         http1_settings=HTTP1Settings(header_read_timeout=_HEADER_TIMEOUT_MS, max_buffer_size=_HEADER_BYTES_MAX),
         log_level=LogLevels(settings.log_level),
+        log_dictconfig=logs.GRANIAN,
         respawn_failed_workers=True,
         respawn_interval=_RESPAWN_S,
         workers_kill_timeout=int(settings.drain_s) + _CLOSE_S,

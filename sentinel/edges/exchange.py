@@ -113,7 +113,8 @@ class Exchange:
         """Send the status line and headers. A status outside 200..599 would abort the worker (reliability.md R5)."""
         assert 200 <= status <= 599
         self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
+        # Named by us, since the server would else name itself and its version (reliability.md A17).
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, (b"server", b"sentinel")]})
 
     async def send(self, chunk: bytes) -> None:
         """Send a part of the body at once; waits while the client's buffer is full (wire.md D6)."""

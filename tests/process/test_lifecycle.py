@@ -284,6 +284,8 @@ async def test_logs_are_json_lines_without_secrets(stack: Stack) -> None:
     user = await make_user(stack)
     async with sdk(stack, user.token) as client:
         raw = await client.models.with_raw_response.list()
+    assert raw.headers["server"] == "sentinel"
+    assert all(json.loads(line)["level"] for line in stack.child("sentinel").output().splitlines())
     for _ in range(100):
         lines = [json.loads(line) for line in stack.child("sentinel").output().splitlines() if '"event":"request"' in line]
         found = [line for line in lines if line.get("request_id") == raw.headers["x-request-id"]]
