@@ -17,6 +17,7 @@ from sentinel.records import Call, Ending, Hold, Outcome
 from sentinel.stages.admission import Admission
 from sentinel.stages.auth import Auth
 from sentinel.stages.forward import Forward
+from sentinel.stages.leases import Leases
 from sentinel.stages.relay import Relay
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.settlement import Settlement
@@ -33,6 +34,7 @@ class Journey:
         admission: Admission,
         forward: Forward,
         relay: Relay,
+        leases: Leases,
         settlement: Settlement,
         reporting: Reporting,
         *,
@@ -43,6 +45,7 @@ class Journey:
         self._admission = admission
         self._forward = forward
         self._relay = relay
+        self._leases = leases
         self._settlement = settlement
         self._reporting = reporting
         self._body_bytes_max = body_bytes_max
@@ -57,19 +60,21 @@ class Journey:
         body = await exchange.read_body(self._body_bytes_max, self._body_timeout_s)
         call = wire.read_call(route, exchange.method, path, exchange.query, body)
         hold = await self._admission.admit(caller, call, exchange.request_id)
+        lease = self._leases.take(hold)
         outcome = Outcome(Ending.INTERNAL, 500, started=False)
         try:
             async with exchange.connected():
                 sent_s = time.perf_counter()
                 metrics.OVERHEAD.labels(route).observe(sent_s - begun_s)
                 outcome = Outcome(Ending.INTERNAL, 500, started=True)
-                reply = await self._forward.open(call, exchange.headers, hold.request_id)
+                reply = await self._forward.open(call, exchange.headers, hold)
                 metrics.FIRST_BYTE.labels(route).observe(time.perf_counter() - sent_s)
-            outcome = await self._relay.copy(reply, exchange, call, self.answer_headers(hold))
+            outcome = await self._relay.copy(reply, exchange, call, self.answer_headers(hold), lease.watch)
         except (ClientGoneError, DrainingError, UpstreamError) as error:
             outcome = _unanswered(error)
             raise
         finally:
+            self._leases.drop(lease)
             task = asyncio.create_task(self._settle(hold, call, outcome, begun_s, headers.client_request_id(exchange.headers)))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)

@@ -73,7 +73,10 @@ class Remaining(Struct, frozen=True):
 
 
 class Hold(Struct, frozen=True):
-    """What was held in the ledger for one request, and what the caller has left beside it (for the headers)."""
+    """What was held in the ledger for one request, and what the caller has left beside it (for the headers).
+
+    `output_capped` says that less output was held than was asked for, because no more remained: the provider must be told.
+    """
 
     request_id: str
     caller: Caller
@@ -84,6 +87,7 @@ class Hold(Struct, frozen=True):
     tokens_input: Remaining
     tokens_output: Remaining
     rate: Remaining
+    output_capped: bool = False
 
 
 class Ending(Enum):

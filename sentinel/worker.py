@@ -23,6 +23,7 @@ from sentinel.settings import Settings
 from sentinel.stages.admission import Admission
 from sentinel.stages.auth import Auth
 from sentinel.stages.forward import Forward, RetryBudget
+from sentinel.stages.leases import Leases
 from sentinel.stages.relay import Relay
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.settlement import Settlement
@@ -73,6 +74,7 @@ class Worker:
             limits_ttl_s=settings.cache_ttl_s,
             missing_limit=settings.missing_limit,
         )
+        self._leases = Leases(self._ledger, lease_s=settings.lease_s)
         self._settlement = Settlement(self._ledger, tokenizer)
         self._reporting = Reporting(
             self._ledger,
@@ -94,6 +96,7 @@ class Worker:
             self._admission,
             Forward(self._provider, RetryBudget()),
             Relay(),
+            self._leases,
             self._settlement,
             self._reporting,
             body_bytes_max=settings.body_bytes_max,
@@ -102,6 +105,7 @@ class Worker:
 
     async def open(self) -> None:
         """Start what runs beside the requests."""
+        self._leases.open()
         self._settlement.open()
         self._reporting.open()
         _log.info("worker open", boot=self._boot)
@@ -133,6 +137,7 @@ class Worker:
         await self.journey.settled()
         await self._settlement.close()
         await self._reporting.close()
+        await self._leases.close()
         await self._admission.close()
         await self._provider.close()
         await self._zion.close()

@@ -373,3 +373,29 @@ class TestErrors:
         """I2: what a client wrote is echoed as bounded printable ASCII."""
         for error in (wire.unknown_path(method, path), wire.wrong_method(method, path, "GET")):
             assert re.fullmatch(r"[ -~]{1,620}", error.message)
+
+
+class TestCapped:
+    """A cap the ledger imposed is told to the provider; the client's own bytes stay around it."""
+
+    @pytest.mark.parametrize(
+        ("given", "name"),
+        [
+            ('{"model":"m","messages":[{"role":"user"}]}', "max_completion_tokens"),
+            (' { "model" : "m", "messages":[{"role":"user"}], "x": 1e5 }', "max_completion_tokens"),
+            ('{"max_completion_tokens":null,"model":"m","messages":[{"role":"user"}]}', "max_completion_tokens"),
+            ('{"model":"m","stream":true,"messages":[{"role":"user"}]}', "max_completion_tokens"),
+        ],
+    )
+    def test_a_chat_gets_the_providers_parameter(self, given: str, name: str) -> None:
+        """Inserted, or put in the place of a null; everything else is unchanged."""
+        call = read(given.encode())
+        capped = wire.capped(call, 17, name)
+        assert json.loads(capped.body) == json.loads(call.body) | {name: 17}
+        rest = re.sub(rf'"{name}":(17|null),?'.encode(), b"", capped.body)
+        assert rest == re.sub(rf'"{name}":null,?'.encode(), b"", call.body)
+
+    def test_a_completion_gets_max_tokens(self) -> None:
+        """The older API has one name for it, and at least one token is asked for."""
+        call = read({"model": "m", "prompt": "x"}, "completions")
+        assert json.loads(wire.capped(call, 0, "max_completion_tokens").body) == {"model": "m", "prompt": "x", "max_tokens": 1}

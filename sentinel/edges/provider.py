@@ -39,6 +39,7 @@ class Provider(Protocol):
 
     name: ClassVar[str]
     attribution: ClassVar[bool]
+    chat_cap: ClassVar[str]
     key: str
 
     async def send(self, method: str, path: str, query: bytes, headers: list[tuple[str, str]], body: bytes) -> Reply:
@@ -94,6 +95,8 @@ class _HttpProvider:
 
     name: ClassVar[str]
     attribution: ClassVar[bool]
+    # The parameter by which a chat's output is capped.
+    chat_cap: ClassVar[str]
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str, connections_max: int) -> None:
         self.key = key
@@ -144,6 +147,8 @@ class OpenAI(_HttpProvider):
 
     name = "openai"
     attribution = False
+    # `max_tokens` is deprecated there, and refused by reasoning models.
+    chat_cap = "max_completion_tokens"
 
 
 class Vercel(_HttpProvider):
@@ -151,6 +156,8 @@ class Vercel(_HttpProvider):
 
     name = "vercel"
     attribution = True
+    # What the models of all vendors behind it understand.
+    chat_cap = "max_tokens"
 
 
 PROVIDERS = {provider.name: provider for provider in (OpenAI, Vercel)}

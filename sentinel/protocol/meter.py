@@ -31,7 +31,8 @@ class StreamMeter:
 
     `usage_hidden` says that Sentinel asked for usage on its own account (wire.md U2, U5). What `feed` and `finish` return is
     what goes downstream; after `finish` the client always stands at an event boundary, so that an event can be added there.
-    `terminated` says that `[DONE]` was passed on, `failed` that the first event is an error (wire.md F4).
+    `terminated` says that `[DONE]` was passed on, `failed` that the first event is an error (wire.md F4); `events` counts what
+    was passed on, about one a token.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class StreamMeter:
         "_splitter",
         "_unpaid",
         "_usage_hidden",
+        "events",
         "failed",
         "terminated",
         "usage",
@@ -50,6 +52,7 @@ class StreamMeter:
     def __init__(
         self, *, usage_hidden: bool, tail_bytes_max: int = sse.TAIL_BYTES_MAX, kept_bytes_max: int = KEPT_BYTES_MAX
     ) -> None:
+        self.events = 0
         self.usage: Usage | None = None
         self.terminated = False
         self.failed = False
@@ -79,6 +82,7 @@ class StreamMeter:
         if before:
             self._past.bytes_uncounted += len(before)
         if region:
+            self.events += region.count(b"data:")
             at = region.find(b'"usage"')
             if (
                 self._opened
@@ -177,6 +181,11 @@ class BodyMeter:
         self._body_bytes = 0
         self._tail = b""
 
+    @property
+    def events(self) -> int:
+        """None: what a plain body holds is known when it is whole."""
+        return 0
+
     def feed(self, chunk: bytes) -> bytes:
         """`chunk` itself."""
         self._body_bytes += len(chunk)
@@ -215,6 +224,9 @@ def _read_texts(region: bytes, texts: Texts) -> None:
     """Adds to `texts` what the events of `region` say."""
     for event in sse.events(region):
         texts.read(decode(sse.payload(event)))
+
+
+Meter = StreamMeter | BodyMeter
 
 
 def _finishes(region: bytes) -> bool:

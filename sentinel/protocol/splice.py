@@ -108,6 +108,15 @@ def with_usage(body: bytes, options: Raw | None) -> bytes | None:
     return b"".join((body[: start + first], b"true", body[start + last :]))
 
 
+def with_member(body: bytes, name: str, value: bytes) -> bytes:
+    """`body`, an object with at least one other member, with `name` set to `value`: inserted, or put in the place of a null."""
+    if name in members(body):
+        start, end = _span(body, name)
+        return b"".join((body[:start], value, body[end:]))
+    at = body.index(b"{") + 1
+    return b"".join((body[:at], b'"', name.encode(), b'":', value, b",", body[at:]))
+
+
 def _span(text: bytes, name: str) -> tuple[int, int]:
     """Where the value of the member `name` begins and ends in the object `text`, which must hold it."""
     end = text.index(b"{") + 1

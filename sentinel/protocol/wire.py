@@ -108,6 +108,12 @@ def read_call(route: str, method: str, path: str, query: bytes, body: bytes) -> 
     )
 
 
+def capped(call: Call, output_tokens: int, chat_cap: str) -> Call:
+    """`call`, which declared no cap, with one of `output_tokens` for each choice; `chat_cap` is the provider's name for it."""
+    name = chat_cap if call.route == "chat_completions" else "max_tokens"
+    return msgspec.structs.replace(call, body=splice.with_member(call.body, name, b"%d" % max(output_tokens, 1)))
+
+
 def _read(body: bytes, decoder: Decoder[_Read]) -> tuple[_Read, bytes | None]:
     """What is read of `body`, and the body that asks for usage where it is a stream that does not (wire.md U2-U4)."""
     try:

@@ -92,6 +92,7 @@ class Admission:
             tokens_input=verdict.input,
             tokens_output=verdict.output,
             rate=verdict.rate,
+            output_capped=verdict.granted_output < output_tokens,
         )
         if verdict.code == "admitted":
             return hold
@@ -120,7 +121,7 @@ class Admission:
             return 0, 0
         if call.output_tokens_declared is not None:
             return call.output_tokens_declared, call.output_tokens_declared
-        return self._output_tokens_default * call.choices, 1
+        return self._output_tokens_default * call.choices, call.choices
 
     def _start(self, external_id: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin to learn a caller's limits, unless somebody already does."""

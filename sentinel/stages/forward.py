@@ -14,8 +14,8 @@ from sentinel import metrics
 from sentinel.edges.provider import Provider, Reply
 from sentinel.errors import UpstreamError, UpstreamUnavailableError
 from sentinel.logs import Log
-from sentinel.protocol import headers
-from sentinel.records import Call
+from sentinel.protocol import headers, wire
+from sentinel.records import Call, Hold
 
 _log: Final = Log("forward")
 
@@ -50,12 +50,14 @@ class Forward:
         self._provider = provider
         self._budget = budget
 
-    async def open(self, call: Call, request_headers: Sequence[tuple[bytes, bytes]], request_id: str) -> Reply:
-        """The provider's answer to `call`, its body still arriving.
+    async def open(self, call: Call, request_headers: Sequence[tuple[bytes, bytes]], hold: Hold) -> Reply:
+        """The provider's answer to `call`, its body still arriving. A cap that `hold` imposed on the output goes along.
 
         Raises UpstreamError, UpstreamUnavailableError or UpstreamTimeoutError.
         """
-        sent = headers.upstream(request_headers, request_id=request_id, key=self._provider.key)
+        sent = headers.upstream(request_headers, request_id=hold.request_id, key=self._provider.key)
+        if hold.output_capped:
+            call = wire.capped(call, hold.output_tokens // call.choices, self._provider.chat_cap)
         self._budget.earn()
         tries = 0
         while True:

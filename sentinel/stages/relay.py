@@ -6,6 +6,7 @@ the client can tell. The relay follows the content type of the answer, not the r
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from sentinel import metrics
@@ -14,7 +15,7 @@ from sentinel.edges.provider import Reply
 from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
 from sentinel.logs import Log
 from sentinel.protocol import headers, sse
-from sentinel.protocol.meter import BodyMeter, StreamMeter
+from sentinel.protocol.meter import BodyMeter, Meter, StreamMeter
 from sentinel.records import Call, Ending, Outcome
 
 _log: Final = Log("relay")
@@ -36,9 +37,12 @@ _ENDINGS: Final[tuple[tuple[type[Exception], Ending], ...]] = (
 class Relay:
     """Copies answers. Holds nothing between requests."""
 
-    async def copy(self, reply: Reply, exchange: Exchange, call: Call, extra: list[tuple[bytes, bytes]]) -> Outcome:
-        """Copy `reply` to the client under its own headers and `extra` (request id and limits)."""
+    async def copy(
+        self, reply: Reply, exchange: Exchange, call: Call, extra: list[tuple[bytes, bytes]], watch: Callable[[Meter], None]
+    ) -> Outcome:
+        """Copy `reply` to the client under its own headers and `extra` (request id and limits); `watch` is given its meter."""
         meter, head = _opened(reply, call)
+        watch(meter)
         failure: Exception | None = None
         try:
             try:
@@ -58,7 +62,7 @@ class Relay:
             reply.close()
         return await _outcome(reply, exchange, meter, failure)
 
-    async def _pump(self, reply: Reply, exchange: Exchange, meter: StreamMeter | BodyMeter) -> None:
+    async def _pump(self, reply: Reply, exchange: Exchange, meter: Meter) -> None:
         """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6)."""
         while not meter.terminated and (chunk := await reply.read()):
             if passed := meter.feed(chunk):
@@ -66,7 +70,7 @@ class Relay:
         if rest := meter.finish():
             await exchange.send(rest)
 
-    async def _tell(self, exchange: Exchange, meter: StreamMeter | BodyMeter, failure: Exception) -> None:
+    async def _tell(self, exchange: Exchange, meter: Meter, failure: Exception) -> None:
         """End a stream with the failure; leave a plain body short, so that the server closes the connection under it."""
         if isinstance(meter, BodyMeter) or exchange.ended:
             return
@@ -82,7 +86,7 @@ class Relay:
             _log.warning("client did not take the end of a failed stream", request_id=exchange.request_id)
 
 
-async def _produced(exchange: Exchange, meter: StreamMeter | BodyMeter, ending: Ending) -> tuple[list[str], int]:
+async def _produced(exchange: Exchange, meter: Meter, ending: Ending) -> tuple[list[str], int]:
     """What no usage of the provider covers."""
     if ending is Ending.SUCCESS and meter.usage is not None:
         return [], 0
@@ -91,14 +95,14 @@ async def _produced(exchange: Exchange, meter: StreamMeter | BodyMeter, ending: 
     return meter.produced()
 
 
-def _truncation(meter: StreamMeter | BodyMeter) -> UpstreamError | None:
+def _truncation(meter: Meter) -> UpstreamError | None:
     """The failure of a stream that ended cleanly but incomplete: no [DONE], no finish_reason, no error (wire.md F2)."""
     if isinstance(meter, BodyMeter) or meter.terminated or meter.failed or meter.finished:
         return None
     return UpstreamError("The provider ended its stream before the answer was complete.", code="upstream_truncated")
 
 
-async def _outcome(reply: Reply, exchange: Exchange, meter: StreamMeter | BodyMeter, failure: Exception | None) -> Outcome:
+async def _outcome(reply: Reply, exchange: Exchange, meter: Meter, failure: Exception | None) -> Outcome:
     ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
     if meter.terminated:
         # Everything the client needs was relayed; SDKs close on purpose after [DONE] (wire.md D5).
@@ -122,7 +126,7 @@ async def _outcome(reply: Reply, exchange: Exchange, meter: StreamMeter | BodyMe
     )
 
 
-def _opened(reply: Reply, call: Call) -> tuple[StreamMeter | BodyMeter, list[tuple[bytes, bytes]]]:
+def _opened(reply: Reply, call: Call) -> tuple[Meter, list[tuple[bytes, bytes]]]:
     """The meter that fits the answer's content type, and the headers that go down.
 
     A stream is marked as one nobody may buffer (wire.md S8); a plain body keeps its length, since its bytes do not change.

@@ -196,3 +196,15 @@ async def test_operators_find_profiles_and_limits_in_redis(stack: Stack) -> None
         assert 0 < await redis.ttl(f"limits:{user.external_id}") <= 300
         names = [name async for name in redis.scan_iter()]
         assert not any(user.token.encode() in name for name in names)
+
+
+@pytest.mark.parametrize("choices", [1, 3])
+async def test_what_remains_is_told_to_the_provider(stack: Stack, choices: int) -> None:
+    """A call without a cap takes what is left, and the provider is held to it: the limit is met exactly, never passed."""
+    user = await make_user(stack, output={"limit": 1000, "used": 970})
+    async with sdk(stack, user.token) as client:
+        answer = await client.chat.completions.create(model="gpt-4o", messages=HELLO, user=user.email, n=choices)
+        assert {choice.finish_reason for choice in answer.choices} == {"length"}
+        assert (await reconciled(stack, [user]))[1][user.email][2] == 30
+        with pytest.raises(openai.RateLimitError, match="ai_output_tokens"):
+            await client.chat.completions.create(model="gpt-4o", messages=HELLO, user=user.email)
