@@ -7,7 +7,6 @@ request is voided here in the background and must come back under a new id. docs
 
 import asyncio
 import secrets
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -16,6 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from sentinel.edges.ledger.keys import key, partition_of
 from sentinel.edges.ledger.pipeline import Pipeline
 from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
@@ -104,7 +104,7 @@ class Ledger:
 
     def partition(self, external_id: str) -> int:
         """Where the account of a caller lies; the same on every host."""
-        return zlib.crc32(external_id.encode("utf-8", "backslashreplace")) % self.partitions
+        return partition_of(external_id, self.partitions)
 
     async def admit(
         self, caller: Caller, request_id: str, input_tokens: int, output_tokens: int, output_min: int, model: str = ""
@@ -116,11 +116,11 @@ class Ledger:
         """
         at = self.partition(caller.external_id)
         keys = [
-            _key("q", at, caller.external_id),
-            _key("w", at, caller.external_id),
-            _key("r", at),
-            _key("z", at),
-            _key("d", at, request_id),
+            key("q", at, caller.external_id),
+            key("w", at, caller.external_id),
+            key("r", at),
+            key("z", at),
+            key("d", at, request_id),
         ]
         who = (request_id, caller.external_id, caller.email, model)
         amounts = (input_tokens, output_tokens, output_min, self._lease_ms, *self._window, self._fresh_ms, self._stale_ms)
@@ -138,7 +138,7 @@ class Ledger:
         arguments: list[str | int] = [self._now_ms(), fetched_at_ms]
         for limit, acknowledged in zip((snapshot.input, snapshot.output, snapshot.requests), acked, strict=True):
             arguments += _figures(limit, acknowledged)
-        keys = [_key("q", self.partition(external_id), external_id)]
+        keys = [key("q", self.partition(external_id), external_id)]
         return bool((await self._pipeline.script("snapshot", keys, arguments))[0])
 
     async def settle(self, hold: Hold, bill: Bill, *, blind: bool = False) -> Settled:
@@ -152,7 +152,7 @@ class Ledger:
     async def beat(self, hold: Hold, output_tokens: int) -> bool:
         """Say that a request still runs and has produced `output_tokens`: beat.lua. Whether its hold is still there."""
         at = self.partition(hold.caller.external_id)
-        keys = [_key("r", at), _key("z", at), _key("d", at, hold.request_id)]
+        keys = [key("r", at), key("z", at), key("d", at, hold.request_id)]
         arguments = (self._now_ms(), hold.request_id, self._lease_ms, output_tokens, _EXPIRED_MS)
         return bool((await self._pipeline.script("beat", keys, arguments))[0])
 
@@ -161,7 +161,7 @@ class Ledger:
 
         How many there were; the worker that made them died or froze.
         """
-        keys = [_key("r", partition), _key("z", partition)]
+        keys = [key("r", partition), key("z", partition)]
         claimed = await self._pipeline.script("sweep", keys, (self._now_ms(), _SWEEP_CLAIM_MS, holds_max))
         settlements = []
         for at in range(1, len(claimed), 3):
@@ -176,7 +176,7 @@ class Ledger:
 
     async def take(self, partition: int, items_max: int = 100, claim_ms: int = 60_000) -> Batch | None:
         """The next batch for Zion, nobody else's for `claim_ms`, or None: take.lua. `done`, `bury` or `fail` ends the claim."""
-        keys = [_key("a", partition), _key("b", partition), _key("s", partition)]
+        keys = [key("a", partition), key("b", partition), key("s", partition)]
         arguments = (self._now_ms(), secrets.token_hex(16), claim_ms, items_max)
         batch_id, attempts, sealed_at_ms, _, items = await self._pipeline.script("take", keys, arguments)
         if not batch_id:
@@ -194,21 +194,21 @@ class Ledger:
         """Zion has it whole: done.lua. False where that was known."""
         callers = _callers(batch)
         at = batch.partition
-        keys = [_key("b", at), _key("s", at), *(_key("q", at, caller) for caller in callers)]
+        keys = [key("b", at), key("s", at), *(key("q", at, caller) for caller in callers)]
         return bool((await self._pipeline.script("done", keys, (self._now_ms(), batch.id, *callers)))[0])
 
     async def bury(self, batch: Batch, reasons: Mapping[int, str]) -> bool:
         """Zion has it except for the items at these positions, refused for good: bury.lua. False where that was known."""
         callers = _callers(batch)
         at = batch.partition
-        keys = [_key("b", at), _key("s", at), _key("x", at), *(_key("q", at, caller) for caller in callers)]
+        keys = [key("b", at), key("s", at), key("x", at), *(key("q", at, caller) for caller in callers)]
         refused = msgspec.json.encode({str(position): reason for position, reason in reasons.items()}).decode()
         return bool((await self._pipeline.script("bury", keys, (self._now_ms(), batch.id, refused, *callers)))[0])
 
     async def fail(self, batch: Batch, retry_ms: int) -> bool:
         """It did not get through; the same batch again in `retry_ms`: fail.lua. False where somebody else got it through."""
         arguments = (self._now_ms(), batch.id, retry_ms)
-        return bool((await self._pipeline.script("fail", [_key("s", batch.partition)], arguments))[0])
+        return bool((await self._pipeline.script("fail", [key("s", batch.partition)], arguments))[0])
 
     async def profile(self, token_sha256: str) -> bytes | None:
         """What is kept of a token's caller, by the hex digest of the token."""
@@ -239,7 +239,7 @@ class Ledger:
 
     async def _settle(self, caller: Caller, request_id: str, model: str, amounts: tuple[int, int, int], kind: str) -> Settled:
         at = self.partition(caller.external_id)
-        keys = [_key("q", at, caller.external_id), _key("r", at), _key("z", at), _key("d", at, request_id), _key("a", at)]
+        keys = [key("q", at, caller.external_id), key("r", at), key("z", at), key("d", at, request_id), key("a", at)]
         who = (request_id, caller.external_id, caller.email, model)
         lives = (_TOMBSTONE_MS, _EXPIRED_MS)
         reply = await self._pipeline.script("settle", keys, (self._now_ms(), *who, *amounts, kind, *lives))
@@ -262,11 +262,6 @@ class Ledger:
                 await asyncio.sleep(_VOID_RETRY_S)
             else:
                 self._voids.pop(request_id, None)
-
-
-def _key(kind: str, partition: int, name: str = "") -> str:
-    """One hash tag a partition: a script's keys lie in one slot of a Redis Cluster."""
-    return f"{kind}:{{s{partition:02d}}}:{name}" if name else f"{kind}:{{s{partition:02d}}}"
 
 
 def _callers(batch: Batch) -> list[str]:
