@@ -76,6 +76,7 @@ class Hold(Struct, frozen=True):
     """What was held in the ledger for one request, and what the caller has left beside it (for the headers).
 
     `output_capped` says that less output was held than was asked for, because no more remained: the provider must be told.
+    `degraded` says how it was admitted while Redis was away ("sliced" or "open"); empty where Redis holds it.
     """
 
     request_id: str
@@ -88,6 +89,12 @@ class Hold(Struct, frozen=True):
     tokens_output: Remaining
     rate: Remaining
     output_capped: bool = False
+    degraded: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether Redis may know nothing of it, so that its settlement has to charge blindly."""
+        return bool(self.degraded)
 
 
 class Ending(Enum):
@@ -127,3 +134,20 @@ class Bill(Struct, frozen=True):
     input_tokens: int
     output_tokens: int
     reason: str = ""
+
+
+class Entry(Struct, frozen=True, array_like=True):
+    """One line of the journal: what a request has cost (`settled`), or may cost at least (`started`: its prompt's estimate).
+
+    `at_ms` (Unix) is when it was written.
+    """
+
+    kind: str
+    at_ms: int
+    request_id: str
+    external_id: str
+    email: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    requests: int

@@ -49,7 +49,7 @@ class Settlement:
         bill = await self._bill(hold, call, outcome)
         _count(hold, bill)
         try:
-            return bill, await self._ledger.settle(hold, bill)
+            return bill, await self._ledger.settle(hold, bill, blind=hold.local)
         except LedgerUnavailableError:
             self._waiting.append((hold, bill))
             if len(self._waiting) > self._waiting_max:
@@ -91,7 +91,8 @@ class Settlement:
     async def _write_waiting(self) -> None:
         while self._waiting:
             try:
-                await self._ledger.settle(*self._waiting[0])
+                hold, bill = self._waiting[0]
+                await self._ledger.settle(hold, bill, blind=hold.local)
             except LedgerUnavailableError:
                 return
             self._waiting.popleft()
