@@ -153,6 +153,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Variable("SENTINEL_RATE_LIMIT_WINDOW_SECONDS", "The length of the sliding window.", "s", low=1, high=86400),
     ] = 60
+    caller_concurrency_max: Annotated[
+        int,
+        Variable(
+            "SENTINEL_CALLER_CONCURRENCY_MAX", "Requests of one caller under way at a time; 0 is any number.", "requests", low=0
+        ),
+    ] = 0
     output_tokens_default: Annotated[
         int,
         Variable(

@@ -50,6 +50,7 @@ class Worker:
             rate_window_ms=settings.rate_window_s * 1000,
             fresh_ms=settings.cache_ttl_s * 1000,
             stale_ms=settings.limits_stale_s * 1000,
+            concurrency_max=settings.caller_concurrency_max,
         )
         self._zion = Zion(
             open_session(
@@ -72,6 +73,7 @@ class Worker:
             tokenizer,
             output_tokens_default=settings.output_tokens_default,
             limits_ttl_s=settings.cache_ttl_s,
+            limits_wait_s=settings.zion_timeout_s,
             missing_limit=settings.missing_limit,
         )
         self._leases = Leases(self._ledger, lease_s=settings.lease_s)

@@ -14,7 +14,7 @@ from sentinel.edges.ledger.pipeline import SCRIPTS
 from sentinel.errors import LedgerUnavailableError
 from sentinel.protocol.increments import Item
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict
-from sentinel.records import Bill, Caller, Hold, Remaining
+from sentinel.records import Bill, Caller, Entry, Hold, Remaining
 from tests.support.redis_server import RedisServer, redis_server, remove_server, start_server
 
 __all__ = ["redis_server"]
@@ -251,6 +251,79 @@ async def test_a_settlement_nobody_knows_is_applied_only_blind(ledger: Ledger) -
     await ledger.install(CALLER.external_id, limited(input=100), (0, 0, 0))
     assert (await admit(ledger, "req_a_2", 0, 0, 0)).input.remaining == 95
     assert [(item.input_tokens, item.output_tokens) for item in await take_all(ledger)] == [(5, 6)]
+
+
+BOOT = "0123456789abcdef"
+
+
+def entry(kind: str, sequence: int, input_tokens: int, output_tokens: int) -> Entry:
+    """A line of a journal about a request of CALLER."""
+    return Entry(
+        kind, 0, f"req_{BOOT}_{sequence:x}", CALLER.external_id, CALLER.email, "m", input_tokens, output_tokens, requests=1
+    )
+
+
+async def forget_tombstones(url: str) -> None:
+    """What ten minutes do."""
+    redis = open_redis(url, 5.0)
+    for name in await redis.keys("d:*"):
+        await redis.delete(name)
+    await redis.aclose()
+
+
+async def test_the_truth_is_replayed_once_however_late(ledger: Ledger, redis_server: RedisServer) -> None:
+    """What a journal tells is charged where it is missing, and never again, long after the tombstone is gone."""
+    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    told = entry("settled", 70_000, 5, 6)
+    assert await ledger.unsettled([told]) == [told]
+    assert (await ledger.replay(told)).why == "ok"
+    await forget_tombstones(redis_server.url)
+    assert await ledger.unsettled([told, entry("settled", 70_001, 1, 1)]) == [entry("settled", 70_001, 1, 1)]
+    assert [(await ledger.replay(line)).why for line in (told, entry("started", 70_000, 5, 0))] == ["dup", "dup"]
+    verdict = await admit(ledger, told.request_id)
+    assert (await ledger.settle(held(told.request_id, verdict), Bill(1, 5, 6))).why == "ok", "a hold is always freed"
+    assert [(item.input_tokens, item.requests) for item in await take_all(ledger)] == [(10, 2)]
+
+
+async def test_a_settled_request_is_a_duplicate_to_every_kind(ledger: Ledger, redis_server: RedisServer) -> None:
+    """Settled in the ordinary way: neither its journal nor a second settlement changes anything, with tombstone or without."""
+    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    truth = entry("settled", 7, 5, 6)
+    hold = held(truth.request_id, await admit(ledger, truth.request_id))
+    assert (await ledger.settle(hold, Bill(1, 5, 6))).applied
+    for _ in range(2):
+        for again in (ledger.replay(truth), ledger.replay(entry("started", 7, 5, 0)), ledger.settle(hold, Bill(1, 5, 6))):
+            assert (await again).why == "dup"
+        await forget_tombstones(redis_server.url)
+    assert [(item.input_tokens, item.output_tokens, item.requests) for item in await take_all(ledger)] == [(5, 6, 1)]
+
+
+async def test_a_lost_request_is_left_to_its_lease_or_charged_by_estimate(ledger: Ledger, clock: Clock) -> None:
+    """Where the hold stands the sweeper charges it; where Redis lost it the journal does; the truth corrects either."""
+    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.admit(CALLER, f"req_{BOOT}_1", 10, 50, 1, "m")
+    assert (await ledger.replay(entry("started", 1, 10, 0))).why == "held"
+    clock.now_ms += 60_000
+    assert await ledger.sweep(ledger.partition(CALLER.external_id)) == 1
+    assert (await ledger.replay(entry("started", 1, 10, 0))).why == "dup"
+    assert [(await ledger.replay(entry("started", 2, 8, 0))).why for _ in range(2)] == ["ok", "dup"]
+    assert await ledger.unsettled([entry("settled", 1, 9, 3), entry("settled", 2, 8, 4)]) != []
+    assert (await ledger.replay(entry("settled", 1, 9, 3))).why == "corrected"
+    assert (await ledger.replay(entry("settled", 2, 8, 4))).why == "corrected"
+    assert [(item.input_tokens, item.output_tokens, item.requests) for item in await take_all(ledger)] == [(17, 7, 2)]
+
+
+async def test_another_run_of_redis_is_known_by_its_id(clock: Clock) -> None:
+    """A server that was started again has another run id; one that goes on keeps it."""
+    server = start_server()
+    ledger = new_ledger(server.url, clock, timeout_s=1.0)
+    first = await ledger.run_id()
+    assert await ledger.run_id() == first
+    server.stop()
+    server.start()
+    assert await ledger.run_id() != first
+    await ledger.close()
+    remove_server(server)
 
 
 async def test_an_expired_hold_is_charged_by_estimate_and_corrected_by_the_truth(ledger: Ledger, clock: Clock) -> None:
@@ -566,3 +639,33 @@ def test_every_script_of_the_package_is_in_use() -> None:
     assert sorted(path.stem for path in folder.glob("[!_]*.lua")) == sorted(SCRIPTS)
     texts = "".join(path.read_text() for path in folder.glob("*.lua"))
     assert all(f"-- include: {path.stem}\n" in texts for path in folder.glob("_*.lua"))
+
+
+async def test_one_asker_of_the_fleet_fetches_the_limits_of_an_unknown_caller(ledger: Ledger, clock: Clock) -> None:
+    """Of many first requests one is told to ask Zion; another is when that one gave up, or said nothing for 10 s."""
+    firsts = await asyncio.gather(*(admit(ledger, f"req_a_{at}") for at in range(20)))
+    assert {verdict.code for verdict in firsts} == {"snapshot"}
+    assert [verdict.refresh for verdict in firsts].count(True) == 1
+    await ledger.release_refresh(CALLER.external_id)
+    assert (await admit(ledger, "req_a_20")).refresh
+    assert not (await admit(ledger, "req_a_21")).refresh
+    clock.now_ms += 10_000
+    assert (await admit(ledger, "req_a_22")).refresh
+
+
+async def test_requests_under_way_are_bounded(redis_server: RedisServer, ledger: Ledger, clock: Clock) -> None:
+    """With three at a time, three of ten are admitted; one that ends, or whose lease does, makes room."""
+    bounded = new_ledger(redis_server.url, clock, concurrency_max=3)
+    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    verdicts = await asyncio.gather(*(admit(bounded, f"req_a_{at}") for at in range(10)))
+    admitted = [at for at, verdict in enumerate(verdicts) if verdict.code == "admitted"]
+    assert len(admitted) == 3
+    assert {verdict.why for verdict in verdicts if verdict.code == "denied"} == {"concurrency"}
+    ended = f"req_a_{admitted[0]}"
+    await bounded.settle(held(ended, verdicts[admitted[0]]), Bill(1, 10, 5))
+    assert (await admit(bounded, "req_a_10")).code == "admitted"
+    assert (await admit(bounded, "req_a_11")).why == "concurrency"
+    clock.now_ms += 60_001
+    assert await bounded.sweep(bounded.partition(CALLER.external_id)) == 3
+    assert (await admit(bounded, "req_a_12")).code == "admitted"
+    await bounded.close()

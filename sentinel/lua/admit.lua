@@ -2,10 +2,10 @@
 -- KEYS    1 q account  2 w window  3 r holds  4 z deadlines  5 d tombstone       (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 request id  3 external id  4 e-mail  5 model  6 input tokens  7 output tokens asked
 --         8 least output tokens that will do  9 lease ms  10 requests a window (-1 = no window)  11 window ms  12 sub-buckets
---         13 fresh ms  14 stale ms
+--         13 fresh ms  14 stale ms  15 requests of the caller at a time (0 = any number)
 -- returns {code, why, granted output, then limit, remaining, reset ms of input, output, requests and of the window,
 --         refresh 0|1, acknowledged input, output, requests, clock ms}; -1 is unlimited, or never
---         code 1 admitted (why ok|dup)  0 denied (rate|requests|input|output)  2 limits must be fetched first (unknown|stale)
+--         code 1 admitted (why ok|dup)  0 denied (rate|concurrency|requests|input|output)  2 limits must be fetched first (unknown|stale)
 --         3 the request is settled already
 -- clock   Redis TIME, never before the last of the account. A duplicate gets the earlier grant; a refusal consumes nothing.
 -- cost    O(1): one hash of 7 fields, one of at most 11, four writes.
@@ -54,18 +54,25 @@ end
 if redis.call('EXISTS', KEYS[5]) == 1 then return reply(3, 'settled', 0) end
 local earlier = redis.call('HGET', KEYS[3], request_id)
 if earlier then return reply(1, 'dup', cjson.decode(earlier)[5]) end
-if account.fetched == 0 then refresh = 1; return reply(2, 'unknown', 0) end
-if now - account.fetched > tonumber(ARGV[14]) then refresh = 1; return reply(2, 'stale', 0) end
-if (now - account.fetched > tonumber(ARGV[13]) or account.fetched < account.rolled) and account.refresh <= now then
+local function refresh_once()  -- one caller of all workers and hosts asks Zion; it has this long
+  if account.refresh > now then return end
   refresh = 1
   account.refresh = now + REFRESH_MS
 end
+if account.fetched == 0 or now - account.fetched > tonumber(ARGV[14]) then
+  refresh_once()
+  if refresh == 1 then save_account(account) end
+  return reply(2, account.fetched == 0 and 'unknown' or 'stale', 0)
+end
+if now - account.fetched > tonumber(ARGV[13]) or account.fetched < account.rolled then refresh_once() end
 
 local function refuse(why)
   if refresh == 1 then save_account(account) end  -- the clock need not be kept: nothing was consumed
   return reply(0, why, 0)
 end
 if rate >= 0 and rate_left < 1 then return refuse('rate') end
+-- Requests held are requests in flight: each is freed by its settlement, or by the end of its lease.
+if tonumber(ARGV[15]) > 0 and account.r.h >= tonumber(ARGV[15]) then return refuse('concurrency') end
 if account.r.l >= 0 and remaining(account.r) < 1 then return refuse('requests') end
 if account.i.l >= 0 and remaining(account.i) < input then return refuse('input') end
 local granted = output

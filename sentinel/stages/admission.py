@@ -27,7 +27,8 @@ _log: Final = Log("admission")
 
 # Where one count takes about a millisecond; longer ones would stall every other request of this worker (wire.md K3).
 _INLINE_CHARACTERS_MAX: Final = 16_384
-_REFRESHES_MAX: Final = 256
+_LEARNING_MAX: Final = 256
+_LOOK_AGAIN_S: Final = 0.025
 
 _NAMES: Final = {"requests": "ai_requests", "input": "ai_input_tokens", "output": "ai_output_tokens"}
 
@@ -55,6 +56,7 @@ class Admission:
         *,
         output_tokens_default: int,
         limits_ttl_s: int,
+        limits_wait_s: float,
         missing_limit: str,
         now_s: Callable[[], float] = time.time,
     ) -> None:
@@ -63,6 +65,7 @@ class Admission:
         self._tokenizer = tokenizer
         self._output_tokens_default = output_tokens_default
         self._limits_ttl_s = limits_ttl_s
+        self._limits_wait_s = limits_wait_s
         self._missing_limit = missing_limit
         self._now_s = now_s
         self._learning: dict[str, asyncio.Task[None]] = {}
@@ -74,14 +77,7 @@ class Admission:
         """
         input_tokens = await self._estimate(call)
         output_tokens, output_min = self._output(call)
-        verdict = await self._ledger.admit(caller, request_id, input_tokens, output_tokens, output_min, call.model)
-        if verdict.code == "snapshot":
-            self._start(caller.external_id, partial(self._learn, caller.external_id, verdict))
-            # Shielded: the first asker may leave while others wait for the same limits.
-            await asyncio.shield(self._learning[caller.external_id])
-            verdict = await self._ledger.admit(caller, request_id, input_tokens, output_tokens, output_min, call.model)
-        elif verdict.refresh and len(self._learning) < _REFRESHES_MAX:
-            self._start(caller.external_id, partial(self._refresh, caller.external_id, verdict))
+        verdict = await self._ask_ledger(caller, request_id, input_tokens, output_tokens, output_min, call.model)
         hold = Hold(
             request_id=request_id,
             caller=caller,
@@ -99,6 +95,23 @@ class Admission:
         if verdict.code == "denied":
             raise self._refusal(verdict, hold)
         raise ZionUnavailableError("The limits of this account are not known right now.", retry_after_s=2)
+
+    async def _ask_ledger(self, caller: Caller, request_id: str, *amounts: Any) -> limits.Verdict:
+        """The ledger's verdict, once it knows the caller's limits: one asker of the whole fleet fetches them, the rest wait."""
+        wait_until_s = asyncio.get_running_loop().time() + self._limits_wait_s
+        while True:
+            verdict = await self._ledger.admit(caller, request_id, *amounts)
+            if verdict.refresh and len(self._learning) < _LEARNING_MAX:
+                learn = self._learn if verdict.code == "snapshot" else self._refresh
+                self._start(caller.external_id, partial(learn, caller.external_id, verdict))
+            if verdict.code != "snapshot" or asyncio.get_running_loop().time() > wait_until_s:
+                return verdict
+            if not verdict.refresh:
+                # Somebody else asks, perhaps another host: look again soon.
+                self._start(caller.external_id, partial(asyncio.sleep, _LOOK_AGAIN_S))
+            if (task := self._learning.get(caller.external_id)) is not None:
+                # Shielded: the first asker may leave while others wait for the same limits.
+                await asyncio.shield(task)
 
     async def close(self) -> None:
         """End the refreshes that are under way; the next admission asks again."""
@@ -137,15 +150,19 @@ class Admission:
             task.exception()
 
     async def _learn(self, external_id: str, before: limits.Verdict) -> None:
-        """Install the limits of a caller the ledger does not know, from Redis where another worker just asked."""
-        kept = await self._ledger.limits(external_id)
-        if kept is not None:
-            try:
-                await self._install(external_id, _read_kept(kept))
-                return
-            except ValueError:
-                _log.warning("limits in redis cannot be read", external_id=external_id)
-        await self._ask(external_id, before)
+        """Install the limits of a caller the ledger does not know; what was kept in Redis will do where it can be read."""
+        try:
+            kept = await self._ledger.limits(external_id)
+            if kept is not None:
+                try:
+                    await self._install(external_id, _read_kept(kept))
+                    return
+                except ValueError:
+                    _log.warning("limits in redis cannot be read", external_id=external_id)
+            await self._ask(external_id, before)
+        except (ZionUnavailableError, ForbiddenError):
+            await self._ledger.release_refresh(external_id)
+            raise
 
     async def _refresh(self, external_id: str, before: limits.Verdict) -> None:
         """Install newer limits in the background; the old ones stay where Zion or Redis is away."""
@@ -175,6 +192,9 @@ class Admission:
         shown = tuple(headers.limits(hold, int(self._now_s())))
         name = _NAMES.get(verdict.why, verdict.why)
         metrics.REFUSALS.labels(name).inc()
+        if verdict.why == "concurrency":
+            text = "Too many requests of this account are under way at a time. Please try again when one of them has ended."
+            return OverLimitError(text, code="concurrency_limit_exceeded", retry_after_s=1, headers=shown)
         if verdict.why == "rate":
             return _over("Rate limit reached for requests", "rate_limit_exceeded", verdict.rate, shown, retry=None)
         limit = {"requests": verdict.requests, "input": verdict.input, "output": verdict.output}[verdict.why]

@@ -90,6 +90,7 @@ class Ledger:
         rate_window_ms: int,
         fresh_ms: int,
         stale_ms: int,
+        concurrency_max: int = 0,
         now_ms: Callable[[], int] = redis_time,
     ) -> None:
         self.partitions = partitions
@@ -98,6 +99,7 @@ class Ledger:
         self._window = (rate_requests or -1, rate_window_ms, _BUCKETS)
         self._fresh_ms = fresh_ms
         self._stale_ms = stale_ms
+        self._concurrency_max = concurrency_max
         self._now_ms = now_ms
         self._voids: dict[str, str] = {}
         self._voiding: asyncio.Task[None] | None = None
@@ -123,9 +125,10 @@ class Ledger:
             key("d", at, request_id),
         ]
         who = (request_id, caller.external_id, caller.email, model)
-        amounts = (input_tokens, output_tokens, output_min, self._lease_ms, *self._window, self._fresh_ms, self._stale_ms)
+        amounts = (input_tokens, output_tokens, output_min, self._lease_ms, *self._window)
+        bounds = (self._fresh_ms, self._stale_ms, self._concurrency_max)
         try:
-            return read_verdict(await self._pipeline.script("admit", keys, (self._now_ms(), *who, *amounts)))
+            return read_verdict(await self._pipeline.script("admit", keys, (self._now_ms(), *who, *amounts, *bounds)))
         except (asyncio.CancelledError, LedgerUnavailableError):
             self._void_later(request_id, caller.external_id)
             raise
@@ -140,6 +143,10 @@ class Ledger:
             arguments += _figures(limit, acknowledged)
         keys = [key("q", self.partition(external_id), external_id)]
         return bool((await self._pipeline.script("snapshot", keys, arguments))[0])
+
+    async def release_refresh(self, external_id: str) -> None:
+        """Let somebody else refresh a caller's limits: whom a Verdict had asked to could not."""
+        await self._pipeline.command("hdel", key("q", self.partition(external_id), external_id), "refresh")
 
     async def settle(self, hold: Hold, bill: Bill, *, blind: bool = False) -> Settled:
         """Free the hold and charge the bill, once, whatever happened before: settle.lua.

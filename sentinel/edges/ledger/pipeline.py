@@ -26,6 +26,7 @@ _log: Final = Log("ledger")
 _PIPELINES_MAX: Final = 4
 _CALLS_MAX: Final = 512
 SCRIPTS: Final = ("admit", "snapshot", "settle", "beat", "sweep", "take", "done", "bury", "fail")
+COMMANDS: Final = ("get", "set", "hdel", "ping")
 
 
 class _Call:
@@ -51,15 +52,15 @@ class Pipeline:
         self._digests = {
             name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in self._texts.items()
         }
-        self._seconds = {name: metrics.LEDGER_SECONDS.labels(name) for name in (*SCRIPTS, "get", "set", "ping")}
-        self._errors = {name: metrics.LEDGER_ERRORS.labels(name) for name in (*SCRIPTS, "get", "set", "ping")}
+        self._seconds = {name: metrics.LEDGER_SECONDS.labels(name) for name in (*SCRIPTS, *COMMANDS)}
+        self._errors = {name: metrics.LEDGER_ERRORS.labels(name) for name in (*SCRIPTS, *COMMANDS)}
 
     async def script(self, name: str, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
         """The reply of one of SCRIPTS. Raises LedgerUnavailableError; whether it ran is then unknown."""
         return await self._call(name, ("EVALSHA", self._digests[name], str(len(keys)), *map(_bytes, (*keys, *arguments))))
 
     async def command(self, name: str, *arguments: str | bytes | int) -> Any:
-        """The reply of a plain command: "get", "set" or "ping". Raises LedgerUnavailableError."""
+        """The reply of one of COMMANDS. Raises LedgerUnavailableError."""
         return await self._call(name, (name.upper(), *map(_bytes, arguments)))
 
     async def close(self) -> None:
