@@ -5,7 +5,6 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel.protocol.limits import Verdict
 from sentinel.protocol.slices import Slice, share
 from sentinel.records import Remaining
 
@@ -16,9 +15,9 @@ WIDEST_MS = 1101  # the window and the sub-bucket that admit.lua counts in full
 
 def verdict(
     *, requests: Remaining = FREE, given_tokens: Remaining = FREE, output: Remaining = FREE, rate: Remaining = FREE
-) -> Verdict:
-    """What the ledger said last."""
-    return Verdict("admitted", "ok", 0, given_tokens, output, requests, rate, False, (0, 0, 0), 0)
+) -> tuple[Remaining, Remaining, Remaining, Remaining]:
+    """What the ledger said last, as `learn` takes it."""
+    return given_tokens, output, requests, rate
 
 
 def told(left: int | None, reset_ms: int | None = None) -> Remaining:
@@ -26,11 +25,11 @@ def told(left: int | None, reset_ms: int | None = None) -> Remaining:
     return FREE if left is None else Remaining(2 * left, left, reset_ms)
 
 
-def slices(count: int, ratio: float, last: Verdict) -> list[Slice]:
+def slices(count: int, ratio: float, last: tuple[Remaining, ...]) -> list[Slice]:
     """One a process, all of which saw the same last verdict."""
     made = [Slice(ratio, count, WINDOW_MS) for _ in range(count)]
     for one in made:
-        one.learn(last, 0)
+        one.learn(*last, 0)
     return made
 
 
@@ -109,7 +108,7 @@ def test_a_used_up_limit_is_named_and_a_spent_slice_is_not() -> None:
     one.give_back(0, 50, 0)
     assert one.take(1, 1, 1, 0).why == "ok"
     assert one.take(1, 1, 1, 0).why == "spent"
-    one.learn(verdict(requests=told(0)), 0)
+    one.learn(*verdict(requests=told(0)), 0)
     assert one.take(1, 1, 1, 0).why == "requests"
 
 
@@ -138,7 +137,7 @@ def test_what_was_taken_lately_counts_after_a_new_verdict() -> None:
     """Its bill may not have arrived in the ledger yet; a minute later it has."""
     (one,) = slices(1, 0.5, verdict(requests=told(8)))
     assert [one.take(1, 1, 1, 0).why for _ in range(5)] == ["ok"] * 4 + ["spent"]
-    one.learn(verdict(requests=told(8)), 1000)
+    one.learn(*verdict(requests=told(8)), 1000)
     assert one.take(1, 1, 1, 1001).why == "spent"
-    one.learn(verdict(requests=told(8)), 61_000)
+    one.learn(*verdict(requests=told(8)), 61_000)
     assert one.take(1, 1, 1, 61_001).why == "ok"

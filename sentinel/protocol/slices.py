@@ -9,7 +9,6 @@ from typing import Final
 
 import msgspec
 
-from sentinel.protocol.limits import Verdict
 from sentinel.records import Remaining
 
 # By then the bills of what was admitted here have reached the ledger; until then a new verdict does not know of them.
@@ -85,16 +84,16 @@ class Slice:
         self._taken_at_ms: int | None = None
         self._window: deque[int] = deque()  # when what is in the sliding window was taken here
 
-    def learn(self, verdict: Verdict, now_ms: int) -> None:
-        """The ledger has spoken: its figures replace the old ones."""
+    def learn(self, given: Remaining, produced: Remaining, requests: Remaining, rate: Remaining, now_ms: int) -> None:
+        """The ledger has spoken (of input, output, requests and the window): its figures replace the old ones."""
         amounts = (self._input, self._output, self._requests)
         if self._taken_at_ms is not None and self._taken_at_ms + _BILLED_MS < now_ms:
             self._taken_at_ms = None
             for amount in amounts:
                 amount.taken = 0
-        for amount, told in zip(amounts, (verdict.input, verdict.output, verdict.requests), strict=True):
+        for amount, told in zip(amounts, (given, produced, requests), strict=True):
             amount.learn(told, now_ms)
-        self._rate = verdict.rate
+        self._rate = rate
         self._learned_at_ms = now_ms
 
     def take(self, input_tokens: int, output_tokens: int, output_min: int, now_ms: int) -> Grant:
@@ -114,8 +113,8 @@ class Slice:
             self._taken_at_ms = now_ms
             if self._rate.limit is not None:
                 self._window.append(now_ms)
-        shown = [amount.shown(self._ratio, self._processes, now_ms) for amount in amounts]
-        return Grant(why, granted if why == "ok" else 0, *shown, self._rate_shown(now_ms))
+        given, produced, requests = (amount.shown(self._ratio, self._processes, now_ms) for amount in amounts)
+        return Grant(why, granted if why == "ok" else 0, given, produced, requests, self._rate_shown(now_ms))
 
     def give_back(self, input_tokens: int, output_tokens: int, requests: int) -> None:
         """What a bill came out below its grant (negative: above); what the sliding window has counted stays counted."""
