@@ -11,6 +11,7 @@
 -- cost    O(1): one hash of 7 fields, one of at most 11, four writes.
 -- include: _clock
 -- include: _account
+-- include: _window
 local REFRESH_MS = 10000
 local request_id = ARGV[2]
 local input, output, output_min = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -18,24 +19,9 @@ local rate, window_ms, buckets = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumbe
 local account = open_account(KEYS[1], read_clock(tonumber(ARGV[1])))
 local now = account.now
 
--- Sliding window: the oldest sub-bucket counts in full until its last ms has left, so no real window ever has more than rate.
 local width_ms = window_ms / buckets
 local bucket = math.floor(now / width_ms)
-local rate_left, rate_reset, gone = rate, rate < 0 and -1 or 0, {}
-if rate >= 0 then
-  local counts, oldest = redis.call('HGETALL', KEYS[2]), nil
-  for at = 1, #counts, 2 do
-    local number = tonumber(counts[at])
-    if number < bucket - buckets or number > bucket then  -- later than now: from a window of another length
-      gone[#gone + 1] = counts[at]
-    else
-      rate_left = rate_left - tonumber(counts[at + 1])
-      if not oldest or number < oldest then oldest = number end
-    end
-  end
-  rate_left = math.max(0, rate_left)
-  if oldest then rate_reset = math.ceil((oldest + buckets + 1) * width_ms - now) end
-end
+local rate_left, rate_reset, gone = read_window(KEYS[2], now, rate, width_ms, buckets)
 
 local refresh = 0
 local function reply(code, why, granted)

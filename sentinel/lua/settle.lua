@@ -7,10 +7,9 @@
 --         status 1 applied  2 an expiry charge corrected by the difference  0 duplicate  -1 no such hold
 -- clock   Redis TIME, never before the last of the account; usage belongs to the period in which it is settled
 -- cost    O(1)
--- a: field JSON [external id, e-mail, model, period start ms], value "input|output|requests"; a correction after its charge was
--- sealed leaves a negative number, which nets with what comes and is never reported.
 -- include: _clock
 -- include: _account
+-- include: _unreported
 local request_id, kind = ARGV[2], ARGV[9]
 local cost = {i = tonumber(ARGV[6]), o = tonumber(ARGV[7]), r = tonumber(ARGV[8])}
 local account = open_account(KEYS[1], read_clock(tonumber(ARGV[1])))
@@ -22,16 +21,6 @@ end
 -- The period start that all three metrics agree on: at least this UTC day, so that it is right even before limits are known.
 local function period_start()
   return math.max(midnight(account.now), account.i.p, account.o.p, account.r.p)
-end
-
-local function add_unreported(field, change)
-  local input, output, requests = string.match(redis.call('HGET', KEYS[5], field) or '0|0|0', '^(-?%d+)|(-?%d+)|(-?%d+)$')
-  input, output, requests = input + change.i, output + change.o, requests + change.r
-  if input == 0 and output == 0 and requests == 0 then
-    redis.call('HDEL', KEYS[5], field)
-  else
-    redis.call('HSET', KEYS[5], field, whole(input) .. '|' .. whole(output) .. '|' .. whole(requests))
-  end
 end
 
 local function charge(change, since)
@@ -57,7 +46,7 @@ if stone then
     -- Its charge is sealed: in the same period, so the difference may net with what comes today.
     field = cjson.encode({charged[1], charged[2], charged[3], period_start()})
   end
-  add_unreported(field, change)
+  add_unreported(KEYS[5], field, change)
   save_account(account)
   bury_stone(field, ARGV[10])
   return reply(2)
@@ -78,7 +67,7 @@ local since = period_start()
 local field = cjson.encode({ARGV[3], ARGV[4], ARGV[5], since})
 if cost.i ~= 0 or cost.o ~= 0 or cost.r ~= 0 then
   charge(cost, since)
-  add_unreported(field, cost)
+  add_unreported(KEYS[5], field, cost)
 end
 if hold or kind == 'blind' then save_account(account) end
 bury_stone(field, kind == 'expired' and ARGV[11] or ARGV[10])
