@@ -27,7 +27,7 @@ _log: Final = Log("admission")
 
 # Where one count takes about a millisecond; longer ones would stall every other request of this worker (wire.md K3).
 _INLINE_CHARACTERS_MAX: Final = 16_384
-_LEARNING_MAX: Final = 256
+_REFRESHES_MAX: Final = 256
 _LOOK_AGAIN_S: Final = 0.025
 
 _NAMES: Final = {"requests": "ai_requests", "input": "ai_input_tokens", "output": "ai_output_tokens"}
@@ -101,17 +101,18 @@ class Admission:
         wait_until_s = asyncio.get_running_loop().time() + self._limits_wait_s
         while True:
             verdict = await self._ledger.admit(caller, request_id, *amounts)
-            if verdict.refresh and len(self._learning) < _LEARNING_MAX:
-                learn = self._learn if verdict.code == "snapshot" else self._refresh
-                self._start(caller.external_id, partial(learn, caller.external_id, verdict))
+            if verdict.refresh and verdict.code == "snapshot":
+                self._start(caller.external_id, partial(self._learn, caller.external_id, verdict))
+            elif verdict.refresh and len(self._learning) < _REFRESHES_MAX:
+                self._start(caller.external_id, partial(self._refresh, caller.external_id, verdict))
             if verdict.code != "snapshot" or asyncio.get_running_loop().time() > wait_until_s:
                 return verdict
-            if not verdict.refresh:
-                # Somebody else asks, perhaps another host: look again soon.
-                self._start(caller.external_id, partial(asyncio.sleep, _LOOK_AGAIN_S))
             if (task := self._learning.get(caller.external_id)) is not None:
                 # Shielded: the first asker may leave while others wait for the same limits.
                 await asyncio.shield(task)
+            else:
+                # Another worker or host asks: look again soon.
+                await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def close(self) -> None:
         """End the refreshes that are under way; the next admission asks again."""
