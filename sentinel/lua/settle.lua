@@ -1,16 +1,23 @@
--- settle: free a hold, charge what the request cost, add it to the unreported sums. Python: Ledger.settle, Ledger.sweep.
--- KEYS    1 q account  2 r holds  3 z deadlines  4 d tombstone  5 a unreported sums       (one hash tag)
+-- settle: free a hold, charge what the request cost, add it to the unreported sums, once.
+--         Python: Ledger.settle, Ledger.sweep, Ledger.replay.
+-- KEYS    1 q account  2 r holds  3 z deadlines  4 d tombstone  5 a unreported sums  6 t settled requests     (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 request id  3 external id  4 e-mail  5 model  6 input tokens  7 output tokens  8 requests
 --         9 kind: truth | expired (an estimate, by the sweeper) | void (the request never was: frees, and forbids a later admit)
---         | blind (truth without a hold: Redis lost it)  10 life of a tombstone ms  11 life of an expired one's ms
+--         | blind (truth told again: charged where nothing is known of the request, since Redis lost it)
+--         | lost (an estimate: its worker died; nothing where a hold stands, whose lease will end)
+--         10 life of a tombstone ms  11 life of an expired or lost one's, and of the settled requests ms
+--         12 place of the request in KEYS[6] (-1: none)
 -- returns {status, fields in the unreported sums, remaining input, output, requests (-1 unlimited)}
---         status 1 applied  2 an expiry charge corrected by the difference  0 duplicate  -1 no such hold
+--         status 1 applied  2 an expiry charge corrected by the difference  0 duplicate  -1 no such hold  3 a hold stands
 -- clock   Redis TIME, never before the last of the account; usage belongs to the period in which it is settled
 -- cost    O(1)
+-- t: a bitmap by the sequence number of a worker's requests: the truth of those is in. It outlives the tombstones, so that what a
+-- journal tells hours later is still told once; an estimate sets no bit, and its tombstone lives as long.
 -- include: _clock
 -- include: _account
 -- include: _unreported
-local request_id, kind = ARGV[2], ARGV[9]
+local request_id, kind, place = ARGV[2], ARGV[9], tonumber(ARGV[12])
+local estimated = kind == 'expired' or kind == 'lost'
 local cost = {i = tonumber(ARGV[6]), o = tonumber(ARGV[7]), r = tonumber(ARGV[8])}
 local account = open_account(KEYS[1], read_clock(tonumber(ARGV[1])))
 
@@ -29,14 +36,19 @@ local function charge(change, since)
   end
 end
 
-local function bury_stone(field, life_ms)
-  redis.call('SET', KEYS[4], cjson.encode({kind, cost.i, cost.o, cost.r, field}), 'PX', life_ms)
+local function bury_stone(field)
+  local name = estimated and 'expired' or kind
+  redis.call('SET', KEYS[4], cjson.encode({name, cost.i, cost.o, cost.r, field}), 'PX', estimated and ARGV[11] or ARGV[10])
+  if place >= 0 and not estimated then
+    redis.call('SETBIT', KEYS[6], place, 1)
+    redis.call('PEXPIRE', KEYS[6], ARGV[11])
+  end
 end
 
 local stone = redis.call('GET', KEYS[4])
 if stone then
   local known = cjson.decode(stone)
-  if known[1] ~= 'expired' or kind == 'expired' then return reply(0) end
+  if known[1] ~= 'expired' or estimated then return reply(0) end
   local change = {i = cost.i - known[2], o = cost.o - known[3], r = cost.r - known[4]}
   local charged = cjson.decode(known[5])
   local since = charged[4]
@@ -48,12 +60,14 @@ if stone then
   end
   add_unreported(KEYS[5], field, change)
   save_account(account)
-  bury_stone(field, ARGV[10])
+  bury_stone(field)
   return reply(2)
 end
 
 local hold = redis.call('HGET', KEYS[2], request_id)
+if not hold and place >= 0 and redis.call('GETBIT', KEYS[6], place) == 1 then return reply(0) end
 if hold then
+  if kind == 'lost' then return reply(3) end
   local held = cjson.decode(hold)
   account.i.h = math.max(0, account.i.h - held[4])
   account.o.h = math.max(0, account.o.h - held[5])
@@ -69,6 +83,6 @@ if cost.i ~= 0 or cost.o ~= 0 or cost.r ~= 0 then
   charge(cost, since)
   add_unreported(KEYS[5], field, cost)
 end
-if hold or kind == 'blind' then save_account(account) end
-bury_stone(field, kind == 'expired' and ARGV[11] or ARGV[10])
+if hold or kind == 'blind' or kind == 'lost' then save_account(account) end
+bury_stone(field)
 return reply(1)

@@ -1,13 +1,13 @@
 """The atomic quota ledger in Redis: one call holds a request's limits, one settles it, and usage waits there for Zion.
 
 Fails closed: whatever goes wrong on the way to Redis is LedgerUnavailableError, and whether the call ran is then unknown. All
-scripts are idempotent by an id they are given, so the same call may be made again; except `admit` after a failure, whose
-request is voided here in the background and must come back under a new id. docs/limits.md tells the algorithm.
+scripts are idempotent by an id they are given, so the same call may be made again. An `admit` that failed ends in one of two
+ways: its request is settled (`blind`) where it went on without Redis, or voided. docs/limits.md tells the algorithm.
 """
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -15,39 +15,26 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from sentinel.edges.ledger import settling
 from sentinel.edges.ledger.keys import key, partition_of
 from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.edges.ledger.settling import Settled
+from sentinel.edges.ledger.voids import Voids
 from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol.increments import Item
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict, read_verdict
-from sentinel.records import Bill, Caller, Hold
+from sentinel.records import Bill, Caller, Entry, Hold
+
+__all__ = ["Batch", "Ledger", "Settled", "open_redis", "redis_time"]
 
 _log: Final = Log("ledger")
 
 _BUCKETS: Final = 10
-_TOMBSTONE_MS: Final = 600_000
-# An expired hold was charged by estimate: the truth may come much later, from a worker that was frozen or cut off.
-_EXPIRED_MS: Final = 86_400_000
 _SWEEP_CLAIM_MS: Final = 10_000
-_VOID_RETRY_S: Final = 1.0
-_VOIDS_MAX: Final = 10_000
-_OUTCOMES: Final = {1: "ok", 2: "corrected", 0: "dup", -1: "unknown"}
 
 _read_held: Final = msgspec.json.Decoder(tuple[str, str, str, int, int]).decode
 _read_items: Final = msgspec.json.Decoder(list[tuple[str, str, str, int, int, int, int]]).decode
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """What settle.lua did: `why` is "ok", "corrected" (an expiry charge became the truth), "dup" or "unknown" (no such hold).
-
-    `waiting` is how many sums of `partition` are unreported now.
-    """
-
-    applied: bool
-    waiting: int
-    partition: int
-    why: str
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -64,7 +51,10 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def open_redis(url: str, timeout_s: float) -> Redis:
-    """A client for `url` (redis, rediss, unix) as the ledger needs it: it connects on first use and never retries by itself."""
+    """A client for `url` (redis, rediss, unix) as the ledger needs it: it connects on first use and never retries by itself.
+
+    `timeout_s` bounds the set-up of a connection, and one read; what a caller waits for is bounded by the Ledger's own.
+    """
     # redis-py's own retries would wait for seconds, ten times, while the caller's time runs.
     return Redis.from_url(
         url, decode_responses=False, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
@@ -101,8 +91,16 @@ class Ledger:
         self._stale_ms = stale_ms
         self._concurrency_max = concurrency_max
         self._now_ms = now_ms
-        self._voids: dict[str, str] = {}
-        self._voiding: asyncio.Task[None] | None = None
+        self._voids = Voids(self._void)
+
+    @property
+    def away(self) -> bool:
+        """Whether Redis has stopped to answer: every call fails at once, until it answers a probe in the background."""
+        return self._pipeline.away
+
+    async def open(self) -> None:
+        """Connect and load the scripts. Never fails; a Redis that is not there is `away`."""
+        await self._pipeline.open()
 
     def partition(self, external_id: str) -> int:
         """Where the account of a caller lies; the same on every host."""
@@ -113,8 +111,8 @@ class Ledger:
     ) -> Verdict:
         """Hold one request, `input_tokens` and up to `output_tokens` (at least `output_min`), all or nothing: admit.lua.
 
-        A second call with the same id gets the first one's grant. Raises LedgerUnavailableError; what may have been held then,
-        or when the caller is cancelled, is given back in the background.
+        A second call with the same id gets the first one's grant. Raises LedgerUnavailableError; unless it says that nothing was
+        `sent`, the request must then be settled, blind, or voided. Where the caller is cancelled, it is voided here.
         """
         at = self.partition(caller.external_id)
         keys = [
@@ -128,10 +126,15 @@ class Ledger:
         amounts = (input_tokens, output_tokens, output_min, self._lease_ms, *self._window)
         bounds = (self._fresh_ms, self._stale_ms, self._concurrency_max)
         try:
-            return read_verdict(await self._pipeline.script("admit", keys, (self._now_ms(), *who, *amounts, *bounds)))
-        except (asyncio.CancelledError, LedgerUnavailableError):
-            self._void_later(request_id, caller.external_id)
+            arguments = (self._now_ms(), *who, *amounts, *bounds)
+            return read_verdict(await self._pipeline.script("admit", keys, arguments, resend=True))
+        except asyncio.CancelledError:
+            self.void(request_id, caller.external_id)
             raise
+
+    def void(self, request_id: str, external_id: str) -> None:
+        """Give back, in the background, what a request may hold that nobody waits for any more."""
+        self._voids.add(request_id, external_id)
 
     async def install(self, external_id: str, snapshot: Snapshot, acked: tuple[int, int, int], fetched_at_ms: int = 0) -> bool:
         """Install what Zion said: snapshot.lua. Whether it was newer than what is known.
@@ -151,16 +154,41 @@ class Ledger:
     async def settle(self, hold: Hold, bill: Bill, *, blind: bool = False) -> Settled:
         """Free the hold and charge the bill, once, whatever happened before: settle.lua.
 
-        `blind` charges it even where Redis knows neither the hold nor that it was settled (its data was lost).
+        `blind` charges it even where Redis knows neither the hold nor that it was settled (it lost the hold).
         """
         amounts = (bill.input_tokens, bill.output_tokens, bill.requests)
         return await self._settle(hold.caller, hold.request_id, hold.model, amounts, "blind" if blind else "truth")
+
+    async def replay(self, entry: Entry) -> Settled:
+        """Settle what a journal tells, once, however often it is told: settle.lua.
+
+        A `settled` entry is the truth; a `started` one was lost with its worker, and is charged by estimate unless its hold
+        still stands ("held").
+        """
+        amounts = (entry.input_tokens, entry.output_tokens, entry.requests)
+        kind = "blind" if entry.kind == "settled" else "lost"
+        return await self._settle(Caller(entry.external_id, entry.email), entry.request_id, entry.model, amounts, kind)
+
+    async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those of `entries` whose truth the ledger may not have, by a few reads."""
+        places = [settling.place(self.partition(entry.external_id), entry.request_id) for entry in entries]
+        names = list({name for name, _ in places})
+        bitmaps = dict(zip(names, await asyncio.gather(*(self._pipeline.command("get", name) for name in names)), strict=True))
+        return [
+            entry
+            for entry, (name, position) in zip(entries, places, strict=True)
+            if position < 0 or not settling.is_set(bitmaps[name] or b"", position)
+        ]
+
+    async def run_id(self) -> str:
+        """Which run of which server answers: another one may have lost what the last one acknowledged."""
+        return str((await self._pipeline.command("info", "server"))["run_id"])
 
     async def beat(self, hold: Hold, output_tokens: int) -> bool:
         """Say that a request still runs and has produced `output_tokens`: beat.lua. Whether its hold is still there."""
         at = self.partition(hold.caller.external_id)
         keys = [key("r", at), key("z", at), key("d", at, hold.request_id)]
-        arguments = (self._now_ms(), hold.request_id, self._lease_ms, output_tokens, _EXPIRED_MS)
+        arguments = (self._now_ms(), hold.request_id, self._lease_ms, output_tokens, settling.SETTLED_LIFE_MS)
         return bool((await self._pipeline.script("beat", keys, arguments))[0])
 
     async def sweep(self, partition: int, holds_max: int = 100) -> int:
@@ -239,36 +267,16 @@ class Ledger:
 
     async def close(self) -> None:
         """Finish what is under way and close the connections; holds that could not be given back expire by themselves."""
-        if self._voiding is not None:
-            self._voiding.cancel()
-            await asyncio.wait([self._voiding])
+        await self._voids.close()
         await self._pipeline.close()
 
     async def _settle(self, caller: Caller, request_id: str, model: str, amounts: tuple[int, int, int], kind: str) -> Settled:
         at = self.partition(caller.external_id)
-        keys = [key("q", at, caller.external_id), key("r", at), key("z", at), key("d", at, request_id), key("a", at)]
-        who = (request_id, caller.external_id, caller.email, model)
-        lives = (_TOMBSTONE_MS, _EXPIRED_MS)
-        reply = await self._pipeline.script("settle", keys, (self._now_ms(), *who, *amounts, kind, *lives))
-        return Settled(applied=reply[0] > 0, waiting=reply[1], partition=at, why=_OUTCOMES[reply[0]])
+        question = settling.question(at, caller, request_id, model, amounts, kind, self._now_ms())
+        return settling.answer(at, await self._pipeline.script("settle", *question))
 
-    def _void_later(self, request_id: str, external_id: str) -> None:
-        self._voids[request_id] = external_id
-        if len(self._voids) > _VOIDS_MAX:
-            del self._voids[next(iter(self._voids))]  # its hold, if there is one, expires and is charged
-        if self._voiding is None or self._voiding.done():
-            self._voiding = asyncio.create_task(self._void())
-
-    async def _void(self) -> None:
-        """Give back what nobody got: the tombstone also forbids an admit that is still on its way."""
-        while self._voids:
-            request_id, external_id = next(iter(self._voids.items()))
-            try:
-                await self._settle(Caller(external_id, ""), request_id, "", (0, 0, 0), "void")
-            except LedgerUnavailableError:
-                await asyncio.sleep(_VOID_RETRY_S)
-            else:
-                self._voids.pop(request_id, None)
+    async def _void(self, request_id: str, external_id: str) -> None:
+        await self._settle(Caller(external_id, ""), request_id, "", (0, 0, 0), "void")
 
 
 def _callers(batch: Batch) -> list[str]:
