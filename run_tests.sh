@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Everything a change must pass: set-up, lint, format, types, tests with coverage. Needs Python 3.11 or newer, and nothing else.
+# Arguments go on to pytest; where they choose some of the tests, the bound on coverage does not count.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck source=locks/venv.sh
+. locks/venv.sh
+install test || exit 1
+
+bound=()
+for argument in "$@"; do
+    case "$argument" in
+        -k* | -m* | --lf | --last-failed | --ff | --sw* | --stepwise* | --ignore* | --deselect* | --co | --collect-only | [!-]*)
+            bound=(--cov-fail-under=0)
+            ;;
+    esac
+done
+
+say "ruff check"
+.venv/bin/python -m ruff check .
+say "ruff format --check"
+.venv/bin/python -m ruff format --check .
+say "mypy"
+.venv/bin/python -m mypy
+say "pytest"
+exec .venv/bin/python -m pytest --cov=sentinel --cov-branch "${bound[@]+"${bound[@]}"}" "$@"
