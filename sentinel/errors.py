@@ -170,10 +170,24 @@ class ZionUnavailableError(SentinelError):
 
 
 class LedgerUnavailableError(SentinelError):
-    """503: Redis does not answer, so nothing can be held."""
+    """503: Redis does not answer, so nothing can be held.
+
+    `sent` is False only where nothing was sent to it, so that it cannot have held anything.
+    """
 
     status = 503
     code = "ledger_unavailable"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        sent: bool = True,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, headers=headers)
+        self.sent = sent
 
 
 class DrainingError(SentinelError):

@@ -42,6 +42,12 @@ STREAM_OVERFLOWS: Final = Counter("sentinel_stream_overflows_total", "Events too
 UPSTREAM_RETRIES: Final = Counter("sentinel_upstream_retries_total", "Requests sent to the provider again.", ["reason"])
 LEDGER_SECONDS: Final = Histogram("sentinel_ledger_seconds", "Round trips to Redis.", ["script"], buckets=_SECONDS)
 LEDGER_ERRORS: Final = Counter("sentinel_ledger_errors_total", "Failed calls to Redis.", ["script"])
+LEDGER_AWAY: Final = Gauge(
+    "sentinel_ledger_away", "Workers whose breaker to Redis is open: they decide without it.", multiprocess_mode="livesum"
+)
+DEGRADED: Final = Counter(
+    "sentinel_degraded_admissions_total", "Requests decided while Redis was away, by mode and result.", ["mode", "result"]
+)
 ZION: Final = Counter("sentinel_zion_answers_total", "Answers of Zion, by call and result.", ["call", "result"])
 REPORTED: Final = Counter("sentinel_reported_increments_total", "Increments Zion acknowledged.")
 REPORT_BATCHES: Final = Counter("sentinel_report_batches_total", "Batches sent to Zion, by result.", ["result"])

@@ -10,6 +10,7 @@ import pytest
 
 from sentinel.edges import ledger as ledger_module
 from sentinel.edges.ledger import Batch, Ledger, open_redis
+from sentinel.edges.ledger.books import Books
 from sentinel.edges.ledger.pipeline import SCRIPTS
 from sentinel.errors import LedgerUnavailableError
 from sentinel.protocol.increments import Item
@@ -630,7 +631,11 @@ async def test_a_redis_that_is_away_is_an_answer_and_comes_back(clock: Clock) ->
     for call in calls:
         with pytest.raises(LedgerUnavailableError):
             await call
+    assert ledger.away
     server.start()
+    async with asyncio.timeout(20):
+        while ledger.away:
+            await asyncio.sleep(0.01)
     assert (await admit(ledger, "req_a_3")).why == "unknown"
     await ledger.close()
     remove_server(server)
@@ -710,9 +715,10 @@ def test_every_script_has_a_contract_and_its_method(name: str) -> None:
     assert text.startswith(f"-- {name}: ")
     for part in ("KEYS", "ARGV", "returns", "clock", "cost"):
         assert re.search(rf"^-- {part}\b", text, re.MULTILINE), part
-    methods = re.findall(r"Ledger\.(\w+)", text)
+    methods = re.findall(r"(Ledger|Books)\.(\w+)", text)
     assert methods
-    assert all(f"{name}.lua" in (getattr(Ledger, method).__doc__ or "") for method in methods)
+    rooms = {"Ledger": Ledger, "Books": Books}
+    assert all(f"{name}.lua" in (getattr(rooms[room], method).__doc__ or "") for room, method in methods)
 
 
 def test_every_script_of_the_package_is_in_use() -> None:

@@ -5,6 +5,7 @@
 
 import importlib
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -59,6 +60,16 @@ class RedisServer:
             self._process.wait()
             self._process = None
         self.socket.unlink(missing_ok=True)
+
+    def freeze(self) -> None:
+        """Stop it where it stands: connections stay open and say nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as link:

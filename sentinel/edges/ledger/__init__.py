@@ -16,11 +16,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from sentinel.edges.ledger import settling
-from sentinel.edges.ledger.keys import key, partition_of
+from sentinel.edges.ledger.books import Books
+from sentinel.edges.ledger.keys import WINDOW_BUCKETS, key, partition_of
 from sentinel.edges.ledger.pipeline import Pipeline
 from sentinel.edges.ledger.settling import Settled
 from sentinel.edges.ledger.voids import Voids
-from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol.increments import Item
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict, read_verdict
@@ -30,7 +30,6 @@ __all__ = ["Batch", "Ledger", "Settled", "open_redis", "redis_time"]
 
 _log: Final = Log("ledger")
 
-_BUCKETS: Final = 10
 _SWEEP_CLAIM_MS: Final = 10_000
 
 _read_held: Final = msgspec.json.Decoder(tuple[str, str, str, int, int]).decode
@@ -85,8 +84,10 @@ class Ledger:
     ) -> None:
         self.partitions = partitions
         self._pipeline = Pipeline(redis, timeout_s)
+        rate = {"rate_requests": rate_requests or -1, "rate_window_ms": rate_window_ms}
+        self.books = Books(self._pipeline, partitions=partitions, now_ms=now_ms, **rate)
         self._lease_ms = lease_ms
-        self._window = (rate_requests or -1, rate_window_ms, _BUCKETS)
+        self._window = (rate_requests or -1, rate_window_ms, WINDOW_BUCKETS)
         self._fresh_ms = fresh_ms
         self._stale_ms = stale_ms
         self._concurrency_max = concurrency_max
@@ -111,8 +112,8 @@ class Ledger:
     ) -> Verdict:
         """Hold one request, `input_tokens` and up to `output_tokens` (at least `output_min`), all or nothing: admit.lua.
 
-        A second call with the same id gets the first one's grant. Raises LedgerUnavailableError; unless it says that nothing was
-        `sent`, the request must then be settled, blind, or voided. Where the caller is cancelled, it is voided here.
+        A second call with the same id gets the first one's grant. Raises LedgerUnavailableError; unless it says that nothing
+        was `sent`, the request must then be settled, blind, or voided. Where the caller is cancelled, it is voided here.
         """
         at = self.partition(caller.external_id)
         keys = [
