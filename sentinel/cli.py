@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it could not start, 2 wrong usage or settings (every probl
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from sentinel import __version__
 from sentinel.settings import Settings, SettingsError, read, shown
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     dev = commands.add_parser("dev", help="serve with a Redis and simulators of Zion and the provider beside it")
     dev.add_argument("--port", type=_port, default=8080, help="the port Sentinel listens on (default 8080)")
     dev.add_argument("--workers", type=_count, default=2, help="worker processes (default 2)")
+    dev.add_argument("--directory", type=Path, default=Path(".sentinel"), help="data, logs and lock (default .sentinel)")
     dev.add_argument("--no-simulators", action="store_true", help="take Redis, Zion and the provider from the environment")
     return parser
 
@@ -64,7 +66,8 @@ def _dev(chosen: argparse.Namespace) -> int:
 
     from sentinel.devstack.stack import develop  # noqa: PLC0415
 
-    return asyncio.run(develop(port=chosen.port, workers=chosen.workers, simulators=not chosen.no_simulators))
+    simulators = not chosen.no_simulators
+    return asyncio.run(develop(port=chosen.port, workers=chosen.workers, simulators=simulators, directory=chosen.directory))
 
 
 def _port(text: str) -> int:
