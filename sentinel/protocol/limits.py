@@ -102,17 +102,18 @@ def read_verdict(reply: Sequence[Any]) -> Verdict:
         code=_CODES[reply[0]],
         why=reply[1].decode(),
         granted_output=reply[2],
-        input=_remaining(reply[3:6]),
-        output=_remaining(reply[6:9]),
-        requests=_remaining(reply[9:12]),
-        rate=_remaining(reply[12:15]),
+        input=read_remaining(reply[3:6]),
+        output=read_remaining(reply[6:9]),
+        requests=read_remaining(reply[9:12]),
+        rate=read_remaining(reply[12:15]),
         refresh=reply[15] == 1,
         acked=(reply[16], reply[17], reply[18]),
         clock_ms=reply[19],
     )
 
 
-def _remaining(figures: Sequence[int]) -> Remaining:
+def read_remaining(figures: Sequence[int]) -> Remaining:
+    """What the scripts say of a limit: limit, remaining, reset ms; -1 is unlimited, or never."""
     limit, remaining, reset_ms = figures
     if limit < 0:
         return Remaining(None, None, None)

@@ -84,10 +84,9 @@ class Ledger:
     ) -> None:
         self.partitions = partitions
         self._pipeline = Pipeline(redis, timeout_s)
-        rate = {"rate_requests": rate_requests or -1, "rate_window_ms": rate_window_ms}
-        self.books = Books(self._pipeline, partitions=partitions, now_ms=now_ms, **rate)
         self._lease_ms = lease_ms
         self._window = (rate_requests or -1, rate_window_ms, WINDOW_BUCKETS)
+        self.books = Books(self._pipeline, partitions=partitions, window=self._window, now_ms=now_ms)
         self._fresh_ms = fresh_ms
         self._stale_ms = stale_ms
         self._concurrency_max = concurrency_max

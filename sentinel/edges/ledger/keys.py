@@ -4,6 +4,10 @@ All keys of a partition have one hash tag, so that a script's keys lie in one sl
 """
 
 import zlib
+from typing import Final
+
+# Sub-buckets of a sliding window: a change makes every window start anew.
+WINDOW_BUCKETS: Final = 10
 
 
 def partition_of(external_id: str, partitions: int) -> int:
