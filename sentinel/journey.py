@@ -90,6 +90,7 @@ class Journey:
 
     async def _settle(self, hold: Hold, call: Call, outcome: Outcome, begun_s: float, client_request_id: str) -> None:
         bill, settled = await self._settlement.settle(hold, call, outcome)
+        self._admission.settle(hold, bill)
         if settled is not None:
             self._reporting.report(settled.partition, settled)
         seconds = time.perf_counter() - begun_s

@@ -55,6 +55,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     zion_timeout_s: Annotated[
         float, Variable("ZION_TIMEOUT_SECONDS", "How long one call to Zion may take.", "s", low=0.1, high=300)
     ] = 5.0
+    zion_requests_per_s: Annotated[
+        int, Variable("SENTINEL_ZION_REQUESTS_PER_SECOND", "Calls to Zion, of the whole fleet.", "requests/s", low=1, high=10**5)
+    ] = 20
+    zion_failures_max: Annotated[
+        int, Variable("SENTINEL_ZION_BREAKER_FAILURES", "Failed reports in a row that stop reports.", low=1, high=10**4)
+    ] = 3
+    zion_open_s: Annotated[
+        float, Variable("SENTINEL_ZION_BREAKER_SECONDS", "How long, until one report tries again.", "s", low=0.05, high=3600)
+    ] = 30.0
     provider: Annotated[
         str,
         Variable(
@@ -82,8 +91,41 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "redis://localhost:6379"
     redis_timeout_s: Annotated[
         float,
-        Variable("SENTINEL_REDIS_TIMEOUT_SECONDS", "How long one call to Redis may take.", "s", low=0.01, high=60),
-    ] = 1.0
+        Variable(
+            "SENTINEL_REDIS_TIMEOUT_SECONDS",
+            "How long a request waits for one call to Redis; connections have a second to be made.",
+            "s",
+            low=0.01,
+            high=60,
+        ),
+    ] = 0.05
+    on_redis_down: Annotated[
+        str,
+        Variable(
+            "SENTINEL_ON_REDIS_DOWN",
+            "Whom to admit while Redis is away: known callers from a slice of what they had left, everybody, or nobody.",
+            choices=("sliced", "open", "closed"),
+        ),
+    ] = "sliced"
+    slice_ratio: Annotated[
+        float,
+        Variable(
+            "SENTINEL_SLICE_RATIO",
+            "Of what remained to a caller, how much all processes together admit while Redis is away.",
+            low=0,
+            high=1,
+        ),
+    ] = 0.5
+    fleet_processes: Annotated[
+        int,
+        Variable(
+            "SENTINEL_FLEET_PROCESSES",
+            "Worker processes of all hosts that share this Redis; 0 is SENTINEL_WORKERS, right for one host.",
+            "processes",
+            low=0,
+            high=100000,
+        ),
+    ] = 0
     host: Annotated[str, Variable("SENTINEL_HOST", "The address Sentinel listens on.")] = "0.0.0.0"
     port: Annotated[int, Variable("SENTINEL_PORT", "The port Sentinel listens on.", low=1, high=65535)] = 8080
     workers: Annotated[

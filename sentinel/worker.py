@@ -11,6 +11,7 @@ from typing import Final
 from sentinel import vocab
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.provider import PROVIDERS
 from sentinel.edges.sessions import open_session
 from sentinel.edges.zion import Zion
@@ -30,6 +31,7 @@ from sentinel.stages.settlement import Settlement
 
 _log: Final = Log("worker")
 _ZION_CONNECTIONS_MAX: Final = 32
+_REDIS_SETUP_S: Final = 1.0
 
 
 class Worker:
@@ -41,17 +43,8 @@ class Worker:
         self._boot = secrets.token_hex(8)
         self._sequence = itertools.count(1)
         self._exchanges: set[Exchange] = set()
-        self._ledger = Ledger(
-            open_redis(settings.redis_url, settings.redis_timeout_s),
-            partitions=settings.ledger_partitions,
-            timeout_s=settings.redis_timeout_s,
-            lease_ms=settings.lease_s * 1000,
-            rate_requests=settings.rate_requests,
-            rate_window_ms=settings.rate_window_s * 1000,
-            fresh_ms=settings.cache_ttl_s * 1000,
-            stale_ms=settings.limits_stale_s * 1000,
-            concurrency_max=settings.caller_concurrency_max,
-        )
+        self._ledger = _ledger(settings)
+        standby = _standby(settings)
         self._zion = Zion(
             open_session(
                 connect_s=settings.zion_timeout_s, idle_s=settings.zion_timeout_s, connections_max=_ZION_CONNECTIONS_MAX
@@ -69,6 +62,7 @@ class Worker:
         tokenizer = Tokenizer.load(vocab.ranks)
         self._admission = Admission(
             self._ledger,
+            standby,
             self._zion,
             tokenizer,
             output_tokens_default=settings.output_tokens_default,
@@ -86,7 +80,7 @@ class Worker:
             interval_ms=settings.report_interval_ms,
             retry_s=settings.report_retry_s,
         )
-        self.health = Health(self._ledger, self._zion, lambda: self.draining)
+        self.health = Health(self._ledger, standby, self._zion, lambda: self.draining)
         self.journey = Journey(
             Auth(
                 self._ledger,
@@ -107,6 +101,7 @@ class Worker:
 
     async def open(self) -> None:
         """Start what runs beside the requests."""
+        await self._ledger.open()
         self._leases.open()
         self._settlement.open()
         self._reporting.open()
@@ -149,3 +144,28 @@ class Worker:
     def _end_open(self) -> None:
         for exchange in list(self._exchanges):
             exchange.interrupt(DrainingError("This gateway is restarting.", retry_after_s=1))
+
+
+def _ledger(settings: Settings) -> Ledger:
+    return Ledger(
+        # Its own bound: a connection takes several round trips, and no request waits for it longer than for a call.
+        open_redis(settings.redis_url, max(_REDIS_SETUP_S, settings.redis_timeout_s)),
+        partitions=settings.ledger_partitions,
+        timeout_s=settings.redis_timeout_s,
+        lease_ms=settings.lease_s * 1000,
+        rate_requests=settings.rate_requests,
+        rate_window_ms=settings.rate_window_s * 1000,
+        fresh_ms=settings.cache_ttl_s * 1000,
+        stale_ms=settings.limits_stale_s * 1000,
+        concurrency_max=settings.caller_concurrency_max,
+    )
+
+
+def _standby(settings: Settings) -> Standby:
+    return Standby(
+        settings.on_redis_down,
+        ratio=settings.slice_ratio,
+        processes=settings.fleet_processes or settings.workers,
+        window_ms=settings.rate_window_s * 1000,
+        callers_max=settings.jwt_cache_entries_max,
+    )

@@ -1,4 +1,5 @@
-"""Liveness and readiness. Live: the loop runs. Ready: this worker admits, Redis answers, and Zion takes our key.
+"""Liveness and readiness. Live: the loop runs. Ready: this worker admits, Redis answers or can be done without, and Zion takes
+our key.
 
 Never fails and never waits longer than the Redis deadline: a dependency that is away is an answer (503), not an exception.
 """
@@ -8,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from sentinel.edges.ledger import Ledger
+from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.zion import Zion
 from sentinel.errors import LedgerUnavailableError
 
@@ -15,8 +17,9 @@ from sentinel.errors import LedgerUnavailableError
 class Health:
     """What an orchestrator asks."""
 
-    def __init__(self, ledger: Ledger, zion: Zion, draining: Callable[[], bool]) -> None:
+    def __init__(self, ledger: Ledger, standby: Standby, zion: Zion, draining: Callable[[], bool]) -> None:
         self._ledger = ledger
+        self._standby = standby
         self._zion = zion
         self._draining = draining
 
@@ -25,19 +28,23 @@ class Health:
         return 200, b'{"status":"live"}'
 
     async def ready(self) -> tuple[int, bytes]:
-        """200, or 503 with the reason for each part that is not ready."""
+        """200, or 503 with the reason for each part that is not ready.
+
+        "degraded" (200) where requests are admitted without Redis: a load balancer that took such a worker away would take all.
+        """
         checks = {
             "admitting": "draining" if self._draining() else "ok",
             "redis": await self._redis(),
             "zion": "refuses the key of this deployment" if self._zion.misconfigured else "ok",
         }
-        ready = all(state == "ok" for state in checks.values())
-        answer = {"status": "ready" if ready else "not ready", "checks": checks}
+        ready = all(state == "ok" for part, state in checks.items() if part != "redis" or not self._standby.admits)
+        degraded = ready and checks["redis"] != "ok"
+        answer = {"status": "degraded" if degraded else "ready" if ready else "not ready", "checks": checks}
         return (200 if ready else 503), msgspec.json.encode(answer)
 
     async def _redis(self) -> str:
         try:
             await self._ledger.ping()
-        except LedgerUnavailableError as error:
-            return error.message
+        except LedgerUnavailableError:
+            return f"away: requests are decided without it ({self._standby.mode})"
         return "ok"

@@ -160,7 +160,7 @@ def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
     """What the caller has left, in both families of names (wire.md I0, I3, I4); `now_s` is the Unix time.
 
     Requests are the tighter of the rate and the quota, tokens the tighter of input and output. What has no limit has no
-    header, and what never resets has no reset.
+    header, and what never resets has no reset. A hold that Redis does not know says so.
     """
     sent: list[tuple[bytes, bytes]] = []
     requests = _tightest(hold.rate, hold.requests)
@@ -172,7 +172,14 @@ def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
     tokens = _tightest(hold.tokens_input, hold.tokens_output)
     if tokens is not None:
         sent += _openai(tokens, b"-tokens")
+    if hold.degraded:
+        sent += degraded(hold.degraded)
     return sent
+
+
+def degraded(mode: str) -> tuple[tuple[bytes, bytes], ...]:
+    """That Redis was away and this was decided without it, and how: "sliced" or "open"."""
+    return ((b"x-sentinel-degraded", mode.encode("ascii")),)
 
 
 def go_duration(ms: int) -> str:

@@ -1,9 +1,9 @@
 """admission.admit: requests, input and output tokens and the window, checked and held in ONE call to Redis, all or nothing.
 
 Fails closed: a limit that is used up is `OverLimitError` (429, named), limits nobody can be asked for are
-`ZionUnavailableError`, a Redis that is away is `LedgerUnavailableError`; a refusal consumes nothing. Zion is asked
-only for callers the ledger does not know (once at a time) and, in the background, for those whose limits age; while
-it is away ageing limits go on to their bound.
+`ZionUnavailableError`; a refusal consumes nothing. While Redis is away the standby decides from memory, as it is set; what it
+does not admit is `LedgerUnavailableError`. Zion is asked only for callers the ledger does not know (once at a time) and, in the
+background, for those whose limits age; while it is away ageing limits go on to their bound.
 """
 
 import asyncio
@@ -16,12 +16,13 @@ import msgspec
 
 from sentinel import metrics
 from sentinel.edges.ledger import Ledger
+from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.zion import Zion
 from sentinel.errors import ForbiddenError, LedgerUnavailableError, OverLimitError, ZionUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol import headers, limits
 from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import Call, Caller, Hold, Remaining
+from sentinel.records import Bill, Call, Caller, Hold, Remaining
 
 _log: Final = Log("admission")
 
@@ -51,6 +52,7 @@ class Admission:
     def __init__(
         self,
         ledger: Ledger,
+        standby: Standby,
         zion: Zion,
         tokenizer: Tokenizer,
         *,
@@ -61,6 +63,7 @@ class Admission:
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
+        self._standby = standby
         self._zion = zion
         self._tokenizer = tokenizer
         self._output_tokens_default = output_tokens_default
@@ -77,7 +80,12 @@ class Admission:
         """
         input_tokens = await self._estimate(call)
         output_tokens, output_min = self._output(call)
-        verdict = await self._ask_ledger(caller, request_id, input_tokens, output_tokens, output_min, call.model)
+        amounts, degraded = (input_tokens, output_tokens, output_min), ""
+        try:
+            verdict = await self._ask_ledger(caller, request_id, *amounts, call.model)
+            self._standby.learn(caller.external_id, verdict)
+        except LedgerUnavailableError as error:
+            verdict, degraded = self._stand_in(caller, request_id, amounts, error), self._standby.mode
         hold = Hold(
             request_id=request_id,
             caller=caller,
@@ -89,12 +97,34 @@ class Admission:
             tokens_output=verdict.output,
             rate=verdict.rate,
             output_capped=verdict.granted_output < output_tokens,
+            degraded=degraded,
         )
         if verdict.code == "admitted":
             return hold
         if verdict.code == "denied":
             raise self._refusal(verdict, hold)
         raise ZionUnavailableError("The limits of this account are not known right now.", retry_after_s=2)
+
+    def settle(self, hold: Hold, bill: Bill) -> None:
+        """Take note of what a request has cost that was admitted without Redis."""
+        if hold.local:
+            self._standby.settle(hold, bill)
+
+    def _stand_in(
+        self, caller: Caller, request_id: str, amounts: tuple[int, int, int], error: LedgerUnavailableError
+    ) -> limits.Verdict:
+        """The standby's verdict. Raises LedgerUnavailableError.
+
+        Whether the call has run is unknown: what is admitted here is settled under the same id, which also frees what Redis
+        may hold of it; what is not is voided.
+        """
+        verdict = self._standby.admit(caller.external_id, *amounts)
+        if error.sent and (verdict is None or verdict.code != "admitted"):
+            self._ledger.void(request_id, caller.external_id)
+        if verdict is None:
+            shown = () if self._standby.mode == "closed" else headers.degraded(self._standby.mode)
+            raise LedgerUnavailableError(error.message, retry_after_s=1, headers=shown) from error
+        return verdict
 
     async def _ask_ledger(self, caller: Caller, request_id: str, *amounts: Any) -> limits.Verdict:
         """The ledger's verdict, once it knows the caller's limits: one asker of the whole fleet fetches them, the rest wait."""

@@ -28,7 +28,7 @@ async def own(tmp_path: Path) -> AsyncIterator[Stack]:
         "SENTINEL_RATE_LIMIT_REQUESTS": "0",
         "SENTINEL_REPORT_RETRY_SECONDS": "0.2",
         "SENTINEL_DRAIN_SECONDS": "1",
-        "SENTINEL_REDIS_TIMEOUT_SECONDS": "0.5",
+        "SENTINEL_ON_REDIS_DOWN": "closed",
         "ZION_TIMEOUT_SECONDS": "1",
     }
     async with Stack(tmp_path, settings=settings) as running:
@@ -106,7 +106,7 @@ async def test_a_reply_of_zion_that_is_lost_counts_nothing_twice(own: Stack) -> 
 
 
 async def test_redis_away_is_503_and_passes(own: Stack) -> None:
-    """Nothing can be held: 503 at once, readiness off; when Redis is back, so is everything, and a waiting bill is written."""
+    """Closed: nothing can be held, so 503 and not ready; when Redis is back, so is everything, and a waiting bill is written."""
     user = await make_user(own)
     async with sdk(own, user.token) as client:
         stream = await client.chat.completions.create(
