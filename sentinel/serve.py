@@ -34,7 +34,8 @@ class _Server(MPServer):
     """Granian, that tells its workers to drain before it tells them to stop (see `app.DRAIN_SIGNAL`)."""
 
     def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
-        for worker in self.wrks:
+        # A worker inherits this handler until it has its own; it has no workers to tell.
+        for worker in self.wrks if os.getpid() == self.pid else ():
             pid = worker.inner.pid
             if pid is not None and worker.is_alive():  # type: ignore[no-untyped-call]
                 os.kill(pid, signal.SIGUSR1)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -142,21 +143,33 @@ async def test_kill_9_leaves_nothing_running(running: Run) -> None:
     assert await again.end(signal.SIGINT) == 0
 
 
-@pytest.mark.parametrize(
-    ("environ", "code", "words"),
-    [
-        ({"SENTINEL_LOG_LEVEL": "loud"}, 2, "SENTINEL_LOG_LEVEL"),
-        ({"PATH": "/nowhere", "PYTHON": "/nowhere/python"}, 1, "Python 3.11 or newer"),
-    ],
-)
-async def test_what_is_wrong_is_said_at_once(tmp_path: Path, environ: dict[str, str], code: int, words: str) -> None:
-    """A wrong setting, or no Python: a sentence that names it, and an exit code that is not 0."""
+async def first_words(script: Path, **environ: str) -> tuple[int | None, str]:
+    """(exit code, output) of a run that cannot start."""
     process = await asyncio.create_subprocess_exec(
-        *("/bin/bash", str(ROOT / "run_dev.sh"), "--directory", str(tmp_path / "dev"), "--port", str(free_port())),
+        *(str(script), "--port", str(free_port())),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=ENVIRON | environ,
     )
     output, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == code, output.decode()
-    assert words in output.decode()
+    return process.returncode, output.decode()
+
+
+async def test_wrong_settings_are_said_at_once() -> None:
+    """A setting that is wrong is named, with exit code 2, before anything is started."""
+    code, output = await first_words(ROOT / "run_dev.sh", SENTINEL_LOG_LEVEL="loud", SENTINEL_WORKERS="0")
+    assert code == 2
+    assert "SENTINEL_LOG_LEVEL" in output
+    assert "SENTINEL_WORKERS" in output
+
+
+async def test_no_python_is_said_at_once(tmp_path: Path) -> None:
+    """Without a Python that will do: one sentence that says what to install, and nothing is left half-made."""
+    (tmp_path / "locks").mkdir()
+    for name in ("run_dev.sh", "locks/venv.sh"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    code, output = await first_words(tmp_path / "run_dev.sh", PYTHON="/nowhere/python")
+    assert code == 1
+    assert output.count("\n") == 1
+    assert "Python 3.11 or newer" in output
+    assert not (tmp_path / ".venv").exists()
