@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from sentinel import __version__
 from sentinel.devstack.stack import Stack
-from tests.support.running import HELLO, make_user, reconciled, sdk
+from tests.support.running import HELLO, make_user, reconciled, redis_away, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
@@ -106,7 +106,7 @@ async def test_a_reply_of_zion_that_is_lost_counts_nothing_twice(own: Stack) -> 
 
 
 async def test_redis_away_is_503_and_passes(own: Stack) -> None:
-    """Closed: nothing can be held, so 503 and not ready; when Redis is back, so is everything, and a waiting bill is written."""
+    """Closed: nothing can be held, so 503 and unready; when Redis is back, so is everything, and a waiting bill is written."""
     user = await make_user(own)
     async with sdk(own, user.token) as client:
         stream = await client.chat.completions.create(
@@ -124,10 +124,8 @@ async def test_redis_away_is_503_and_passes(own: Stack) -> None:
         async for _ in stream:
             pass
         await own.start("redis")
-        for _ in range(100):
-            if (await state(own))[0] == 200:
-                break
-            await asyncio.sleep(0.05)
+        await redis_away(own, 0)
+        assert (await state(own))[0] == 200
         await client.chat.completions.create(model="gpt-4o", messages=HELLO, user=user.email)
     given, taken = await reconciled(own, [user])
     assert given == taken

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 from openai import AsyncOpenAI
 
 from sentinel.devstack.stack import Stack
@@ -49,6 +50,17 @@ async def make_user(stack: Stack, *, permitted: bool = True, external: bool = Tr
 def sdk(stack: Stack, token: str, *, retries: int = 0) -> AsyncOpenAI:
     """The official SDK, unmodified but for its base URL. Close it: it warns of open connections otherwise."""
     return AsyncOpenAI(base_url=stack.base_url, api_key=token, max_retries=retries, timeout=30)
+
+
+async def redis_away(stack: Stack, workers: int) -> None:
+    """Wait until so many workers decide without Redis: 0 is that it is back for all of them. TimeoutError after RECONCILED_S."""
+    async with asyncio.timeout(RECONCILED_S), aiohttp.ClientSession() as http:
+        while True:
+            async with http.get(f"{stack.url}/metrics") as response:
+                page = await response.text()
+            if f"\nsentinel_ledger_away {workers}.0\n" in page or (workers == 0 and "\nsentinel_ledger_away " not in page):
+                return
+            await asyncio.sleep(0.05)
 
 
 async def booked(stack: Stack) -> Sums:
