@@ -52,15 +52,15 @@ class Run:
         return self.process.returncode
 
     def left(self) -> list[str]:
-        """Processes that belong to this run: by its directory or its port."""
+        """Processes that belong to this run: every child inherits its mark."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
-                    words = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                    environ = (entry / "environ").read_bytes()
                 except OSError:
                     continue
-                if str(self.directory).encode() in words or f"SENTINEL_PORT={self.port}\0".encode() in words:
+                if f"RUN_OF={self.directory}\0".encode() in environ:
                     found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         return found
 
@@ -73,7 +73,7 @@ async def start(directory: Path, port: int) -> Run:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         cwd="/",
-        env=ENVIRON,
+        env=ENVIRON | {"RUN_OF": str(directory)},
     )
     return Run(process, directory, port)
 
@@ -112,7 +112,7 @@ async def test_what_it_prints_works_when_pasted(running: Run) -> None:
     assert len(tokens) == 3
     spent = await shell(f"curl -s -H 'Authorization: Bearer {tokens[2]}' http://127.0.0.1:{running.port}/v1/models")
     assert json.loads(spent)["error"]["code"] == "insufficient_quota"
-    assert len(running.left()) >= 6
+    assert len(running.left()) >= 7
     assert await running.end(signal.SIGINT) == 0
     assert running.left() == []
 
