@@ -52,15 +52,16 @@ class Run:
         return self.process.returncode
 
     def left(self) -> list[str]:
-        """Processes that belong to this run: every child inherits its mark."""
+        """Processes that belong to this run: every child inherits its mark, or (Redis) works in its directory."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
                     environ = (entry / "environ").read_bytes()
+                    inside = (entry / "cwd").readlink().is_relative_to(self.directory)
                 except OSError:
                     continue
-                if f"RUN_OF={self.directory}\0".encode() in environ:
+                if inside or f"RUN_OF={self.directory}\0".encode() in environ:
                     found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         return found
 
