@@ -52,6 +52,30 @@ ZION: Final = Counter("sentinel_zion_answers_total", "Answers of Zion, by call a
 REPORTED: Final = Counter("sentinel_reported_increments_total", "Increments Zion acknowledged.")
 REPORT_BATCHES: Final = Counter("sentinel_report_batches_total", "Batches sent to Zion, by result.", ["result"])
 DEAD_LETTERS: Final = Counter("sentinel_dead_letters_total", "Increments Zion refused for good.")
+REPORTS_UNSURE: Final = Counter(
+    "sentinel_reports_unsure_total", "Batches sent again whose earlier end is unknown: twice, if Zion ignores idempotency keys."
+)
+REPORT_SUMS_WAITING: Final = Gauge(
+    "sentinel_report_sums_waiting", "Sums not yet in a batch to Zion, in the ledger.", multiprocess_mode="livemostrecent"
+)
+REPORT_BATCHES_WAITING: Final = Gauge(
+    "sentinel_report_batches_waiting",
+    "Batches that Zion has not acknowledged, in the ledger.",
+    multiprocess_mode="livemostrecent",
+)
+REPORT_OLDEST: Final = Gauge(
+    "sentinel_report_oldest_seconds", "Age of the oldest of these batches.", multiprocess_mode="livemostrecent"
+)
+ZION_GATE: Final = Counter("sentinel_zion_gate_total", "Calls to Zion that asked the gate, and its answer.", ["kind", "answer"])
+ZION_BREAKER: Final = Gauge(
+    "sentinel_zion_breaker_open", "Whether reports to Zion are stopped (1).", multiprocess_mode="livemostrecent"
+)
 SETTLEMENTS_WAITING: Final = Gauge(
     "sentinel_settlements_waiting", "Settlements that Redis has not taken yet.", multiprocess_mode="livesum"
 )
+JOURNAL_BYTES: Final = Gauge("sentinel_journal_bytes", "Bytes of all journals of this host.", multiprocess_mode="livemax")
+JOURNAL_ALARM: Final = Gauge(
+    "sentinel_journal_alarm", "1 while the journal is over 80 % of its bound or cannot be written.", multiprocess_mode="livemax"
+)
+JOURNAL_ERRORS: Final = Counter("sentinel_journal_errors_total", "Writes to the journal that failed.")
+REPLAYED: Final = Counter("sentinel_replayed_total", "Requests a journal had to tell the ledger again, by kind.", ["kind"])

@@ -11,6 +11,7 @@ from typing import Final
 from sentinel import vocab
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.edges.ledger.gate import Gate
 from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.provider import PROVIDERS
 from sentinel.edges.sessions import open_session
@@ -27,6 +28,7 @@ from sentinel.stages.forward import Forward, RetryBudget
 from sentinel.stages.leases import Leases
 from sentinel.stages.relay import Relay
 from sentinel.stages.reporting import Reporting
+from sentinel.stages.reporting.delivery import Delivery
 from sentinel.stages.settlement import Settlement
 
 _log: Final = Log("worker")
@@ -44,15 +46,9 @@ class Worker:
         self._sequence = itertools.count(1)
         self._exchanges: set[Exchange] = set()
         self._ledger = _ledger(settings)
+        gate = _gate(settings, self._ledger)
         standby = _standby(settings)
-        self._zion = Zion(
-            open_session(
-                connect_s=settings.zion_timeout_s, idle_s=settings.zion_timeout_s, connections_max=_ZION_CONNECTIONS_MAX
-            ),
-            settings.zion_api_url,
-            settings.zion_api_key,
-            settings.zion_timeout_s,
-        )
+        self._zion = _zion(settings, gate)
         self._provider = PROVIDERS[settings.provider](
             open_session(connect_s=settings.upstream_connect_s, idle_s=settings.upstream_idle_s, connections_max=0),
             settings.upstream_url,
@@ -72,14 +68,7 @@ class Worker:
         )
         self._leases = Leases(self._ledger, lease_s=settings.lease_s)
         self._settlement = Settlement(self._ledger, tokenizer)
-        self._reporting = Reporting(
-            self._ledger,
-            self._zion,
-            usage_format=settings.zion_usage_format,
-            items_max=settings.report_items_max,
-            interval_ms=settings.report_interval_ms,
-            retry_s=settings.report_retry_s,
-        )
+        self._reporting = _reporting(settings, self._ledger, gate, self._zion)
         self.health = Health(self._ledger, standby, self._zion, lambda: self.draining)
         self.journey = Journey(
             Auth(
@@ -159,6 +148,34 @@ def _ledger(settings: Settings) -> Ledger:
         stale_ms=settings.limits_stale_s * 1000,
         concurrency_max=settings.caller_concurrency_max,
     )
+
+
+def _gate(settings: Settings, ledger: Ledger) -> Gate:
+    return ledger.gate(
+        requests_per_s=settings.zion_requests_per_s,
+        failures_max=settings.zion_failures_max,
+        open_s=settings.zion_open_s,
+        zion_timeout_s=settings.zion_timeout_s,
+    )
+
+
+def _zion(settings: Settings, gate: Gate) -> Zion:
+    session = open_session(
+        connect_s=settings.zion_timeout_s, idle_s=settings.zion_timeout_s, connections_max=_ZION_CONNECTIONS_MAX
+    )
+    return Zion(session, settings.zion_api_url, settings.zion_api_key, settings.zion_timeout_s, gate)
+
+
+def _reporting(settings: Settings, ledger: Ledger, gate: Gate, zion: Zion) -> Reporting:
+    delivery = Delivery(
+        ledger,
+        gate,
+        zion,
+        usage_format=settings.zion_usage_format,
+        items_max=settings.report_items_max,
+        retry_s=settings.report_retry_s,
+    )
+    return Reporting(ledger, delivery, items_max=settings.report_items_max, interval_ms=settings.report_interval_ms)
 
 
 def _standby(settings: Settings) -> Standby:

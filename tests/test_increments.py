@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel.protocol.increments import Item, build, refused
+from sentinel.protocol.increments import Item, Refusal, build, failure, refusals, refused
 
 ADA = Item("u-1", "ada@example.test", "gpt-4o", 10, 20, 1)
 BOB = Item("u-2", "bob@example.test", "", 0, 5, 2)
@@ -63,23 +63,55 @@ def test_a_report_sent_again_is_the_same_report(batch: list[Item], usage_format:
     assert sent == sum(item.input_tokens + item.output_tokens + item.requests for item in batch)
 
 
+@pytest.mark.parametrize("usage_format", ["unified", "per_limit"])
+def test_singles_and_the_batch_say_the_same(usage_format: str) -> None:
+    """The body of a batch is that of its increments, each of which may be sent alone; their shares add up to the items."""
+    report = build([BOB, ADA], usage_format, SEALED_MS)
+    assert json.loads(report.body)["increments"] == [json.loads(single) for single in report.singles]
+    for position, item in enumerate([BOB, ADA]):
+        shares = [share for origin, share in zip(report.origins, report.shares, strict=True) if origin == position]
+        assert tuple(map(sum, zip(*shares, strict=True))) == item.amounts
+
+
 @pytest.mark.parametrize("wrap", [lambda data: data, lambda data: {"success": True, "data": data}])
 def test_refusals_find_their_items(wrap) -> None:
-    """Results come in the order of the increments, enveloped or bare; an item fails when one of its increments does."""
+    """Results come in the order of the increments, enveloped or bare; only what was refused of an item is refused."""
     report = build([BOB, ADA], "per_limit", SEALED_MS)
-    results = [{"success": True}, {"success": True}, {"success": False, "error": "no such user"}, {}, {}]
-    answer = json.dumps(wrap({"processed": 4, "failed": 1, "results": results})).encode()
-    assert refused(report, answer) == {1: "no such user"}
+    results = [{"success": True}, {"success": True}, {"success": False, "error": "no such user"}, {}, {"success": False}]
+    answer = json.dumps(wrap({"processed": 3, "failed": 2, "results": results})).encode()
+    reasons = refused(answer)
+    assert reasons == {2: "no such user", 4: "refused without a reason"}
+    assert refusals(report, reasons) == {1: Refusal("no such user", (10, 0, 1))}
+
+
+def test_results_that_nobody_asked_for_refuse_nothing() -> None:
+    """An answer longer than the report is read as far as the report goes."""
+    assert refusals(build([ADA], "unified", SEALED_MS), {1: "who?"}) == {}
 
 
 @pytest.mark.parametrize("answer", [b"{}", b'{"data":{}}', b'{"data":{"results":[]}}', b'{"data":null}'])
 def test_an_answer_without_results_refuses_nothing(answer: bytes) -> None:
     """Zion answered 200: what it does not mention is applied."""
-    assert refused(build([ADA], "unified", SEALED_MS), answer) == {}
+    assert refused(answer) == {}
 
 
 @pytest.mark.parametrize("answer", [b"", b"<html>", b"[1]", b'{"data":{"results":[{"success":"maybe"}]}}'])
 def test_an_answer_against_the_contract_raises(answer: bytes) -> None:
     """The caller decides what an unreadable 200 means."""
     with pytest.raises(ValueError):
-        refused(build([ADA], "unified", SEALED_MS), answer)
+        refused(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b'{"success":false,"error":{"code":"NOT_FOUND","message":"User not found"}}', "User not found"),
+        (b'{"error":{"code":"NOT_FOUND"}}', "NOT_FOUND"),
+        (b'{"error":"Not Found"}', None),
+        (b"<html>404</html>", None),
+        (b"", None),
+    ],
+)
+def test_zions_own_words_are_told_from_those_of_others(answer: bytes, words: str | None) -> None:
+    """zion.md: Zion's errors have a code; the 404 of a proxy says nothing about a user."""
+    assert failure(answer) == words

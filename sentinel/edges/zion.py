@@ -1,12 +1,13 @@
 """Zion, the governance service: who a token belongs to, what its owner may use, and where usage is reported (zion.md).
 
 Reads tolerantly (unknown fields ignored, envelope optional), writes exactly. A refusal of the caller is `UnauthorizedError` or
-`ForbiddenError`; everything else that keeps Zion from answering is `ZionUnavailableError`, and never cached. A 401 on an
-external endpoint is a fault of this deployment's key: `misconfigured` turns true, and readiness goes off until a call succeeds.
+`ForbiddenError`; everything else that keeps Zion from answering is `ZionUnavailableError`, and never cached. Reports get an
+Answer whatever happens. A 401 on an external endpoint is a fault of this deployment's key: `misconfigured` turns true, and
+readiness goes off until a call succeeds. docs/zion.md says what follows from each failure.
 """
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -21,7 +22,7 @@ _T = TypeVar("_T")
 
 _log: Final = Log("zion")
 _ANSWER_BYTES_MAX: Final = 4 * 2**20
-_RETRY_AFTER_S: Final = 2.0
+RETRY_AFTER_S: Final = 2.0
 
 
 class _Profile(msgspec.Struct, rename="camel"):
@@ -34,11 +35,22 @@ class _Envelope(msgspec.Struct):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A status and the body of an answer; for usage reports, which read both."""
+    """A status and the body of an answer. Status 0: there was none, and with `lost` Zion may have done what it was asked."""
 
     status: int
     body: bytes
     retry_after_s: float | None = None
+    lost: bool = False
+
+
+class Turns(Protocol):
+    """Who says when a call that a caller waits for may go: the gate that the whole fleet shares."""
+
+    async def turn(self) -> None:
+        """Wait for its turn. Raises ZionUnavailableError."""
+
+    async def shut(self, retry_after_s: float) -> None:
+        """Zion wants no call before that."""
 
 
 _read_profile: Final = msgspec.json.Decoder(_Profile).decode
@@ -47,21 +59,22 @@ _read_envelope: Final = msgspec.json.Decoder(_Envelope).decode
 
 
 class Zion:
-    """The client of one Zion. `session` is this object's own; `close` closes it."""
+    """The client of one Zion. `session` is this object's own; `close` closes it. Reports have asked the gate already."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, key: str, timeout_s: float) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: str, timeout_s: float, turns: Turns) -> None:
         self.misconfigured = False
         self._session = session
         self._url = url.rstrip("/")
         self._key = key
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._turns = turns
 
     async def profile(self, token: str) -> tuple[str, str]:
         """(external id, e-mail) of the owner of `token` (GET /api/v1/users/me).
 
         Raises UnauthorizedError, ForbiddenError (also `no_external_id`) or ZionUnavailableError.
         """
-        answer = await self._call("me", "GET", "/api/v1/users/me", {"authorization": f"Bearer {token}"})
+        answer = await self._asked("me", "/api/v1/users/me", {"authorization": f"Bearer {token}"})
         if answer.status == 401:
             raise UnauthorizedError(INVALID_KEY_MESSAGE)
         if answer.status == 403:
@@ -76,38 +89,51 @@ class Zion:
 
         Raises ForbiddenError (`user_not_found`) or ZionUnavailableError.
         """
-        answer = await self._external("limits", "GET", f"/api/v1/limits/external/{quote(external_id, safe='')}")
+        path = f"/api/v1/limits/external/{quote(external_id, safe='')}"
+        answer = self._judged("limits", await self._asked("limits", path, {"x-api-key": self._key}))
+        if answer.status in {401, 403}:
+            raise ZionUnavailableError("The governance service refuses this gateway.", retry_after_s=RETRY_AFTER_S)
         if answer.status == 404:
             raise ForbiddenError("The governance service knows no limits of this account.", code="user_not_found")
         return bytes(self._decoded("limits", answer, _read_raw))
 
     async def report(self, body: bytes, idempotency_key: str) -> Answer:
-        """POST one batch of increments; every status below 500 but 401, 403 and 429 is the caller's to read.
+        """POST a batch of increments. Never raises."""
+        return await self._post("report", "batch-increment", body, idempotency_key)
 
-        Raises ZionUnavailableError for the rest, and where there is no answer.
-        """
-        return await self._external("report", "POST", "/api/v1/usage/external/batch-increment", body, idempotency_key)
+    async def report_one(self, body: bytes, idempotency_key: str) -> Answer:
+        """POST one increment. Never raises."""
+        return await self._post("report_one", "increment", body, idempotency_key)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._session.close()
 
-    async def _external(self, call: str, method: str, path: str, body: bytes | None = None, key: str = "") -> Answer:
-        """A call with Sentinel's own key; tells a wrong key apart from everything else."""
-        headers = {"x-api-key": self._key}
-        if body is not None:
-            headers["content-type"] = "application/json"
-            headers["idempotency-key"] = key
-        answer = await self._call(call, method, path, headers, body)
+    async def _asked(self, call: str, path: str, headers: dict[str, str]) -> Answer:
+        """A call that a caller waits for, in its turn. Raises ZionUnavailableError where Zion has nothing to say."""
+        await self._turns.turn()
+        answer = await self._call(call, "GET", path, headers)
+        retry_after_s = answer.retry_after_s or RETRY_AFTER_S
+        if answer.status == 429:
+            await self._turns.shut(retry_after_s)
+        if answer.status in {0, 429} or answer.status >= 500:
+            raise ZionUnavailableError("The governance service does not answer.", retry_after_s=retry_after_s)
+        return answer
+
+    async def _post(self, call: str, endpoint: str, body: bytes, idempotency_key: str) -> Answer:
+        headers = {"x-api-key": self._key, "content-type": "application/json", "idempotency-key": idempotency_key}
+        return self._judged(call, await self._call(call, "POST", f"/api/v1/usage/external/{endpoint}", headers, body))
+
+    def _judged(self, call: str, answer: Answer) -> Answer:
+        """The answer to a call with Sentinel's own key; tells a wrong key apart from everything else."""
         if answer.status in {401, 403}:
             self.misconfigured = True
             _log.error("zion refuses the key of this deployment", call=call, status=answer.status)
-            raise ZionUnavailableError("The governance service refuses this gateway.", retry_after_s=_RETRY_AFTER_S)
-        self.misconfigured = False
+        elif 0 < answer.status < 500 and answer.status != 429:
+            self.misconfigured = False
         return answer
 
     async def _call(self, call: str, method: str, path: str, headers: dict[str, str], body: bytes | None = None) -> Answer:
-        unavailable = ZionUnavailableError("The governance service does not answer.", retry_after_s=_RETRY_AFTER_S)
         try:
             async with self._session.request(
                 method,
@@ -121,12 +147,10 @@ class Zion:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             metrics.ZION.labels(call, "no_answer").inc()
             _log.warning("zion does not answer", call=call, error=type(error).__name__)
-            raise unavailable from error
+            return Answer(0, b"", lost=not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError))
         metrics.ZION.labels(call, str(answer.status)).inc()
         if answer.status == 429 or answer.status >= 500:
             _log.warning("zion fails", call=call, status=answer.status)
-            unavailable.retry_after_s = answer.retry_after_s or _RETRY_AFTER_S
-            raise unavailable
         return answer
 
     def _decoded(self, call: str, answer: Answer, decode: Callable[[bytes], _T]) -> _T:
@@ -139,7 +163,7 @@ class Zion:
         except (ValueError, RecursionError) as error:
             _log.error("zion answers against its contract", call=call, status=answer.status, error=str(error))
             raise ZionUnavailableError(
-                "The governance service answered something unexpected.", retry_after_s=_RETRY_AFTER_S
+                "The governance service answered something unexpected.", retry_after_s=RETRY_AFTER_S
             ) from error
 
 

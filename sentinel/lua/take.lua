@@ -1,25 +1,43 @@
 -- take: the next report to Zion: a sealed batch that is due again, else a new one out of the unreported sums. Python: Ledger.take.
 -- KEYS    1 a unreported sums  2 b sealed batches  3 s their next attempt       (one hash tag)
--- ARGV    1 now_ms (0 = TIME)  2 id for a new batch  3 claim ms: until then nobody else gets it  4 at most so many items
--- returns {batch id ('' when there is none), attempt, time stamp ms, fields left in the unreported sums, JSON items}
+-- ARGV    1 now_ms (0 = TIME)  2 id for a new batch, and of this call  3 claim ms: until then nobody else gets it
+--         4 at most so many items  5 at most so many sealed batches: above it no new one, the sums wait  6 format of a new one
+-- returns {batch id ('' when there is none), attempt, time stamp ms, fields left in the unreported sums, JSON items, format,
+--         JSON parts as in part, 1 where an earlier attempt ended without anybody knowing how}
 --         an item: [external id, e-mail, model, period start ms, input, output, requests], never negative, never all zero
 -- clock   Redis TIME; a step backwards delays an attempt by that step
--- cost    O(items). All items of a batch are of one period start, so that its one time stamp lies in the period of each.
+-- cost    O(items + sealed batches, which are few). All items of a batch are of one period start, so that its one time stamp lies in the period of each.
+-- b: fields "<batch id>": JSON items, ":head": JSON [time stamp, format], ":attempt", ":parts", ":sending": the call that has it
+-- now, ":lost": whether one before never said what became of it
 -- include: _clock
 local CREDIT_LIFE_MS = 40 * DAY_MS
 local now = read_clock(tonumber(ARGV[1]))
 local id, items_max = ARGV[2], tonumber(ARGV[4])
 
 local function hand_out(batch_id)
-  local sealed = cjson.decode(redis.call('HGET', KEYS[2], batch_id .. ':head'))
+  local function field(name) return batch_id .. ':' .. name end
+  local head = cjson.decode(redis.call('HGET', KEYS[2], field('head')))
   redis.call('ZADD', KEYS[3], whole(now + tonumber(ARGV[3])), batch_id)
-  local attempt = redis.call('HINCRBY', KEYS[2], batch_id .. ':attempt', 1)
-  return {batch_id, attempt, sealed[1], redis.call('HLEN', KEYS[1]), redis.call('HGET', KEYS[2], batch_id)}
+  local sending = redis.call('HGET', KEYS[2], field('sending'))
+  if sending ~= id then
+    if sending then redis.call('HSET', KEYS[2], field('lost'), 1) end
+    redis.call('HSET', KEYS[2], field('sending'), id)
+    redis.call('HINCRBY', KEYS[2], field('attempt'), 1)
+  end
+  local items, attempt, parts, lost =
+    unpack(redis.call('HMGET', KEYS[2], batch_id, field('attempt'), field('parts'), field('lost')))
+  return {batch_id, tonumber(attempt), head[1], redis.call('HLEN', KEYS[1]), items, head[2] or ARGV[6], parts or '[]', lost and 1 or 0}
 end
 
-if redis.call('HEXISTS', KEYS[2], id) == 1 then return hand_out(id) end  -- the same call, sent again
+local function nothing() return {'', 0, 0, redis.call('HLEN', KEYS[1]), '[]', '', '[]', 0} end
+
+for _, batch_id in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+  -- The same call, sent again.
+  if redis.call('HGET', KEYS[2], batch_id .. ':sending') == id then return hand_out(batch_id) end
+end
 local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', whole(now), 'LIMIT', 0, 1)
 if due[1] then return hand_out(due[1]) end
+if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[5]) then return nothing() end
 
 local sums = redis.call('HRANDFIELD', KEYS[1], 2 * items_max, 'WITHVALUES')
 local items, period = {}, nil
@@ -43,8 +61,8 @@ for at = 1, #sums, 2 do
     redis.call('HDEL', KEYS[1], field)  -- a credit that nothing came to net with
   end
 end
-if #items == 0 then return {'', 0, 0, redis.call('HLEN', KEYS[1]), '[]'} end
+if #items == 0 then return nothing() end
 local stamp = now
 if midnight(now) > period then stamp = math.max(period, midnight(period) + DAY_MS - 1) end
-redis.call('HSET', KEYS[2], id, cjson.encode(items), id .. ':head', cjson.encode({stamp}))
+redis.call('HSET', KEYS[2], id, cjson.encode(items), id .. ':head', cjson.encode({stamp, ARGV[6]}))
 return hand_out(id)

@@ -1,16 +1,18 @@
-"""The increments of a usage report: what is sent to Zion's batch endpoint and how its answer is read (zion.md).
+"""The increments of a usage report: what is sent to Zion's usage endpoints and how its answers are read (zion.md).
 
 Pure: the same items give the same bytes, since a report that is sent again must be the same report. An answer that does not say
 what became of an increment counts as success, because Zion answered 200 for the batch and a second report would count it twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from sentinel.records import Metric
+
+Amounts = tuple[int, int, int]
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -25,12 +27,30 @@ class Item(msgspec.Struct, frozen=True):
     output_tokens: int
     requests: int
 
+    @property
+    def amounts(self) -> Amounts:
+        """Input tokens, output tokens, requests."""
+        return self.input_tokens, self.output_tokens, self.requests
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """What Zion will never book of one item, and why; `amounts` are input tokens, output tokens, requests."""
+
+    reason: str
+    amounts: Amounts
+
 
 class Increments(msgspec.Struct, frozen=True):
-    """A report: its body, and for each increment in it the position of the item it came from."""
+    """A report: the body of each increment, the position of the item it came from, and its share of that item's amounts."""
 
-    body: bytes
+    singles: tuple[bytes, ...]
     origins: tuple[int, ...]
+    shares: tuple[Amounts, ...]
+
+    @property
+    def body(self) -> bytes:
+        """All of them as the body of one batch."""
+        return b'{"increments":[' + b",".join(self.singles) + b"]}"
 
 
 class _Result(msgspec.Struct):
@@ -46,49 +66,73 @@ class _Answer(_Results):
     data: _Results | None = None
 
 
+class _Failed(msgspec.Struct):
+    error: Any = None
+
+
 _decode: Final = msgspec.json.Decoder(_Answer).decode
+_decode_failed: Final = msgspec.json.Decoder(_Failed).decode
 
 
 def build(items: Sequence[Item], usage_format: str, sealed_at_ms: int) -> Increments:
     """The report of `items` in Zion's `unified` or `per_limit` format; `sealed_at_ms` is its time stamp (Unix ms)."""
     timestamp = datetime.fromtimestamp(sealed_at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{sealed_at_ms % 1000:03d}Z"
-    bodies: list[dict[str, Any]] = []
-    origins: list[int] = []
-    for position, item in enumerate(items):
-        made = _per_limit(item) if usage_format == "per_limit" else _unified(item, timestamp)
-        bodies += made
-        origins += [position] * len(made)
-    return Increments(_encode({"increments": bodies}), tuple(origins))
+    made = [
+        (_encode(body), position, share)
+        for position, item in enumerate(items)
+        for body, share in (_per_limit(item) if usage_format == "per_limit" else _unified(item, timestamp))
+    ]
+    return Increments(tuple(one[0] for one in made), tuple(one[1] for one in made), tuple(one[2] for one in made))
 
 
-def refused(report: Increments, answer: bytes) -> dict[int, str]:
-    """Which items Zion refused, by position, with its reason; `data` may be enveloped or bare.
+def refused(answer: bytes) -> dict[int, str]:
+    """Which increments of a batch Zion refused, by position, with its reason; `data` may be enveloped or bare.
 
     Raises ValueError where the answer is not the contract's."""
     try:
         read = _decode(answer)
-        results = (read.data or read).results
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
+    results = (read.data or read).results
     return {
-        origin: str(result.error or "refused without a reason")[:200]
-        for origin, result in zip(report.origins, results, strict=False)
+        position: str(result.error or "refused without a reason")[:200]
+        for position, result in enumerate(results)
         if not result.success
     }
 
 
-def _unified(item: Item, timestamp: str) -> list[dict[str, Any]]:
-    amounts = {"aiInputTokens": item.input_tokens, "aiOutputTokens": item.output_tokens, "aiRequests": item.requests}
-    sent: dict[str, Any] = {"email": item.email, **{name: amount for name, amount in amounts.items() if amount}}
-    if item.model:
-        sent["model"] = item.model
-    return [{**sent, "timestamp": timestamp}]
+def refusals(report: Increments, reasons: Mapping[int, str]) -> dict[int, Refusal]:
+    """What the refused increments (by position, with the reason) mean for the items they came from, by the items' positions."""
+    found: dict[int, Refusal] = {}
+    for at in sorted(reasons):
+        if at < len(report.origins):
+            known = found.get(report.origins[at], Refusal(reasons[at], (0, 0, 0)))
+            amounts = tuple(one + other for one, other in zip(known.amounts, report.shares[at], strict=True))
+            found[report.origins[at]] = Refusal(known.reason, (amounts[0], amounts[1], amounts[2]))
+    return found
 
 
-def _per_limit(item: Item) -> list[dict[str, Any]]:
-    amounts = {Metric.INPUT: item.input_tokens, Metric.OUTPUT: item.output_tokens, Metric.REQUESTS: item.requests}
-    return [
-        {"externalId": item.external_id, "limitName": metric.value, "amount": amount}
-        for metric, amount in amounts.items()
-        if amount
-    ]
+def failure(answer: bytes) -> str | None:
+    """The words of Zion's own error shape; None where an answer has another, as that of a proxy or of an unknown path."""
+    try:
+        error = _decode_failed(answer).error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if isinstance(error, dict) and "code" in error:
+        return str(error.get("message") or error["code"])[:200]
+    return None
+
+
+def _unified(item: Item, timestamp: str) -> Iterator[tuple[dict[str, Any], Amounts]]:
+    names = ("aiInputTokens", "aiOutputTokens", "aiRequests")
+    amounts = {name: amount for name, amount in zip(names, item.amounts, strict=True) if amount}
+    model = {"model": item.model} if item.model else {}
+    yield {"email": item.email, **amounts, **model, "timestamp": timestamp}, item.amounts
+
+
+def _per_limit(item: Item) -> Iterator[tuple[dict[str, Any], Amounts]]:
+    for at, metric in enumerate((Metric.INPUT, Metric.OUTPUT, Metric.REQUESTS)):
+        amount = item.amounts[at]
+        if amount:
+            share = (amount if at == 0 else 0, amount if at == 1 else 0, amount if at == 2 else 0)
+            yield {"externalId": item.external_id, "limitName": metric.value, "amount": amount}, share

@@ -6,8 +6,7 @@ ways: its request is settled (`blind`) where it went on without Redis, or voided
 """
 
 import asyncio
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -18,11 +17,12 @@ from redis.backoff import NoBackoff
 from sentinel.edges.ledger import settling
 from sentinel.edges.ledger.books import Books
 from sentinel.edges.ledger.keys import WINDOW_BUCKETS, key, partition_of
+from sentinel.edges.ledger.outbox import Batch, Outbox
 from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.edges.ledger.replicas import Replicas
 from sentinel.edges.ledger.settling import Settled
 from sentinel.edges.ledger.voids import Voids
 from sentinel.logs import Log
-from sentinel.protocol.increments import Item
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict, read_verdict
 from sentinel.records import Bill, Caller, Entry, Hold
 
@@ -33,20 +33,6 @@ _log: Final = Log("ledger")
 _SWEEP_CLAIM_MS: Final = 10_000
 
 _read_held: Final = msgspec.json.Decoder(tuple[str, str, str, int, int]).decode
-_read_items: Final = msgspec.json.Decoder(list[tuple[str, str, str, int, int, int, int]]).decode
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """A sealed report: the same id and items however often it is taken.
-
-    `sealed_at_ms` (Unix) lies in the period of every item.
-    """
-
-    id: str
-    partition: int
-    attempts: int
-    sealed_at_ms: int
-    items: tuple[Item, ...]
 
 
 def open_redis(url: str, timeout_s: float) -> Redis:
@@ -65,7 +51,7 @@ def redis_time() -> int:
     return 0
 
 
-class Ledger:
+class Ledger(Outbox):
     """The ledger as this worker sees it. Times in ms unless named otherwise; `rate_requests` 0 switches the window off."""
 
     def __init__(
@@ -86,6 +72,7 @@ class Ledger:
         self._pipeline = Pipeline(redis, timeout_s)
         self._lease_ms = lease_ms
         self._window = (rate_requests or -1, rate_window_ms, WINDOW_BUCKETS)
+        self.replicas = Replicas(redis)
         self.books = Books(self._pipeline, partitions=partitions, window=self._window, now_ms=now_ms)
         self._fresh_ms = fresh_ms
         self._stale_ms = stale_ms
@@ -209,42 +196,6 @@ class Ledger:
             _log.warning("holds expired and were charged by estimate", partition=partition, count=len(settled))
         return len(settled)
 
-    async def take(self, partition: int, items_max: int = 100, claim_ms: int = 60_000) -> Batch | None:
-        """The next batch for Zion, nobody else's for `claim_ms`, or None: take.lua. `done`, `bury` or `fail` ends the claim."""
-        keys = [key("a", partition), key("b", partition), key("s", partition)]
-        arguments = (self._now_ms(), secrets.token_hex(16), claim_ms, items_max)
-        batch_id, attempts, sealed_at_ms, _, items = await self._pipeline.script("take", keys, arguments)
-        if not batch_id:
-            return None
-        rows = _read_items(items)
-        return Batch(
-            id=batch_id.decode(),
-            partition=partition,
-            attempts=attempts,
-            sealed_at_ms=sealed_at_ms,
-            items=tuple(Item(row[0], row[1], row[2], *row[4:]) for row in rows),
-        )
-
-    async def done(self, batch: Batch) -> bool:
-        """Zion has it whole: done.lua. False where that was known."""
-        callers = _callers(batch)
-        at = batch.partition
-        keys = [key("b", at), key("s", at), *(key("q", at, caller) for caller in callers)]
-        return bool((await self._pipeline.script("done", keys, (self._now_ms(), batch.id, *callers)))[0])
-
-    async def bury(self, batch: Batch, reasons: Mapping[int, str]) -> bool:
-        """Zion has it except for the items at these positions, refused for good: bury.lua. False where that was known."""
-        callers = _callers(batch)
-        at = batch.partition
-        keys = [key("b", at), key("s", at), key("x", at), *(key("q", at, caller) for caller in callers)]
-        refused = msgspec.json.encode({str(position): reason for position, reason in reasons.items()}).decode()
-        return bool((await self._pipeline.script("bury", keys, (self._now_ms(), batch.id, refused, *callers)))[0])
-
-    async def fail(self, batch: Batch, retry_ms: int) -> bool:
-        """It did not get through; the same batch again in `retry_ms`: fail.lua. False where somebody else got it through."""
-        arguments = (self._now_ms(), batch.id, retry_ms)
-        return bool((await self._pipeline.script("fail", [key("s", batch.partition)], arguments))[0])
-
     async def profile(self, token_sha256: str) -> bytes | None:
         """What is kept of a token's caller, by the hex digest of the token."""
         return _optional_bytes(await self._pipeline.command("get", f"jwt:{token_sha256}"))
@@ -277,10 +228,6 @@ class Ledger:
 
     async def _void(self, request_id: str, external_id: str) -> None:
         await self._settle(Caller(external_id, ""), request_id, "", (0, 0, 0), "void")
-
-
-def _callers(batch: Batch) -> list[str]:
-    return list(dict.fromkeys(item.external_id for item in batch.items))
 
 
 def _figures(limit: MetricLimit, acked: int) -> tuple[str | int, ...]:

@@ -31,7 +31,24 @@ _CALLS_MAX: Final = 512
 _PROBE_S: Final = 0.5
 # How often the loop may have stood still (a collection, a stopped process) before that counts as Redis being late.
 _STALLS_MAX: Final = 3
-SCRIPTS: Final = ("admit", "snapshot", "settle", "beat", "sweep", "take", "done", "bury", "fail", "usage", "requeue", "drop")
+SCRIPTS: Final = (
+    "admit",
+    "snapshot",
+    "settle",
+    "beat",
+    "sweep",
+    "take",
+    "done",
+    "bury",
+    "fail",
+    "part",
+    "peek",
+    "gate",
+    "tell",
+    "usage",
+    "requeue",
+    "drop",
+)
 COMMANDS: Final = ("get", "set", "hdel", "info", "ping", "hget", "hmget", "hscan", "scan", "time", "zscan")
 
 

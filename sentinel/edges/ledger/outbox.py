@@ -1,0 +1,146 @@
+"""The ledger's outbox: what waits in Redis until Zion has it. The half of Ledger that reports use.
+
+Every method raises LedgerUnavailableError, and may then be called again: a batch is done, buried or in part answered once,
+however often that is told. A worker that dies with a batch leaves it to whoever asks when its claim is over.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from sentinel.edges.ledger.gate import Gate
+from sentinel.edges.ledger.keys import key
+from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.protocol.increments import Item, Refusal
+
+CLAIM_MS: Final = 60_000
+# Sealed batches of one partition. While Zion is away usage waits as sums, which grow with users and not with requests.
+BATCHES_MAX: Final = 8
+
+_read_items: Final = msgspec.json.Decoder(list[tuple[str, str, str, int, int, int, int]]).decode
+_read_parts: Final = msgspec.json.Decoder(dict[str, str] | list[tuple[int, str]]).decode
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A sealed report: the same id, items and format however often it is taken.
+
+    `sealed_at_ms` (Unix) lies in the period of every item. `parts` are the increments that were answered one by one, by
+    position, with the reason where Zion refused them. `lost`: nobody knows how an earlier attempt ended.
+    """
+
+    id: str
+    partition: int
+    attempts: int
+    sealed_at_ms: int
+    items: tuple[Item, ...]
+    usage_format: str = "unified"
+    parts: tuple[tuple[int, str], ...] = ()
+    lost: bool = False
+
+
+class Queue(msgspec.Struct, frozen=True):
+    """What of one partition waits: unreported sums, sealed batches, how many of these are due, and the oldest one's age."""
+
+    sums: int
+    batches: int
+    due: int
+    oldest_ms: int
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` may give a batch now."""
+        return self.due > 0 or (self.sums > 0 and self.batches < BATCHES_MAX)
+
+
+class Outbox:
+    """What Ledger does for reports; `_pipeline` and `_now_ms` are Ledger's."""
+
+    _pipeline: Pipeline
+    _now_ms: Callable[[], int]
+
+    def gate(self, *, requests_per_s: int, failures_max: int, open_s: float, zion_timeout_s: float) -> Gate:
+        """The gate to Zion that all workers share. A probe that says nothing in twice the time of a call is given up."""
+        return Gate(
+            self._pipeline,
+            self._now_ms,
+            requests_per_s=requests_per_s,
+            failures_max=failures_max,
+            open_s=open_s,
+            probe_s=2 * zion_timeout_s,
+            turn_s=zion_timeout_s,
+        )
+
+    async def peek(self, partition: int) -> Queue:
+        """What of a partition waits for Zion: peek.lua."""
+        keys = [key("a", partition), key("b", partition), key("s", partition)]
+        return Queue(*await self._pipeline.script("peek", keys, (self._now_ms(), BATCHES_MAX)))
+
+    async def take(
+        self, partition: int, items_max: int = 100, claim_ms: int = CLAIM_MS, *, usage_format: str = "unified"
+    ) -> Batch | None:
+        """The next batch for Zion, nobody else's for `claim_ms`, or None: take.lua. `done`, `bury` or `fail` ends the claim.
+
+        A new batch is sealed with `usage_format` and keeps it, so that its bytes stay the same.
+        """
+        keys = [key("a", partition), key("b", partition), key("s", partition)]
+        arguments = (self._now_ms(), secrets.token_hex(16), claim_ms, items_max, BATCHES_MAX, usage_format)
+        reply = await self._pipeline.script("take", keys, arguments)
+        batch_id, attempts, sealed_at_ms, _, items, sealed_format, parts, lost = reply
+        if not batch_id:
+            return None
+        answered = _read_parts(parts)
+        return Batch(
+            id=batch_id.decode(),
+            partition=partition,
+            attempts=attempts,
+            sealed_at_ms=sealed_at_ms,
+            items=tuple(Item(row[0], row[1], row[2], *row[4:]) for row in _read_items(items)),
+            usage_format=sealed_format.decode(),
+            parts=() if isinstance(answered, dict) else tuple(answered),
+            lost=bool(lost),
+        )
+
+    async def done(self, batch: Batch) -> bool:
+        """Zion has it whole: done.lua. False where that was known."""
+        callers = _callers(batch)
+        at = batch.partition
+        keys = [key("b", at), key("s", at), *(key("q", at, caller) for caller in callers)]
+        return bool((await self._pipeline.script("done", keys, (self._now_ms(), batch.id, *callers)))[0])
+
+    async def bury(self, batch: Batch, refusals: Mapping[int, str | Refusal]) -> bool:
+        """Zion has it except for what it refused for good of the items at these positions: bury.lua.
+
+        A reason alone stands for the whole item. False where that was known.
+        """
+        callers = _callers(batch)
+        at = batch.partition
+        keys = [key("b", at), key("s", at), key("x", at), *(key("q", at, caller) for caller in callers)]
+        refused = {
+            str(position): [refusal] if isinstance(refusal, str) else [refusal.reason, *refusal.amounts]
+            for position, refusal in refusals.items()
+        }
+        shown = msgspec.json.encode(refused).decode()
+        return bool((await self._pipeline.script("bury", keys, (self._now_ms(), batch.id, shown, *callers)))[0])
+
+    async def part(self, batch: Batch, answers: Mapping[int, str], claim_ms: int = CLAIM_MS) -> bool:
+        """Zion has answered the increments at these positions ("": booked, else why not); keep the claim: part.lua.
+
+        False where the batch is gone: somebody else got it through.
+        """
+        keys = [key("b", batch.partition), key("s", batch.partition)]
+        arguments = (self._now_ms(), batch.id, claim_ms, msgspec.json.encode(list(answers.items())).decode())
+        return bool((await self._pipeline.script("part", keys, arguments))[0])
+
+    async def fail(self, batch: Batch, retry_ms: int, *, lost: bool = False) -> bool:
+        """It did not get through; the same batch again in `retry_ms`: fail.lua. False where somebody else got it through.
+
+        `lost`: Zion may have booked it, and its reply is lost.
+        """
+        keys = [key("s", batch.partition), key("b", batch.partition)]
+        return bool((await self._pipeline.script("fail", keys, (self._now_ms(), batch.id, retry_ms, 0 if lost else 1)))[0])
+
+
+def _callers(batch: Batch) -> list[str]:
+    return list(dict.fromkeys(item.external_id for item in batch.items))
