@@ -190,6 +190,13 @@ class LedgerUnavailableError(SentinelError):
         self.sent = sent
 
 
+class JournalFullError(SentinelError):
+    """503: the journal cannot be written, and new work is refused rather than done without it."""
+
+    status = 503
+    code = "journal_full"
+
+
 class DrainingError(SentinelError):
     """503: this worker is shutting down and admits nothing new."""
 

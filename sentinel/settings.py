@@ -8,26 +8,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 from dotenv import dotenv_values
 
+from sentinel.variables import Variable, text_of, value_of
+
 HIDDEN: Final = "(hidden)"
-
-
-class Variable(msgspec.Struct, frozen=True):
-    """What a field is called outside, what it means, and what values it takes."""
-
-    name: str
-    help: str
-    unit: str = ""
-    secret: bool = False
-    required: bool = False
-    choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    schemes: tuple[str, ...] = ()
 
 
 class SettingsError(Exception):
@@ -56,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Variable("ZION_TIMEOUT_SECONDS", "How long one call to Zion may take.", "s", low=0.1, high=300)
     ] = 5.0
     zion_requests_per_s: Annotated[
-        int, Variable("SENTINEL_ZION_REQUESTS_PER_SECOND", "Calls to Zion, of the whole fleet.", "requests/s", low=1, high=10**5)
+        int, Variable("SENTINEL_ZION_REQUESTS_PER_SECOND", "Calls to Zion, of the whole fleet.", "requests/s", low=1, high=9999)
     ] = 20
     zion_failures_max: Annotated[
         int, Variable("SENTINEL_ZION_BREAKER_FAILURES", "Failed reports in a row that stop reports.", low=1, high=10**4)
@@ -276,6 +263,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             high=100000,
         ),
     ] = 5000
+    data_dir: Annotated[str, Variable("SENTINEL_DATA_DIR", "Where the workers of this host keep their journals.")] = (
+        ".sentinel/data"
+    )
+    journal_bytes_max: Annotated[
+        int,
+        Variable("SENTINEL_JOURNAL_BYTES_MAX", "All journals of this host together.", "bytes", low=65536, high=2**40),
+    ] = 256 * 2**20
+    journal_keep_s: Annotated[
+        float,
+        Variable("SENTINEL_JOURNAL_KEEP_SECONDS", "How long Redis may lose what it has taken.", "s", low=0, high=86400),
+    ] = 120.0
+    on_journal_full: Annotated[
+        str,
+        Variable("SENTINEL_ON_JOURNAL_FULL", "New work without a journal: 503, or go on.", choices=("refuse", "continue")),
+    ] = "refuse"
     drain_s: Annotated[
         float,
         Variable("SENTINEL_DRAIN_SECONDS", "How long open requests may go on after SIGTERM.", "s", low=0, high=3600),
@@ -312,9 +314,9 @@ def read(environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".
     hints = get_type_hints(Settings, include_extras=True)
     for field in msgspec.structs.fields(Settings):
         variable = _variable(hints[field.name])
-        text = _text(variable, outside, problems)
+        text = text_of(variable, outside, problems)
         if text:
-            values[field.name] = _value(variable, get_args(hints[field.name])[0], text, problems)
+            values[field.name] = value_of(variable, get_args(hints[field.name])[0], text, problems)
         elif variable.required:
             problems.append(f"{variable.name} is not set: {variable.help}")
     _complete(values, problems)
@@ -337,49 +339,6 @@ def _variable(hint: Any) -> Variable:
     variable = get_args(hint)[1]
     assert isinstance(variable, Variable)
     return variable
-
-
-def _text(variable: Variable, outside: Mapping[str, str], problems: list[str]) -> str:
-    """The raw text of a variable; a secret may also come from the file that `NAME_FILE` names."""
-    file = outside.get(f"{variable.name}_FILE", "") if variable.secret else ""
-    if file and not outside.get(variable.name):
-        try:
-            return Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{variable.name}_FILE cannot be read: {error}")
-            return ""
-    return outside.get(variable.name, "").strip()
-
-
-def _value(variable: Variable, kind: type, text: str, problems: list[str]) -> Any:
-    """`text` as a checked value of `kind`; a problem is noted and the text returned."""
-    if kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            problems.append(f"{variable.name} is {text!r}, not a {'whole ' if kind is int else ''}number")
-            return text
-        if not (variable.low is None or number >= variable.low) or not (variable.high is None or number <= variable.high):
-            problems.append(f"{variable.name} is {text}, outside {variable.low} to {variable.high} {variable.unit}".rstrip())
-        return number
-    if variable.choices and text not in variable.choices:
-        problems.append(f"{variable.name} is {text!r}, not one of {', '.join(variable.choices)}")
-    if variable.schemes and not _is_url(text, variable.schemes):
-        given = "not such a URL" if variable.secret else repr(text)
-        problems.append(
-            f"{variable.name} must be a URL that begins with {' or '.join(s + '://' for s in variable.schemes)}, is {given}"
-        )
-    if variable.secret and any(ord(sign) < 33 or ord(sign) > 126 for sign in text):
-        problems.append(f"{variable.name} holds a blank or a character that no HTTP header can carry")
-    return text
-
-
-def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in schemes and bool(parts.path if parts.scheme == "unix" else parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _complete(values: dict[str, Any], problems: list[str]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from sentinel.settings import Settings, Variable, variables
+from sentinel.settings import Settings, variables
+from sentinel.variables import Variable
 
 ROOT = Path(__file__).parents[2]
 
