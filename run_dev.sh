@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=locks/venv.sh
 . locks/venv.sh
-install dev || exit 1
+prepare dev || exit 1
 exec .venv/bin/python -m sentinel dev "$@"

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=locks/venv.sh
 . locks/venv.sh
-install test || exit 1
+prepare test || exit 1
 
 bound=()
 for argument in "$@"; do

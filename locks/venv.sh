@@ -51,8 +51,8 @@ print(sys.argv[1], hashlib.sha256(b"\0".join([*parts, os.getcwd().encode(), sys.
 END
 }
 
-# install dev|test: .venv with that lock and this source tree. The test set holds the dev set.
-install() {
+# prepare dev|test: .venv with that lock and this source tree. The test set holds the dev set.
+prepare() {
     local set="$1" python
     if [ -e .venv ] && ! venv_fits; then
         say "the .venv here is unfinished or of another Python: making it anew"
