@@ -139,7 +139,8 @@ class _Answering:
             source=error.source.value,
             # A refusal may quote what the caller sent; only our own faults are told in full.
             message=error.message if fault else "",
-            cause=repr(error.__cause__) if fault and error.__cause__ else "",
+            # Its kind alone: a library's error may quote the headers it sent, and with them a key or a token.
+            cause=type(error.__cause__).__name__ if fault and error.__cause__ else "",
         )
         if not exchange.started:
             await self._write(error.status, headers.error(error), wire.error_body(error))

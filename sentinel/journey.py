@@ -66,12 +66,14 @@ class Journey:
             async with exchange.connected():
                 sent_s = time.perf_counter()
                 metrics.OVERHEAD.labels(route).observe(sent_s - begun_s)
+                reply = await self._forward.open(call, exchange.headers, hold, lease.mark_sent)
                 outcome = Outcome(Ending.INTERNAL, 500, started=True)
-                reply = await self._forward.open(call, exchange.headers, hold)
+                # A long stream must not keep the request in memory that it answers.
+                call = wire.shed(call)
                 metrics.FIRST_BYTE.labels(route).observe(time.perf_counter() - sent_s)
             outcome = await self._relay.copy(reply, exchange, call, self.answer_headers(hold), lease.watch)
         except (ClientGoneError, DrainingError, UpstreamError) as error:
-            outcome = _unanswered(error)
+            outcome = _unanswered(error, sent=lease.sent)
             raise
         finally:
             self._leases.drop(lease)
@@ -115,11 +117,13 @@ class Journey:
         )
 
 
-def _unanswered(error: ClientGoneError | DrainingError | UpstreamError) -> Outcome:
-    """The outcome where no answer of the provider came down; `started` unless nothing was sent to it."""
+def _unanswered(error: ClientGoneError | DrainingError | UpstreamError, *, sent: bool) -> Outcome:
+    """The outcome where no answer of the provider came down; nothing is billed where nothing was sent to it."""
     if isinstance(error, ClientGoneError):
-        return Outcome(Ending.CLIENT_CLOSED, 499, started=True)
+        return Outcome(Ending.CLIENT_CLOSED, 499, started=sent)
     if isinstance(error, DrainingError):
-        return Outcome(Ending.INTERNAL, error.status, started=True)
-    ending = Ending.UPSTREAM_TIMEOUT if isinstance(error, UpstreamTimeoutError) else Ending.UPSTREAM_ERROR
-    return Outcome(ending, error.status, started=error.sent)
+        return Outcome(Ending.INTERNAL, error.status, started=sent)
+    started = sent and error.sent
+    if isinstance(error, UpstreamTimeoutError):
+        return Outcome(Ending.UPSTREAM_TIMEOUT, error.status, started=started)
+    return Outcome(Ending.TRUNCATED if started else Ending.UPSTREAM_ERROR, error.status, started=started)

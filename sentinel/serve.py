@@ -35,11 +35,35 @@ class _Server(MPServer):
 
     def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
         # A worker inherits this handler until it has its own; it has no workers to tell.
-        for worker in self.wrks if os.getpid() == self.pid else ():
-            pid = worker.inner.pid
-            if pid is not None and worker.is_alive():  # type: ignore[no-untyped-call]
-                os.kill(pid, signal.SIGUSR1)
+        if os.getpid() == getattr(self, "pid", None):
+            for worker in self.wrks:
+                _drain(worker.inner.pid)
         super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def signal_handler_reload(self, *_args: Any, **_kwargs: Any) -> None:
+        """Granian's reload would end workers without a drain; a new version is a new process, so SIGHUP does nothing."""
+
+    def _respawn_workers(self, workers: list[int], *args: Any, **kwargs: Any) -> None:
+        for position in workers:
+            _forget(self.wrks[position].inner.pid)
+        super()._respawn_workers(workers, *args, **kwargs)
+
+
+def _drain(pid: int | None) -> None:
+    try:
+        if pid is not None:
+            os.kill(pid, signal.SIGUSR1)
+    except ProcessLookupError:
+        return  # it has ended already
+
+
+def _forget(pid: int | None) -> None:
+    """Take a dead worker out of the gauges that count the living."""
+    # Imported when the place of its files is known: see `serve`.
+    from sentinel.ops import metrics_page  # noqa: PLC0415
+
+    if pid is not None:
+        metrics_page.forget(pid)
 
 
 class PortInUseError(Exception):

@@ -253,6 +253,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             high=3600,
         ),
     ] = 300.0
+    downstream_idle_s: Annotated[
+        float,
+        Variable(
+            "SENTINEL_DOWNSTREAM_IDLE_TIMEOUT_SECONDS",
+            "How long a client may go without reading its answer.",
+            "s",
+            low=1,
+            high=3600,
+        ),
+    ] = 300.0
     upstream_connections_max: Annotated[
         int,
         Variable(

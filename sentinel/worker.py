@@ -16,7 +16,7 @@ from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.provider import PROVIDERS
 from sentinel.edges.sessions import open_session
 from sentinel.edges.zion import Zion
-from sentinel.errors import DrainingError
+from sentinel.errors import ClientGoneError, DrainingError
 from sentinel.journey import Journey
 from sentinel.logs import Log
 from sentinel.ops.health import Health
@@ -33,6 +33,8 @@ from sentinel.stages.settlement import Settlement
 
 _log: Final = Log("worker")
 _ZION_CONNECTIONS_MAX: Final = 32
+# Between the end of open requests and that of their edges: time for the last event of each.
+_LAST_WORDS_S: Final = 1.0
 _REDIS_SETUP_S: Final = 1.0
 
 
@@ -42,6 +44,9 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.draining = False
         self._drain_s = settings.drain_s
+        self._downstream_idle_s = settings.downstream_idle_s
+        self._watch: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._boot = secrets.token_hex(8)
         self._sequence = itertools.count(1)
         self._exchanges: set[Exchange] = set()
@@ -53,7 +58,9 @@ class Worker:
             open_session(connect_s=settings.upstream_connect_s, idle_s=settings.upstream_idle_s, connections_max=0),
             settings.upstream_url,
             settings.upstream_key,
-            settings.upstream_connections_max,
+            connect_s=settings.upstream_connect_s,
+            idle_s=settings.upstream_idle_s,
+            connections_max=settings.upstream_connections_max,
         )
         tokenizer = Tokenizer.load(vocab.ranks)
         self._admission = Admission(
@@ -94,6 +101,7 @@ class Worker:
         self._leases.open()
         self._settlement.open()
         self._reporting.open()
+        self._watch = asyncio.create_task(self._watch_writers())
         _log.info("worker open", boot=self._boot)
 
     def request_id(self) -> str:
@@ -115,11 +123,18 @@ class Worker:
         if not self.draining:
             self.draining = True
             _log.info("worker drains", open=len(self._exchanges), seconds=self._drain_s)
-            asyncio.get_running_loop().call_later(self._drain_s, self._end_open)
+            asyncio.get_running_loop().call_later(self._drain_s, self._end)
 
     async def close(self) -> None:
-        """Settle and report what is left, then close every edge, in reverse order."""
+        """Settle and report what is left, then close every edge, in reverse order; once, however often it is called."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         self._end_open()
+        if self._watch is not None:
+            self._watch.cancel()
         await self.journey.settled()
         await self._settlement.close()
         await self._reporting.close()
@@ -129,6 +144,24 @@ class Worker:
         await self._zion.close()
         await self._ledger.close()
         _log.info("worker closed", boot=self._boot)
+
+    def _end(self) -> None:
+        """The drain is over. Closes even where the server still waits for a connection that will not end: the server kills
+        this process in the end, and by then nothing must be left to lose.
+        """
+        self._end_open()
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S, lambda: asyncio.ensure_future(self.close()))
+
+    async def _watch_writers(self) -> None:
+        """End exchanges whose client has not read for too long: the server itself never does."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._downstream_idle_s / 10)
+            for exchange in list(self._exchanges):
+                since_s = exchange.blocked_since_s
+                if since_s is not None and loop.time() - since_s > self._downstream_idle_s:
+                    _log.warning("client does not read", request_id=exchange.request_id)
+                    exchange.interrupt(ClientGoneError())
 
     def _end_open(self) -> None:
         for exchange in list(self._exchanges):

@@ -28,6 +28,7 @@ class Exchange:
         "_receive",
         "_send",
         "_watch",
+        "blocked_since_s",
         "bytes_down",
         "ended",
         "headers",
@@ -47,6 +48,7 @@ class Exchange:
         self.status = 0
         self.bytes_down = 0
         self.ended = False
+        self.blocked_since_s: float | None = None
         self._receive = receive
         self._send = send
         self._body_read = False
@@ -70,7 +72,8 @@ class Exchange:
             raise too_large
         body: bytes | bytearray = b""
         try:
-            async with asyncio.timeout(timeout_s):
+            # Guarded too, so that a worker that drains need not wait for a body that does not come.
+            async with _Guard(self), asyncio.timeout(timeout_s):
                 while True:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
@@ -119,7 +122,9 @@ class Exchange:
     async def send(self, chunk: bytes) -> None:
         """Send a part of the body at once; waits while the client's buffer is full (wire.md D6)."""
         self.bytes_down += len(chunk)
+        self.blocked_since_s = asyncio.get_running_loop().time()
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self.blocked_since_s = None
 
     async def finish(self, chunk: bytes = b"") -> None:
         """Send the last part of the body."""

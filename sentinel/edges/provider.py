@@ -7,12 +7,15 @@ retried here. A reply that is not read to its end closes its connection, so that
 
 import asyncio
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 import aiohttp
 from yarl import URL
 
 from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
+
+# The slowest upload that is waited for; a provider that takes less than this does not take the request.
+_UPLOAD_BYTES_PER_S: Final = 65_536
 
 
 class Reply(Protocol):
@@ -42,8 +45,19 @@ class Provider(Protocol):
     chat_cap: ClassVar[str]
     key: str
 
-    async def send(self, method: str, path: str, query: bytes, headers: list[tuple[str, str]], body: bytes) -> Reply:
-        """Send one request (`path` raw, below the version path) and wait for the headers of the answer."""
+    async def send(
+        self,
+        method: str,
+        path: str,
+        query: bytes,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        on_sent: Callable[[], None],
+    ) -> Reply:
+        """Send one request (`path` raw, below the version path) and wait for the headers of the answer.
+
+        `on_sent` is called when the head of the request is on its way: from then on the provider may work.
+        """
         ...
 
     async def close(self) -> None:
@@ -98,14 +112,26 @@ class _HttpProvider:
     # The parameter by which a chat's output is capped.
     chat_cap: ClassVar[str]
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, key: str, connections_max: int) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, key: str, *, connect_s: float, idle_s: float, connections_max: int
+    ) -> None:
         self.key = key
         self._session = session
         self._url = url
+        self._connect_s = connect_s
+        self._idle_s = idle_s
         self._connections_max = connections_max
         self._connections = 0
 
-    async def send(self, method: str, path: str, query: bytes, headers: list[tuple[str, str]], body: bytes) -> Reply:
+    async def send(
+        self,
+        method: str,
+        path: str,
+        query: bytes,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        on_sent: Callable[[], None],
+    ) -> Reply:
         if self._connections >= self._connections_max:
             raise UpstreamUnavailableError(
                 "All connections to the provider are in use.",
@@ -114,25 +140,22 @@ class _HttpProvider:
                 sent=False,
             )
         self._connections += 1
+        url = URL(self._url + path + (f"?{query.decode('latin-1')}" if query else ""), encoded=True)
         try:
-            return await self._send(method, path, query, headers, body)
-        except BaseException:
+            # The library's own time-out for reading begins when the body is written, which a provider could delay for ever.
+            async with asyncio.timeout(self._connect_s + self._idle_s + len(body) / _UPLOAD_BYTES_PER_S):
+                request = self._session.request(
+                    method, url, headers=headers, data=body or None, allow_redirects=False, trace_request_ctx=on_sent
+                )
+                return self._answered(await request)
+        except BaseException as error:
             self._release()
-            raise
+            raise _failure(error) from error
 
     async def close(self) -> None:
         await self._session.close()
 
-    async def _send(self, method: str, path: str, query: bytes, headers: list[tuple[str, str]], body: bytes) -> Reply:
-        url = URL(self._url + path + (f"?{query.decode('latin-1')}" if query else ""), encoded=True)
-        try:
-            response = await self._session.request(method, url, headers=headers, data=body or None, allow_redirects=False)
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            raise UpstreamError("The provider could not be reached.", code="upstream_unreachable", sent=False) from error
-        except (aiohttp.SocketTimeoutError, TimeoutError):
-            raise UpstreamTimeoutError("The provider did not answer in time.") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise UpstreamError("The provider broke off before it answered.", retry=False) from error
+    def _answered(self, response: aiohttp.ClientResponse) -> Reply:
         if not 200 <= response.status <= 599:
             response.close()
             raise UpstreamError("The provider answered with a status that HTTP does not know.", retry=False)
@@ -140,6 +163,19 @@ class _HttpProvider:
 
     def _release(self) -> None:
         self._connections -= 1
+
+
+def _failure(error: BaseException) -> BaseException:
+    """What Sentinel calls a failure of the library; what is not one stays what it is."""
+    match error:
+        case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
+            return UpstreamError("The provider could not be reached.", code="upstream_unreachable", sent=False)
+        case aiohttp.SocketTimeoutError() | TimeoutError():
+            return UpstreamTimeoutError("The provider did not answer in time.")
+        case aiohttp.ClientError() | OSError() | ValueError():
+            return UpstreamError("The provider broke off before it answered.", retry=False)
+        case _:
+            return error
 
 
 class OpenAI(_HttpProvider):

@@ -4,6 +4,8 @@ No cookies are kept (they would travel between callers), no redirects or proxies
 a stream, nothing is decompressed. Opening a session cannot fail; connecting does, and is mapped by the edge that asks.
 """
 
+from types import SimpleNamespace
+
 import aiohttp
 
 from sentinel import __version__
@@ -13,6 +15,18 @@ USER_AGENT = f"sentinel/{__version__}"
 # Below the 60 s after which most front doors drop an idle connection: a POST on a dropped one is lost, not retried.
 _KEEPALIVE_S = 15
 _LINE_BYTES_MAX = 65536
+
+
+def _tell_sent() -> aiohttp.TraceConfig:
+    """Calls what a request has for its `trace_request_ctx` when its head is sent."""
+
+    async def sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _event: object) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(sent)
+    return trace
 
 
 def open_session(*, connect_s: float, idle_s: float, connections_max: int) -> aiohttp.ClientSession:
@@ -25,6 +39,7 @@ def open_session(*, connect_s: float, idle_s: float, connections_max: int) -> ai
         skip_auto_headers=("accept", "content-type"),
         auto_decompress=False,
         trust_env=False,
+        trace_configs=[_tell_sent()],
         read_bufsize=65536,
         max_line_size=_LINE_BYTES_MAX,
         max_field_size=_LINE_BYTES_MAX,

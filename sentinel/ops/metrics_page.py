@@ -6,9 +6,14 @@ Fails as a whole with a 500 where the files of the workers cannot be read; no re
 import os
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
+
+
+def forget(pid: int) -> None:
+    """Remove what a dead worker counted as present: its counters stay, its gauges of the living go."""
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def render() -> bytes:

@@ -66,6 +66,7 @@ _Read = TypeVar("_Read", _Chat, _Completions)
 _chat: Final = Decoder(_Chat)
 _completions: Final = Decoder(_Completions)
 _NAMES: Final = {kind: (*kind.__struct_fields__, splice.STREAM_OPTIONS) for kind in (_Chat, _Completions)}
+_SENT: Final = TextPrompt()
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -112,6 +113,11 @@ def capped(call: Call, output_tokens: int, chat_cap: str) -> Call:
     """`call`, which declared no cap, with one of `output_tokens` for each choice; `chat_cap` is the provider's name for it."""
     name = chat_cap if call.route == "chat_completions" else "max_tokens"
     return msgspec.structs.replace(call, body=splice.with_member(call.body, name, b"%d" % max(output_tokens, 1)))
+
+
+def shed(call: Call) -> Call:
+    """`call` without what it asked, once that is sent: its body and prompt may be large, and its answer long."""
+    return msgspec.structs.replace(call, body=b"", prompt=None if call.prompt is None else _SENT)
 
 
 def _read(body: bytes, decoder: Decoder[_Read]) -> tuple[_Read, bytes | None]:

@@ -7,7 +7,7 @@ a budget, so that a provider in trouble is not asked three times as much. Other 
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sentinel import metrics
@@ -50,8 +50,11 @@ class Forward:
         self._provider = provider
         self._budget = budget
 
-    async def open(self, call: Call, request_headers: Sequence[tuple[bytes, bytes]], hold: Hold) -> Reply:
+    async def open(
+        self, call: Call, request_headers: Sequence[tuple[bytes, bytes]], hold: Hold, on_sent: Callable[[], None]
+    ) -> Reply:
         """The provider's answer to `call`, its body still arriving. A cap that `hold` imposed on the output goes along.
+        `on_sent` is called as soon as the provider may have begun to work.
 
         Raises UpstreamError, UpstreamUnavailableError or UpstreamTimeoutError.
         """
@@ -61,24 +64,30 @@ class Forward:
         self._budget.earn()
         tries = 0
         while True:
-            reason, reply, failure = await self._try(call, sent)
+            reason, reply, failure = await self._try(call, sent, on_sent)
             if reply is not None and reason is None:
                 return reply
             assert reason is not None
-            if tries >= _RETRIES_MAX.get(reason, 0) or not self._budget.spend():
-                raise self._refusal(reply, failure)
-            if reply is not None:
-                await reply.drain(_BACKOFF_S)
-                reply.close()
+            try:
+                if tries >= _RETRIES_MAX.get(reason, 0) or not self._budget.spend():
+                    raise self._refusal(reply, failure)
+                if reply is not None:
+                    await reply.drain(_BACKOFF_S)
+            finally:
+                # Also where the client leaves meanwhile: an open reply holds a connection.
+                if reply is not None:
+                    reply.close()
             metrics.UPSTREAM_RETRIES.labels(reason).inc()
             # Jittered, so that callers who failed together do not come back together.
             await asyncio.sleep(_BACKOFF_S * 2**tries * random.uniform(0.5, 1.0))
             tries += 1
 
-    async def _try(self, call: Call, sent: list[tuple[str, str]]) -> tuple[str | None, Reply | None, UpstreamError | None]:
+    async def _try(
+        self, call: Call, sent: list[tuple[str, str]], on_sent: Callable[[], None]
+    ) -> tuple[str | None, Reply | None, UpstreamError | None]:
         """One attempt: (None, reply, None) is the client's answer; a reason says what stands against that."""
         try:
-            reply = await self._provider.send(call.method, call.path, call.query, sent, call.body)
+            reply = await self._provider.send(call.method, call.path, call.query, sent, call.body, on_sent)
         except UpstreamError as error:
             metrics.UPSTREAM.labels(error.code).inc()
             if error.code == "upstream_unreachable":
@@ -98,7 +107,6 @@ class Forward:
             return failure
         status = reply.status
         retry_after_s = _retry_after_s(reply)
-        reply.close()
         if status == 503:
             return UpstreamUnavailableError("The provider is overloaded.", retry_after_s=retry_after_s or 1.0, sent=False)
         if status in {401, 403}:

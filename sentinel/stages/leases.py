@@ -34,12 +34,17 @@ class Produced(Protocol):
 class Lease:
     """The lease of one request: `watch` is given the meter of its answer, once there is one."""
 
-    __slots__ = ("hold", "meter", "renew_at_s")
+    __slots__ = ("hold", "meter", "renew_at_s", "sent")
 
     def __init__(self, hold: Hold, renew_at_s: float) -> None:
         self.hold = hold
         self.renew_at_s = renew_at_s
         self.meter: Produced | None = None
+        self.sent = False
+
+    def mark_sent(self) -> None:
+        """From now on the provider may work for this request."""
+        self.sent = True
 
     def watch(self, meter: Produced) -> None:
         """From now on the output so far is what `meter` shows."""

@@ -35,7 +35,11 @@ _ENDINGS: Final[tuple[tuple[type[Exception], Ending], ...]] = (
 
 
 class Relay:
-    """Copies answers. Holds nothing between requests."""
+    """Copies answers."""
+
+    def __init__(self) -> None:
+        # Reading long answers is pure Python: several at once would only take turns with the event loop.
+        self._reading = asyncio.Semaphore(1)
 
     async def copy(
         self, reply: Reply, exchange: Exchange, call: Call, extra: list[tuple[bytes, bytes]], watch: Callable[[Meter], None]
@@ -60,7 +64,7 @@ class Relay:
                 await self._tell(exchange, meter, failure)
         finally:
             reply.close()
-        return await _outcome(reply, exchange, meter, failure)
+        return await _outcome(reply, exchange, meter, failure, self._reading)
 
     async def _pump(self, reply: Reply, exchange: Exchange, meter: Meter) -> None:
         """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6)."""
@@ -86,12 +90,13 @@ class Relay:
             _log.warning("client did not take the end of a failed stream", request_id=exchange.request_id)
 
 
-async def _produced(exchange: Exchange, meter: Meter, ending: Ending) -> tuple[list[str], int]:
+async def _produced(exchange: Exchange, meter: Meter, ending: Ending, reading: asyncio.Semaphore) -> tuple[list[str], int]:
     """What no usage of the provider covers."""
     if ending is Ending.SUCCESS and meter.usage is not None:
         return [], 0
     if exchange.bytes_down > _INLINE_BYTES_MAX:
-        return await asyncio.to_thread(meter.produced)
+        async with reading:
+            return await asyncio.to_thread(meter.produced)
     return meter.produced()
 
 
@@ -102,7 +107,9 @@ def _truncation(meter: Meter) -> UpstreamError | None:
     return UpstreamError("The provider ended its stream before the answer was complete.", code="upstream_truncated")
 
 
-async def _outcome(reply: Reply, exchange: Exchange, meter: Meter, failure: Exception | None) -> Outcome:
+async def _outcome(
+    reply: Reply, exchange: Exchange, meter: Meter, failure: Exception | None, reading: asyncio.Semaphore
+) -> Outcome:
     ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
     if meter.terminated:
         # Everything the client needs was relayed; SDKs close on purpose after [DONE] (wire.md D5).
@@ -113,7 +120,7 @@ async def _outcome(reply: Reply, exchange: Exchange, meter: Meter, failure: Exce
         ending = Ending.UPSTREAM_ERROR
     if isinstance(meter, StreamMeter) and meter.overflowed:
         metrics.STREAM_OVERFLOWS.inc(meter.overflowed)
-    produced, uncounted = await _produced(exchange, meter, ending)
+    produced, uncounted = await _produced(exchange, meter, ending, reading)
     return Outcome(
         ending=ending,
         status=reply.status,
