@@ -29,6 +29,7 @@ _ROUTES: Final = {
     "/v1/completions": ("completions", "POST"),
     "/v1/models": ("models", "GET"),
 }
+_USAGE: Final = "/v1/usage"
 _OPS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
 _MODEL: Final = re.compile(r"/v1/models/[^?#]+")
 # What could be read as another path by whoever is asked next (wire.md H8).
@@ -106,11 +107,24 @@ class _Answering:
         if path in _OPS:
             await self._operate(path)
             return
+        if path == _USAGE:
+            await self._show_usage(path)
+            return
         self._route, method = _match(path, exchange.method)
         if exchange.method != method:
             raise wire.wrong_method(exchange.method, path, method)
         self._worker.enter(exchange)
         await self._worker.journey.travel(exchange, self._route, path.removeprefix("/v1"))
+
+    async def _show_usage(self, path: str) -> None:
+        """A caller's own usage: authenticated, but nothing is held, forwarded or billed."""
+        exchange = self._exchange
+        self._route = "usage"
+        if exchange.method != "GET":
+            raise wire.wrong_method(exchange.method, path, "GET")
+        self._worker.enter(exchange)
+        page = await self._worker.usage_page.render(exchange.headers)
+        await self._write(200, [*_JSON, (b"cache-control", b"no-store")], page)
 
     async def _operate(self, path: str) -> None:
         """Health and metrics: no caller, no limits."""

@@ -1,6 +1,7 @@
-"""The command line: `sentinel serve`, `dev`, `config` and `--version`.
+"""The command line: `sentinel serve`, `dev`, `config`, `usage` and `--version`.
 
-Exit codes: 0 done, 1 it could not start, 2 wrong usage or settings (every problem at once, by variable name).
+Exit codes: 0 done, 1 it could not (start, reach Redis, find what was asked for), 2 wrong usage or settings (every problem at
+once, by variable name).
 """
 
 import argparse
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _serve(read())
         if chosen.command == "config":
             return _config(read())
+        if chosen.command == "usage":
+            return _usage(chosen)
     except SettingsError as error:
         for problem in error.problems:
             print(f"sentinel: {problem}", file=sys.stderr)
@@ -33,6 +36,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve, with all settings from the environment or .env")
     commands.add_parser("config", help="print the effective settings, secrets hidden")
+    usage = commands.add_parser(
+        "usage",
+        usage="sentinel usage [CALLER | requeue ID | drop ID] [--rows N] [--json]",
+        help="show what callers have used and what waits for Zion; requeue or drop what Zion refused",
+    )
+    usage.add_argument("words", nargs="*", help="one caller's external id, or what to do with a dead letter; without it, all")
+    usage.add_argument("--rows", type=_rows, default=1000, help="rows of each list at most (default 1000)")
+    usage.add_argument("--json", action="store_true", help="one JSON object (docs/usage.md)")
     dev = commands.add_parser("dev", help="serve with a Redis and simulators of Zion and the provider beside it")
     dev.add_argument("--port", type=_port, default=8080, help="the port Sentinel listens on (default 8080)")
     dev.add_argument("--workers", type=_count, default=2, help="worker processes (default 2)")
@@ -61,6 +72,32 @@ def _config(settings: Settings) -> int:
     return 0
 
 
+def _usage(chosen: argparse.Namespace) -> int:
+    from sentinel import logs, usage_report  # noqa: PLC0415 - as above
+    from sentinel.errors import LedgerUnavailableError  # noqa: PLC0415
+
+    words = chosen.words
+    changes = bool(words) and words[0] in {"requeue", "drop"}
+    if len(words) != 2 if changes else len(words) > 1:
+        print("sentinel: usage takes nothing, one CALLER, requeue ID or drop ID", file=sys.stderr)
+        return 2
+    settings = read()
+    logs.start("error")
+    try:
+        if changes:
+            print(usage_report.change(settings, *words))
+        else:
+            caller = words[0] if words else None
+            print(usage_report.report(settings, caller, rows_max=chosen.rows, as_json=chosen.json))
+    except LedgerUnavailableError as error:
+        print(f"sentinel: Redis does not answer: {error.__cause__ or error}", file=sys.stderr)
+        return 1
+    except usage_report.NotFoundError as error:
+        print(f"sentinel: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _dev(chosen: argparse.Namespace) -> int:
     import asyncio  # noqa: PLC0415 - as above
 
@@ -76,6 +113,10 @@ def _port(text: str) -> int:
 
 def _count(text: str) -> int:
     return _whole(text, 1, 1024)
+
+
+def _rows(text: str) -> int:
+    return _whole(text, 1, 1_000_000)
 
 
 def _whole(text: str, low: int, high: int) -> int:

@@ -20,6 +20,7 @@ from sentinel.errors import ClientGoneError, DrainingError
 from sentinel.journey import Journey
 from sentinel.logs import Log
 from sentinel.ops.health import Health
+from sentinel.ops.usage_page import UsagePage
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.settings import Settings
 from sentinel.stages.admission import Admission
@@ -76,15 +77,11 @@ class Worker:
         self._leases = Leases(self._ledger, lease_s=settings.lease_s)
         self._settlement = Settlement(self._ledger, tokenizer)
         self._reporting = _reporting(settings, self._ledger, gate, self._zion)
+        auth = _auth(settings, self._ledger, self._zion)
+        self.usage_page = _usage_page(settings, auth, self._admission, self._ledger)
         self.health = Health(self._ledger, standby, self._zion, lambda: self.draining)
         self.journey = Journey(
-            Auth(
-                self._ledger,
-                self._zion,
-                profile_ttl_s=settings.jwt_cache_ttl_s,
-                refusal_ttl_s=settings.jwt_refusal_ttl_s,
-                entries_max=settings.jwt_cache_entries_max,
-            ),
+            auth,
             self._admission,
             Forward(self._provider, RetryBudget()),
             Relay(),
@@ -219,3 +216,18 @@ def _standby(settings: Settings) -> Standby:
         window_ms=settings.rate_window_s * 1000,
         callers_max=settings.jwt_cache_entries_max,
     )
+
+
+def _auth(settings: Settings, ledger: Ledger, zion: Zion) -> Auth:
+    return Auth(
+        ledger,
+        zion,
+        profile_ttl_s=settings.jwt_cache_ttl_s,
+        refusal_ttl_s=settings.jwt_refusal_ttl_s,
+        entries_max=settings.jwt_cache_entries_max,
+    )
+
+
+def _usage_page(settings: Settings, auth: Auth, admission: Admission, ledger: Ledger) -> UsagePage:
+    stale_ms = settings.limits_stale_s * 1000
+    return UsagePage(auth, admission, ledger.books, limits_stale_ms=stale_ms, window_s=settings.rate_window_s)

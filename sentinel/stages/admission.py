@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -44,6 +44,18 @@ class _KeptLimits(msgspec.Struct):
 
 _read_kept: Final = msgspec.json.Decoder(_KeptLimits).decode
 _write_kept: Final = msgspec.json.Encoder().encode
+
+
+class Before(Protocol):
+    """What the ledger said before Zion is asked: what Zion had acknowledged by then, and when that was."""
+
+    @property
+    def acked(self) -> tuple[int, int, int]:
+        """Input, output, requests."""
+
+    @property
+    def clock_ms(self) -> int:
+        """The ledger's clock, Unix ms."""
 
 
 class Admission:
@@ -144,6 +156,14 @@ class Admission:
                 # Another worker or host asks: look again soon.
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
+    async def learn(self, external_id: str, before: Before) -> None:
+        """Have the limits of a caller installed whom the ledger does not know, without admitting anything.
+
+        Raises ForbiddenError, ZionUnavailableError or LedgerUnavailableError.
+        """
+        self._start(external_id, partial(self._learn, external_id, before))
+        await asyncio.shield(self._learning[external_id])
+
     async def close(self) -> None:
         """End the refreshes that are under way; the next admission asks again."""
         tasks = list(self._learning.values())
@@ -180,7 +200,7 @@ class Admission:
             # Read here so that a failure whose askers have left is not reported as unread.
             task.exception()
 
-    async def _learn(self, external_id: str, before: limits.Verdict) -> None:
+    async def _learn(self, external_id: str, before: Before) -> None:
         """Install the limits of a caller the ledger does not know; what was kept in Redis will do where it can be read."""
         try:
             kept = await self._ledger.limits(external_id)
@@ -195,14 +215,14 @@ class Admission:
             await self._ledger.release_refresh(external_id)
             raise
 
-    async def _refresh(self, external_id: str, before: limits.Verdict) -> None:
+    async def _refresh(self, external_id: str, before: Before) -> None:
         """Install newer limits in the background; the old ones stay where Zion or Redis is away."""
         try:
             await self._ask(external_id, before)
         except (ZionUnavailableError, ForbiddenError, LedgerUnavailableError) as error:
             _log.warning("limits not refreshed", external_id=external_id, error=error.message)
 
-    async def _ask(self, external_id: str, before: limits.Verdict) -> None:
+    async def _ask(self, external_id: str, before: Before) -> None:
         answer = _KeptLimits(before.clock_ms, before.acked, msgspec.Raw(await self._zion.limits(external_id)))
         try:
             await self._install(external_id, answer)
