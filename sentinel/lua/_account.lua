@@ -2,7 +2,8 @@
 --   [l limit (-1 unlimited), b base: what Zion counts beyond what is acknowledged, s settled here, a of that acknowledged by Zion,
 --    h held, p and e start and end of the period in Unix ms (e = 0: never ends), c since when s counts, k name of the period]
 -- and for the whole: fetched (when Zion was asked), refresh (until when somebody refreshes), rolled (when a period last ended
--- here), clock (the last time seen: never run backwards after a failover). At every instant b + s + h is what is used.
+-- here, or an operator dropped a dead letter: limits from before are asked for anew), clock (the last time seen: never run
+-- backwards after a failover). At every instant b + s + h is what is used.
 -- Three arrays, because thirty fields cost Lua three times as long to read.
 local METRICS = {'i', 'o', 'r'}
 local ARRAY = '[%d,%d,%d,%d,%d,%d,%d,%d,"%s"]'

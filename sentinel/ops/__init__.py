@@ -1,1 +1,1 @@
-"""What is not the journey: health and metrics. No limits, no billing."""
+"""What is not the journey: health, metrics and usage. No limits, no billing."""
