@@ -2,11 +2,14 @@
 
 Reads tolerantly (unknown fields ignored, envelope optional), writes exactly. A refusal of the caller is `UnauthorizedError` or
 `ForbiddenError`; everything else that keeps Zion from answering is `ZionUnavailableError`, and never cached. Reports get an
-Answer whatever happens. A 401 on an external endpoint is a fault of this deployment's key: `misconfigured` turns true, and
+Answer whatever happens. A 401 on an external endpoint is a fault of this deployment's key: `accepts_key` turns false, and
 readiness goes off until a call succeeds. docs/zion.md says what follows from each failure.
 """
 
+import asyncio
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -21,6 +24,8 @@ from sentinel.logs import Log
 _T = TypeVar("_T")
 
 _log: Final = Log("zion")
+_NOBODY: Final = "sentinel-key-check"
+_RECHECK_S: Final = 5.0
 _ANSWER_BYTES_MAX: Final = 4 * 2**20
 RETRY_AFTER_S: Final = 2.0
 
@@ -62,7 +67,8 @@ class Zion:
     """The client of one Zion. `session` is this object's own; `close` closes it. Reports have asked the gate already."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str, timeout_s: float, turns: Turns) -> None:
-        self.misconfigured = False
+        self._misconfigured = False
+        self._recheck_at_s = 0.0
         self._session = session
         self._url = url.rstrip("/")
         self._key = key
@@ -97,6 +103,19 @@ class Zion:
             raise ForbiddenError("The governance service knows no limits of this account.", code="user_not_found")
         return bytes(self._decoded("limits", answer, _read_raw))
 
+    async def accepts_key(self) -> bool:
+        """Whether Zion takes this deployment's key, as far as is known; after a refusal it is asked anew, once in 5 s.
+
+        Asked by readiness: a worker that is out of rotation has no traffic that would find out.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if self._misconfigured and now_s >= self._recheck_at_s:
+            self._recheck_at_s = now_s + _RECHECK_S
+            # Only the verdict on the key matters; that nobody has this id is the expected answer.
+            with suppress(ForbiddenError, ZionUnavailableError):
+                await self.limits(_NOBODY)
+        return not self._misconfigured
+
     async def report(self, body: bytes, idempotency_key: str) -> Answer:
         """POST a batch of increments. Never raises."""
         return await self._post("report", "batch-increment", body, idempotency_key)
@@ -126,11 +145,11 @@ class Zion:
 
     def _judged(self, call: str, answer: Answer) -> Answer:
         """The answer to a call with Sentinel's own key; tells a wrong key apart from everything else."""
-        if answer.status in {401, 403}:
-            self.misconfigured = True
+        if answer.status == 401:
+            self._misconfigured = True
             _log.error("zion refuses the key of this deployment", call=call, status=answer.status)
         elif 0 < answer.status < 500 and answer.status != 429:
-            self.misconfigured = False
+            self._misconfigured = False
         return answer
 
     async def _call(self, call: str, method: str, path: str, headers: dict[str, str], body: bytes | None = None) -> Answer:
@@ -180,6 +199,7 @@ async def _content(response: aiohttp.ClientResponse) -> bytes:
 def _seconds(text: str | None) -> float | None:
     """Retry-After in seconds; a date or nonsense counts as absent."""
     try:
-        return min(max(float(text or ""), 0.0), 3600.0)
+        seconds = float(text or "")
     except ValueError:
         return None
+    return min(max(seconds, 0.0), 3600.0) if math.isfinite(seconds) else None

@@ -35,7 +35,7 @@ class Health:
         checks = {
             "admitting": "draining" if self._draining() else "ok",
             "redis": await self._redis(),
-            "zion": "refuses the key of this deployment" if self._zion.misconfigured else "ok",
+            "zion": "ok" if await self._zion.accepts_key() else "refuses the key of this deployment",
         }
         ready = all(state == "ok" for part, state in checks.items() if part != "redis" or not self._standby.admits)
         degraded = ready and checks["redis"] != "ok"
