@@ -355,8 +355,15 @@ def _complete(values: dict[str, Any], problems: list[str]) -> None:
     """Fill in what depends on other settings, and check what only holds between two."""
     values.setdefault("provider", "openai" if "openai_api_key" in values else "vercel")
     values.setdefault("workers", os.cpu_count() or 1)
+    fresh, stale = (values.get(field, _default(field)) for field in ("cache_ttl_s", "limits_stale_s"))
+    if isinstance(fresh, int) and isinstance(stale, int) and stale < fresh:
+        problems.append(f"SENTINEL_STALE_LIMITS_SECONDS is {stale}, shorter than CACHE_TTL_SECONDS, {fresh}")
     keys = {"openai": ("openai_api_key", "OPENAI_API_KEY"), "vercel": ("vercel_api_key", "VERCEL_AI_GATEWAY_API_KEY")}
     field, name = keys.get(values["provider"], ("provider", ""))
     if field not in values:
         other = " (or OPENAI_API_KEY)" if values["provider"] == "vercel" else ""
         problems.append(f"{name}{other} is not set: without it no provider can be asked")
+
+
+def _default(field: str) -> object:
+    return next(one.default for one in msgspec.structs.fields(Settings) if one.name == field)

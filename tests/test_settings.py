@@ -58,6 +58,12 @@ def test_a_wrong_value_is_named_with_what_would_be_right(name: str, text: str, p
     assert "sk secret" not in problem
 
 
+def test_limits_cannot_be_too_old_before_they_age() -> None:
+    """The bound on stale limits is checked against what counts as fresh."""
+    (problem,) = problems(REQUIRED | {"CACHE_TTL_SECONDS": "600", "SENTINEL_STALE_LIMITS_SECONDS": "300"})
+    assert problem.startswith("SENTINEL_STALE_LIMITS_SECONDS")
+
+
 def test_all_wrong_values_are_named_together() -> None:
     """Three mistakes are three sentences in one run."""
     wrong = {"SENTINEL_PORT": "x", "SENTINEL_WORKERS": "x", "CACHE_TTL_SECONDS": "x"}
