@@ -59,6 +59,7 @@ class Journey:
         caller = await self._auth.identify(exchange.headers)
         body = await exchange.read_body(self._body_bytes_max, self._body_timeout_s)
         call = wire.read_call(route, exchange.method, path, exchange.query, body)
+        self._settlement.require_journal()
         hold = await self._admission.admit(caller, call, exchange.request_id)
         lease = self._leases.take(hold)
         outcome = Outcome(Ending.INTERNAL, 500, started=False)
@@ -66,6 +67,7 @@ class Journey:
             async with exchange.connected():
                 sent_s = time.perf_counter()
                 metrics.OVERHEAD.labels(route).observe(sent_s - begun_s)
+                self._settlement.start(hold)
                 reply = await self._forward.open(call, exchange.headers, hold, lease.mark_sent)
                 outcome = Outcome(Ending.INTERNAL, 500, started=True)
                 # A long stream must not keep the request in memory that it answers.

@@ -6,10 +6,12 @@ An unreachable Redis or Zion is not a start-up failure (readiness says so instea
 import asyncio
 import itertools
 import secrets
+from pathlib import Path
 from typing import Final
 
 from sentinel import vocab
 from sentinel.edges.exchange import Exchange
+from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger, open_redis
 from sentinel.edges.ledger.gate import Gate
 from sentinel.edges.ledger.standby import Standby
@@ -27,6 +29,7 @@ from sentinel.stages.admission import Admission
 from sentinel.stages.auth import Auth
 from sentinel.stages.forward import Forward, RetryBudget
 from sentinel.stages.leases import Leases
+from sentinel.stages.recovery import Recovery
 from sentinel.stages.relay import Relay
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.reporting.delivery import Delivery
@@ -75,11 +78,13 @@ class Worker:
             missing_limit=settings.missing_limit,
         )
         self._leases = Leases(self._ledger, lease_s=settings.lease_s)
-        self._settlement = Settlement(self._ledger, tokenizer)
+        self._journal = _journal(settings, self._boot)
+        self._settlement = Settlement(self._ledger, self._journal, tokenizer)
+        self._recovery = Recovery(self._ledger, self._journal)
         self._reporting = _reporting(settings, self._ledger, gate, self._zion)
         auth = _auth(settings, self._ledger, self._zion)
         self.usage_page = _usage_page(settings, auth, self._admission, self._ledger)
-        self.health = Health(self._ledger, standby, self._zion, lambda: self.draining)
+        self.health = Health(self._ledger, self._journal, standby, self._zion, lambda: self.draining)
         self.journey = Journey(
             auth,
             self._admission,
@@ -96,7 +101,9 @@ class Worker:
         """Start what runs beside the requests."""
         await self._ledger.open()
         self._leases.open()
+        self._journal.open()
         self._settlement.open()
+        self._recovery.open()
         self._reporting.open()
         self._watch = asyncio.create_task(self._watch_writers())
         _log.info("worker open", boot=self._boot)
@@ -134,11 +141,13 @@ class Worker:
             self._watch.cancel()
         await self.journey.settled()
         await self._settlement.close()
+        await self._recovery.close()
         await self._reporting.close()
         await self._leases.close()
         await self._admission.close()
         await self._provider.close()
         await self._zion.close()
+        self._journal.close()
         await self._ledger.close()
         _log.info("worker closed", boot=self._boot)
 
@@ -177,6 +186,16 @@ def _ledger(settings: Settings) -> Ledger:
         fresh_ms=settings.cache_ttl_s * 1000,
         stale_ms=settings.limits_stale_s * 1000,
         concurrency_max=settings.caller_concurrency_max,
+    )
+
+
+def _journal(settings: Settings, boot: str) -> Journal:
+    return Journal(
+        Path(settings.data_dir),
+        boot,
+        bytes_max=settings.journal_bytes_max,
+        keep_s=settings.journal_keep_s,
+        refuse_when_full=settings.on_journal_full == "refuse",
     )
 
 

@@ -184,8 +184,7 @@ class Stack:
     async def _start_redis(self) -> None:
         if self._redis is None:
             held = [self._lock] if self._lock is not None else []  # the directory stays locked until Redis is gone too
-            log = self._log("redis")
-            self._redis = RedisServer(self.directory / "redis", log=log, environ=self._environ, pass_fds=held)
+            self._redis = RedisServer(self.directory / "redis", log=self._log("redis"), environ=self._environ, pass_fds=held)
         await self._redis.start()
 
     async def _start_zion(self) -> None:
@@ -203,6 +202,7 @@ class Stack:
 
     def _sentinel_environ(self) -> dict[str, str]:
         own = {"SENTINEL_HOST": "127.0.0.1", "SENTINEL_PORT": str(self.port), "SENTINEL_WORKERS": str(self._workers)}
+        own |= {"SENTINEL_DATA_DIR": str(self.directory / "journal")}
         if self._simulators:
             own |= {"ZION_API_URL": self.zion_url, "ZION_API_KEY": self.zion_key, "REDIS_URL": self.redis_url}
             if not self._real_provider:

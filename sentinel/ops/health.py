@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.zion import Zion
@@ -17,8 +18,9 @@ from sentinel.errors import LedgerUnavailableError
 class Health:
     """What an orchestrator asks."""
 
-    def __init__(self, ledger: Ledger, standby: Standby, zion: Zion, draining: Callable[[], bool]) -> None:
+    def __init__(self, ledger: Ledger, journal: Journal, standby: Standby, zion: Zion, draining: Callable[[], bool]) -> None:
         self._ledger = ledger
+        self._journal = journal
         self._standby = standby
         self._zion = zion
         self._draining = draining
@@ -30,15 +32,18 @@ class Health:
     async def ready(self) -> tuple[int, bytes]:
         """200, or 503 with the reason for each part that is not ready.
 
-        "degraded" (200) where requests are admitted without Redis: a load balancer that took such a worker away would take all.
+        "degraded" (200) where requests are admitted without Redis or without a journal: a load balancer that took such a worker
+        away would take all.
         """
         checks = {
             "admitting": "draining" if self._draining() else "ok",
             "redis": await self._redis(),
+            "journal": self._journal.state,
             "zion": "ok" if await self._zion.accepts_key() else "refuses the key of this deployment",
         }
-        ready = all(state == "ok" for part, state in checks.items() if part != "redis" or not self._standby.admits)
-        degraded = ready and checks["redis"] != "ok"
+        can_do_without = {"redis": self._standby.admits, "journal": not self._journal.refuses}
+        ready = all(state == "ok" or can_do_without.get(part, False) for part, state in checks.items())
+        degraded = ready and any(state != "ok" for state in checks.values())
         answer = {"status": "degraded" if degraded else "ready" if ready else "not ready", "checks": checks}
         return (200 if ready else 503), msgspec.json.encode(answer)
 

@@ -1,31 +1,38 @@
 """settlement.settle: the bill of a finished request, written to the ledger exactly once.
 
 Always runs, whatever happened before. The provider's own usage wins; else the prompt's estimate and a local count of what was
-produced are billed, marked with the reason. What Redis does not take now waits here and is tried again with the same request
-id (a duplicate changes nothing); past `waiting_max` the oldest is dropped with an error, the one way usage can be lost here.
+produced are billed, marked with the reason. A bill stands in the journal before Redis is asked, and what Redis does not take is
+told again from there (a duplicate changes nothing). Only where the journal cannot be written do bills wait in memory; past
+`waiting_max` the oldest is dropped with an error, the one way usage can be lost here.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from sentinel import metrics
+from sentinel.edges.journal import Journal, Receipt
 from sentinel.edges.ledger import Ledger, Settled
-from sentinel.errors import LedgerUnavailableError
+from sentinel.errors import JournalFullError, LedgerUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import Bill, Call, Ending, Hold, Outcome
+from sentinel.records import Bill, Call, Ending, Entry, Hold, Outcome
 
 _log: Final = Log("settlement")
 _RETRY_S: Final = 1.0
+_JOURNAL_RETRY_S: Final = 5.0
+# Told again at a time: each of these calls has the deadline of a live one, and live ones travel with them.
+_AT_ONCE: Final = 32
 _INLINE_CHARACTERS_MAX: Final = 16_384
 
 
 class Settlement:
     """Writes bills. `open` starts the second tries, `close` makes the last one."""
 
-    def __init__(self, ledger: Ledger, tokenizer: Tokenizer, *, waiting_max: int = 100_000) -> None:
+    def __init__(self, ledger: Ledger, journal: Journal, tokenizer: Tokenizer, *, waiting_max: int = 100_000) -> None:
         self._ledger = ledger
+        self._journal = journal
         self._tokenizer = tokenizer
         self._waiting: deque[tuple[Hold, Bill]] = deque()
         self._waiting_max = waiting_max
@@ -36,27 +43,54 @@ class Settlement:
         self._retries = asyncio.create_task(self._try_again())
 
     async def close(self) -> None:
-        """Try once more what waits; what Redis still does not take is named in an error."""
+        """Try once more what waits; the journal keeps what Redis still does not take, and the rest is named in an error."""
         if self._retries is not None:
             self._retries.cancel()
             await asyncio.wait([self._retries])
-        await self._write_waiting()
+        await self._tell()
         if self._waiting:
             _log.error("settlements lost at shutdown", count=len(self._waiting))
+
+    def require_journal(self) -> None:
+        """Raises JournalFullError where new work is refused because nobody could tell of it after a crash."""
+        if self._journal.refuses:
+            raise JournalFullError("This gateway cannot keep its records right now.", retry_after_s=_JOURNAL_RETRY_S)
+
+    def start(self, hold: Hold) -> None:
+        """The request goes to the provider: from now on its end is owed, whatever becomes of this process."""
+        self._journal.started(hold)
 
     async def settle(self, hold: Hold, call: Call, outcome: Outcome) -> tuple[Bill, Settled | None]:
         """The bill, and what the ledger said (None where it waits for Redis to come back)."""
         bill = await self._bill(hold, call, outcome)
         _count(hold, bill)
+        receipt = self._journal.settled(hold, bill)
+        settled = None
         try:
-            return bill, await self._ledger.settle(hold, bill, blind=hold.local)
+            settled = await self._write(hold, bill)
         except LedgerUnavailableError:
-            self._waiting.append((hold, bill))
-            if len(self._waiting) > self._waiting_max:
-                lost, _ = self._waiting.popleft()
-                _log.error("settlement lost: too many wait for redis", request_id=lost.request_id)
-            metrics.SETTLEMENTS_WAITING.set(len(self._waiting))
-            return bill, None
+            _log.debug("settlement waits for redis", request_id=hold.request_id)
+        finally:
+            if settled is not None and receipt is not None:
+                self._journal.take(receipt)
+            elif settled is None and (receipt is None or not self._journal.wait(receipt)):
+                self._keep(hold, bill)
+            self._show()
+        return bill, settled
+
+    async def _write(self, hold: Hold, bill: Bill) -> Settled:
+        settled = await self._ledger.settle(hold, bill, blind=hold.local)
+        if settled.why == "unknown":
+            _log.warning("redis has lost a hold", request_id=hold.request_id)
+            settled = await self._ledger.settle(hold, bill, blind=True)
+        return settled
+
+    def _keep(self, hold: Hold, bill: Bill) -> None:
+        """In memory, since the journal cannot."""
+        self._waiting.append((hold, bill))
+        if len(self._waiting) > self._waiting_max:
+            lost, _ = self._waiting.popleft()
+            _log.error("settlement lost: too many wait for redis", request_id=lost.request_id)
 
     async def _bill(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
         if not outcome.started:
@@ -86,17 +120,43 @@ class Settlement:
     async def _try_again(self) -> None:
         while True:
             await asyncio.sleep(_RETRY_S)
-            await self._write_waiting()
-
-    async def _write_waiting(self) -> None:
-        while self._waiting:
             try:
-                hold, bill = self._waiting[0]
-                await self._ledger.settle(hold, bill, blind=hold.local)
-            except LedgerUnavailableError:
-                return
-            self._waiting.popleft()
-            metrics.SETTLEMENTS_WAITING.set(len(self._waiting))
+                await self._tell()
+            except Exception as error:  # noqa: BLE001 - a defect met with one bill must not end the second tries of all others
+                _log.error("defect", exception=error)
+
+    async def _tell(self) -> None:
+        """Tell the ledger what waits, until it is away again."""
+        try:
+            while self._waiting:
+                hold, bill = self._waiting.popleft()
+                try:
+                    await self._write(hold, bill)
+                except LedgerUnavailableError:
+                    self._waiting.appendleft((hold, bill))
+                    raise
+            for told in self._journal.untold():
+                for at in range(0, len(told), _AT_ONCE):
+                    await self._tell_some(told[at : at + _AT_ONCE])
+        except (LedgerUnavailableError, OSError) as error:
+            _log.debug("settlements wait", error=str(error), count=self._journal.waiting + len(self._waiting))
+        self._show()
+
+    async def _tell_some(self, told: Sequence[tuple[Entry, Receipt]]) -> None:
+        """Raises LedgerUnavailableError where none of them gets through: a single one may be what Redis cannot take."""
+        answers = await asyncio.gather(*(self._ledger.replay(entry) for entry, _ in told), return_exceptions=True)
+        for (_, receipt), answer in zip(told, answers, strict=True):
+            if isinstance(answer, Settled):
+                self._journal.take(receipt)
+                metrics.REPLAYED.labels("waiting").inc(answer.applied)
+            elif not isinstance(answer, LedgerUnavailableError):
+                raise answer
+        failures = [answer for answer in answers if isinstance(answer, LedgerUnavailableError)]
+        if len(failures) == len(told):
+            raise failures[0]
+
+    def _show(self) -> None:
+        metrics.SETTLEMENTS_WAITING.set(self._journal.waiting + len(self._waiting))
 
 
 def _count(hold: Hold, bill: Bill) -> None:

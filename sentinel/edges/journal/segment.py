@@ -1,0 +1,134 @@
+"""One file of a journal: its name, its lock, its lines, and which of its bills Redis has taken.
+
+A file is named `<boot>-<number>.jsonl` and locked (flock) for as long as the worker of that boot lives: a free lock means that
+its worker is dead. A last line without its end was torn by that death and is not read. Raises OSError as the disk does.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from sentinel.logs import Log
+from sentinel.records import Entry
+
+_log: Final = Log("journal")
+
+_NAME: Final = re.compile(r"([0-9a-f]{16})-[0-9]{6}\.jsonl")
+_READ_BYTES: Final = 65_536
+_PROBE: Final = b" " * 4096
+
+_IN_FLIGHT, _TAKEN, _WAITING = range(3)
+
+_read_entry: Final = msgspec.json.Decoder(Entry).decode
+
+
+def boot_of(name: str) -> str:
+    """The boot that a file belongs to, "" for a file that is not a journal's."""
+    found = _NAME.fullmatch(name)
+    return found[1] if found else ""
+
+
+def lock(file: int) -> bool:
+    """Whether the lock of an open file was free and its name is still there; it is held until `file` is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(file).st_nlink > 0
+
+
+def entries(path: Path, entries_max: int = 256) -> Iterator[list[Entry]]:
+    """The whole lines of a file, some at a time. A line that cannot be read is logged and passed over."""
+    found: list[Entry] = []
+    rest = b""
+    with path.open("rb") as file:
+        while read := file.read(_READ_BYTES):
+            *lines, rest = (rest + read).split(b"\n")
+            for line in lines:
+                if not line:
+                    continue
+                try:
+                    found.append(_read_entry(line))
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    _log.error("line of the journal cannot be read", file=path.name, error=str(error))
+                if len(found) == entries_max:
+                    yield found
+                    found = []
+    if found:
+        yield found
+
+
+class Segment:
+    """A file that its own worker appends to. `bills` counts its settled lines: a bill is known by its position among them."""
+
+    def __init__(self, path: Path, file: int, now_s: float) -> None:
+        self.path = path
+        self.file = file
+        self.bytes = 0
+        self.opened_at_s = now_s
+        self.taken_at_s = now_s
+        self.open_bills = 0
+        self.waiting = 0
+        self._states = bytearray()
+
+    @property
+    def bills(self) -> int:
+        """Settled lines so far."""
+        return len(self._states)
+
+    def append(self) -> int:
+        """The position of one more bill, which is on its way to Redis."""
+        self._states.append(_IN_FLIGHT)
+        self.open_bills += 1
+        return len(self._states) - 1
+
+    def take(self, position: int, now_s: float) -> None:
+        """Redis has taken this bill; twice is harmless."""
+        state = self._states[position] if position < len(self._states) else _TAKEN
+        if state != _TAKEN:
+            self._states[position] = _TAKEN
+            self.open_bills -= 1
+            self.waiting -= state == _WAITING
+            self.taken_at_s = now_s
+
+    def wait(self, position: int) -> bool:
+        """Redis has not taken this bill now: whether it stands here, to be told again."""
+        if position >= len(self._states):
+            return False
+        if self._states[position] == _IN_FLIGHT:
+            self._states[position] = _WAITING
+            self.waiting += 1
+        return True
+
+    def waits(self, position: int) -> bool:
+        """Whether this bill is to be told again."""
+        return position < len(self._states) and self._states[position] == _WAITING
+
+    def forget(self, bills: int) -> None:
+        """All bills from this position on did not get to the disk."""
+        del self._states[bills:]
+        self.open_bills = sum(state != _TAKEN for state in self._states)
+        self.waiting = self._states.count(_WAITING)
+
+
+def create(directory: Path, boot: str, number: int, now_s: float) -> Segment | None:
+    """A new, locked, empty file for this boot; None where somebody took it in between. OSError where the disk is full."""
+    path = directory / f"{boot}-{number:06d}.jsonl"
+    file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        if lock(file):
+            # A full disk still makes files: only written bytes say that there is room.
+            os.write(file, _PROBE)
+            os.ftruncate(file, 0)
+            return Segment(path, file, now_s)
+    except OSError:
+        path.unlink(missing_ok=True)
+        os.close(file)
+        raise
+    os.close(file)
+    return None
