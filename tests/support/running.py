@@ -51,7 +51,7 @@ def sdk(stack: Stack, token: str, *, retries: int = 0) -> AsyncOpenAI:
 
 
 async def redis_away(stack: Stack, workers: int) -> None:
-    """Wait until so many workers decide without Redis: 0 is that it is back for all of them. TimeoutError after RECONCILED_S."""
+    """Wait until so many workers decide without Redis, 0: it is back for all of them. TimeoutError after RECONCILED_S."""
     async with asyncio.timeout(RECONCILED_S), aiohttp.ClientSession() as http:
         while True:
             async with http.get(f"{stack.url}/metrics") as response:
