@@ -6,20 +6,23 @@ from typing import Any, Final
 
 CALLS: Final = ("me", "limits", "increment", "batch")
 _SWITCHES: Final = ("latency_ms", "jitter_ms", "no_batch_endpoint", "honour_idempotency", "envelope")
-_RULE: Final = ("status", "hang", "apply_then_drop", "call", "user", "times", "retry_after")
+_KINDS: Final = ("status", "hang", "apply_then_drop", "apply_then_hang")
+_RULE: Final = (*_KINDS, "call", "user", "times", "retry_after")
 
 
 @dataclass
 class Rule:
     """One fault: for `call` (None: any) and `user` (e-mail or external id; None: any), `times` times (None: until reset).
 
-    Exactly one of `status` (answered with that status), `hang` (never answered) and `apply_then_drop` (applied, then the
-    connection is dropped without an answer) is set. `retry_after` (seconds) goes out as Retry-After with the status.
+    Exactly one of `status` (answered with that status), `hang` (never answered), `apply_then_drop` (applied, then the
+    connection is dropped without an answer) and `apply_then_hang` (applied, never answered) is set. `retry_after` (seconds)
+    goes out as Retry-After with the status.
     """
 
     status: int = 0
     hang: bool = False
     apply_then_drop: bool = False
+    apply_then_hang: bool = False
     call: str | None = None
     user: str | None = None
     times: int | None = None
@@ -47,9 +50,9 @@ class Faults:
         unknown = set(given) - {*_SWITCHES, *_RULE, "fail_emails"}
         if unknown or given.get("call") not in (None, *CALLS):
             raise ValueError(f"unknown fault {sorted(unknown) or given.get('call')}")
-        kinds = [name for name in ("status", "hang", "apply_then_drop") if given.get(name)]
+        kinds = [name for name in _KINDS if given.get(name)]
         if len(kinds) > 1 or (not kinds and any(name in given for name in _RULE)):
-            raise ValueError("a rule needs exactly one of status, hang and apply_then_drop")
+            raise ValueError(f"a rule needs exactly one of {', '.join(_KINDS)}")
         for name in _SWITCHES:
             if name in given:
                 setattr(self, name, given[name])

@@ -151,6 +151,8 @@ class ZionSimulator:
                 self._answered[key] = (digest, answer)
         if rule is not None and rule.apply_then_drop and request.transport is not None:
             request.transport.abort()
+        if rule is not None and rule.apply_then_hang:
+            await asyncio.sleep(HANG_S)
         return self._success(answer)
 
     # Control
