@@ -666,6 +666,27 @@ async def test_a_frozen_redis_costs_one_deadline_and_no_more(ledger: Ledger, red
     await hasty.close()
 
 
+async def test_a_batch_whose_taker_heard_nothing_comes_to_it_at_once(ledger: Ledger, redis_server: RedisServer) -> None:
+    """A take that reached a frozen Redis runs when it thaws; the same worker gets that batch, though its claim still runs."""
+    hasty = new_ledger(redis_server.url, Clock(), timeout_s=0.2)
+    await hasty.open()
+    partition = await _settle_some(ledger, 1)
+    redis_server.freeze()
+    with pytest.raises(LedgerUnavailableError) as caught:
+        await hasty.take(partition)
+    assert caught.value.sent
+    redis_server.thaw()
+    async with asyncio.timeout(20):
+        while hasty.away:
+            await asyncio.sleep(0.01)
+    assert await ledger.take(partition) is None
+    batch = await hasty.take(partition)
+    assert batch is not None
+    assert (batch.attempts, batch.lost, len(batch.items)) == (1, False, 1)
+    assert await hasty.done(batch)
+    await hasty.close()
+
+
 async def test_a_call_that_is_lost_on_the_way_is_sent_again_within_its_deadline(
     ledger: Ledger, redis_server: RedisServer
 ) -> None:

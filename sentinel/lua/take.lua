@@ -1,6 +1,6 @@
 -- take: the next report to Zion: a sealed batch that is due again, else a new one out of the unreported sums. Python: Ledger.take.
 -- KEYS    1 a unreported sums  2 b sealed batches  3 s their next attempt       (one hash tag)
--- ARGV    1 now_ms (0 = TIME)  2 id for a new batch, and of this call  3 claim ms: until then nobody else gets it
+-- ARGV    1 now_ms (0 = TIME)  2 id of this call, with which that of a new batch begins  3 claim ms: until then nobody else gets it
 --         4 at most so many items  5 at most so many sealed batches: above it no new one, the sums wait  6 format of a new one
 -- returns {batch id ('' when there is none), attempt, time stamp ms, fields left in the unreported sums, JSON items, format,
 --         JSON parts as in part, 1 where an earlier attempt ended without anybody knowing how}
@@ -64,5 +64,7 @@ end
 if #items == 0 then return nothing() end
 local stamp = now
 if midnight(now) > period then stamp = math.max(period, midnight(period) + DAY_MS - 1) end
-redis.call('HSET', KEYS[2], id, cjson.encode(items), id .. ':head', cjson.encode({stamp, ARGV[6]}))
-return hand_out(id)
+-- With the time in it: a call that comes very late, when the batch of its twin is done, must not seal another under the same id.
+local batch_id = id .. whole(now)
+redis.call('HSET', KEYS[2], batch_id, cjson.encode(items), batch_id .. ':head', cjson.encode({stamp, ARGV[6]}))
+return hand_out(batch_id)

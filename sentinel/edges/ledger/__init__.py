@@ -79,6 +79,7 @@ class Ledger(Outbox):
         self._concurrency_max = concurrency_max
         self._now_ms = now_ms
         self._voids = Voids(self._void)
+        self._unanswered = {}
 
     @property
     def away(self) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 from sentinel.edges.ledger.gate import Gate
 from sentinel.edges.ledger.keys import key
 from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.errors import LedgerUnavailableError
 from sentinel.protocol.increments import Item, Refusal
 
 CLAIM_MS: Final = 60_000
@@ -55,10 +56,11 @@ class Queue(msgspec.Struct, frozen=True):
 
 
 class Outbox:
-    """What Ledger does for reports; `_pipeline` and `_now_ms` are Ledger's."""
+    """What Ledger does for reports; `_pipeline`, `_now_ms` and `_unanswered` (takes, by partition) are Ledger's."""
 
     _pipeline: Pipeline
     _now_ms: Callable[[], int]
+    _unanswered: dict[int, str]
 
     def gate(self, *, requests_per_s: int, failures_max: int, open_s: float, zion_timeout_s: float) -> Gate:
         """The gate to Zion that all workers share. A probe that says nothing in twice the time of a call is given up."""
@@ -85,8 +87,14 @@ class Outbox:
         A new batch is sealed with `usage_format` and keeps it, so that its bytes stay the same.
         """
         keys = [key("a", partition), key("b", partition), key("s", partition)]
-        arguments = (self._now_ms(), secrets.token_hex(16), claim_ms, items_max, BATCHES_MAX, usage_format)
-        reply = await self._pipeline.script("take", keys, arguments)
+        # A call whose reply was lost may have claimed a batch: asked again under the same id, it comes at once.
+        call = self._unanswered.pop(partition, "") or secrets.token_hex(16)
+        arguments = (self._now_ms(), call, claim_ms, items_max, BATCHES_MAX, usage_format)
+        try:
+            reply = await self._pipeline.script("take", keys, arguments)
+        except LedgerUnavailableError:
+            self._unanswered[partition] = call
+            raise
         batch_id, attempts, sealed_at_ms, _, items, sealed_format, parts, lost = reply
         if not batch_id:
             return None
