@@ -10,7 +10,12 @@ from sentinel.devstack.stack import Stack
 from tests.support.running import User, make_user
 
 # No window by default: a test that is about it makes a stack of its own.
-SETTINGS = {"SENTINEL_RATE_LIMIT_REQUESTS": "0", "SENTINEL_REPORT_RETRY_SECONDS": "0.5", "SENTINEL_DRAIN_SECONDS": "5"}
+SETTINGS = {
+    "SENTINEL_RATE_LIMIT_REQUESTS": "0",
+    "SENTINEL_REPORT_RETRY_SECONDS": "0.5",
+    "SENTINEL_ZION_BREAKER_SECONDS": "0.5",
+    "SENTINEL_DRAIN_SECONDS": "5",
+}
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -27,6 +27,7 @@ async def own(tmp_path: Path) -> AsyncIterator[Stack]:
     settings = {
         "SENTINEL_RATE_LIMIT_REQUESTS": "0",
         "SENTINEL_REPORT_RETRY_SECONDS": "0.2",
+        "SENTINEL_ZION_BREAKER_SECONDS": "0.5",
         "SENTINEL_DRAIN_SECONDS": "1",
         "SENTINEL_ON_REDIS_DOWN": "closed",
         "ZION_TIMEOUT_SECONDS": "1",
