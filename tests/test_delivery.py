@@ -1,0 +1,220 @@
+"""delivery: what is sent to Zion after which answer, over a real Redis and a real HTTP connection, with injected clocks."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.edges.ledger.gate import Gate
+from sentinel.edges.sessions import open_session
+from sentinel.edges.zion import Zion
+from sentinel.records import Bill, Caller, Hold, Remaining
+from sentinel.stages.reporting.delivery import Delivery, HeldBack
+from tests.support.redis_server import RedisServer, redis_server
+
+__all__ = ["redis_server"]
+
+NOON_MS = 1_795_262_400_000
+NO_LIMIT = Remaining(None, None, None)
+BOOKED: tuple[int, Any] = (200, {"success": True, "data": {}})
+UNKNOWN_USER = (404, {"success": False, "error": {"code": "NOT_FOUND", "message": "User not found"}})
+UNKNOWN_PATH = (
+    404,
+    {"success": False, "error": {"code": "NOT_FOUND", "message": "Cannot POST /api/v1/usage/external/increment"}},
+)
+PROXY_404 = (404, {"error": "Not Found"})
+
+
+class Told:
+    """A Zion that answers as it is told, and remembers what it was sent, as (endpoint, idempotency key, body)."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, Any]] = []
+        self.answer: Callable[[str, Any], tuple[int, Any]] = lambda *_: BOOKED
+
+    async def post(self, request: web.Request) -> web.Response:
+        """Any POST."""
+        endpoint, body = request.path.rpartition("/")[2], await request.json()
+        self.sent.append((endpoint, request.headers["idempotency-key"], body))
+        status, answer = self.answer(endpoint, body)
+        return web.Response(status=status, text=json.dumps(answer), content_type="application/json")
+
+
+class Parts:
+    """All that a delivery needs, with clocks that stand still: `now_ms` of the scripts, `now_s` of the worker."""
+
+    def __init__(self, ledger: Ledger, gate: Gate, zion: Zion, told: Told) -> None:
+        self.ledger = ledger
+        self.told = told
+        self.now_s = 0.0
+        self.delivery = Delivery(
+            ledger, gate, zion, usage_format="unified", items_max=100, retry_s=60.0, now_s=lambda: self.now_s
+        )
+
+    async def use(self, *names: str) -> None:
+        """Settled usage of these callers, one request each."""
+        for name in names:
+            caller = Caller(name, f"{name}@x.test")
+            hold = Hold(f"req_{len(self.told.sent)}_{name}", caller, "m", 0, 0, NO_LIMIT, NO_LIMIT, NO_LIMIT, NO_LIMIT)
+            assert (await self.ledger.settle(hold, Bill(1, 2, 3), blind=True)).applied
+
+    async def letters(self) -> dict[str, str]:
+        """The reasons of the dead letters by external id."""
+        return {letter.sum.external_id: letter.reason async for letter in self.ledger.books.dead_letters()}
+
+
+class Clock:
+    """The time the scripts are told, Unix ms."""
+
+    def __init__(self) -> None:
+        self.now_ms = NOON_MS
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still."""
+    return Clock()
+
+
+@pytest.fixture
+async def parts(redis_server: RedisServer, clock: Clock) -> AsyncIterator[Parts]:
+    """One worker's delivery over an empty Redis."""
+    redis = open_redis(redis_server.url, 5.0)
+    await redis.flushall()
+    await redis.aclose()
+    ledger = Ledger(
+        open_redis(redis_server.url, 5.0),
+        partitions=1,
+        timeout_s=5.0,
+        lease_ms=60_000,
+        rate_requests=0,
+        rate_window_ms=60_000,
+        fresh_ms=300_000,
+        stale_ms=300_000,
+        now_ms=clock,
+    )
+    gate = ledger.gate(requests_per_s=1_000, failures_max=3, open_s=30.0, zion_timeout_s=5.0)
+    told = Told()
+    application = web.Application()
+    application.router.add_post("/{path:.*}", told.post)
+    server = TestServer(application)
+    await server.start_server()
+    session = open_session(connect_s=5.0, idle_s=5.0, connections_max=4)
+    zion = Zion(session, str(server.make_url("")), "key", 5.0, gate)
+    yield Parts(ledger, gate, zion, told)
+    await zion.close()
+    await server.close()
+    await ledger.close()
+
+
+async def test_a_failed_batch_goes_again_in_a_minute_more_or_less(parts: Parts, clock: Clock) -> None:
+    """60 s ± 10 %, the same bytes under the same key; then it is booked and gone."""
+    parts.told.answer = lambda *_: (500, {})
+    await parts.use("ada", "bob")
+    assert await parts.delivery.deliver(0) == HeldBack(66.0)
+    clock.now_ms += 53_999
+    assert (await parts.ledger.peek(0)).due == 0
+    clock.now_ms += 12_002
+    assert (await parts.ledger.peek(0)).due == 1
+    parts.told.answer = lambda *_: BOOKED
+    assert await parts.delivery.deliver(0) is None
+    first, second = parts.told.sent
+    assert first == second
+    queue = await parts.ledger.peek(0)
+    assert (queue.sums, queue.batches) == (0, 0)
+
+
+async def test_while_the_breaker_is_open_nothing_is_sealed(parts: Parts, clock: Clock) -> None:
+    """Three failures, the third with the last batch that is sealed; usage that comes then stays in the sums."""
+    parts.told.answer = lambda *_: (500, {})
+    for name in ("ada", "bob", "eve"):
+        await parts.use(name)
+        await parts.delivery.deliver(0)
+    await parts.use("joe", "zoe")
+    assert await parts.delivery.deliver(0) == HeldBack(30.0, by_gate=True)
+    queue = await parts.ledger.peek(0)
+    assert (queue.sums, queue.batches, len(parts.told.sent)) == (2, 3, 3)
+
+
+async def test_a_failure_in_the_middle_keeps_what_was_answered(parts: Parts, clock: Clock) -> None:
+    """One by one: what is booked or refused is not sent again, and the batch's own key never again."""
+    await parts.use("ada", "bob", "eve", "joe")
+
+    def answer(endpoint: str, body: Any) -> tuple[int, Any]:
+        if endpoint == "batch-increment":
+            return 400, {"success": False, "error": {"code": "INVALID_REQUEST"}}
+        return {"bob@x.test": (500, {}), "eve@x.test": UNKNOWN_USER}.get(body["email"], BOOKED)
+
+    parts.told.answer = answer
+    assert await parts.delivery.deliver(0) == HeldBack(66.0)
+    assert len(parts.told.sent) == 5
+    clock.now_ms += 66_001
+    parts.told.answer = lambda *_: BOOKED
+    assert await parts.delivery.deliver(0) is None
+    (endpoint, key, body) = parts.told.sent[5]
+    assert (endpoint, body["email"], len(parts.told.sent)) == ("increment", "bob@x.test", 6)
+    assert key in {key for _, key, sent in parts.told.sent[1:5] if sent == body}
+    assert await parts.letters() == {"eve": "status 404: User not found"}
+    assert (await parts.ledger.peek(0)).batches == 0
+
+
+@pytest.mark.parametrize("missing", [UNKNOWN_PATH, PROXY_404])
+async def test_a_path_that_is_not_there_refuses_nothing(parts: Parts, missing: tuple[int, Any]) -> None:
+    """A wrong URL answers 404 to everything: that is a failure, and no word on any increment."""
+    parts.told.answer = lambda *_: missing
+    await parts.use("ada", "bob")
+    assert await parts.delivery.deliver(0) == HeldBack(66.0)
+    assert await parts.letters() == {}
+    assert (await parts.ledger.peek(0)).batches == 1
+
+
+async def test_the_batch_endpoint_is_looked_for_again_after_ten_minutes(parts: Parts) -> None:
+    """Until then increments go one by one without asking."""
+    parts.told.answer = lambda endpoint, _: PROXY_404 if endpoint == "batch-increment" else BOOKED
+    for now_s in (0.0, 1.0, 599.0, 600.0):
+        parts.now_s = now_s
+        await parts.use("ada")
+        assert await parts.delivery.deliver(0) is None
+    one = ["batch-increment", "increment"]
+    assert [endpoint for endpoint, _, _ in parts.told.sent] == [*one, "increment", "increment", *one]
+
+
+async def test_a_busy_zion_is_not_asked_before_its_time(parts: Parts, clock: Clock) -> None:
+    """429 with Retry-After shuts the gate; it is no failure of Zion's and opens no breaker."""
+    parts.told.answer = lambda *_: (429, {})
+    await parts.use("ada")
+    assert await parts.delivery.deliver(0) == HeldBack(66.0)
+    await parts.use("bob")
+    assert await parts.delivery.deliver(0) == HeldBack(2.0, by_gate=True)
+    clock.now_ms += 2_000
+    parts.told.answer = lambda *_: BOOKED
+    assert await parts.delivery.deliver(0) is None
+    clock.now_ms += 66_000
+    assert await parts.delivery.deliver(0) is None
+    assert [len(body["increments"]) for _, _, body in parts.told.sent] == [1, 1, 1]
+
+
+async def test_an_answer_that_cannot_be_read_is_not_asked_for_again(parts: Parts) -> None:
+    """200 says that the batch is booked, whatever else it says."""
+    parts.told.answer = lambda *_: (200, ["what"])
+    await parts.use("ada")
+    assert await parts.delivery.deliver(0) is None
+    assert (await parts.ledger.peek(0)).batches == 0
+    assert await parts.letters() == {}
+
+
+async def test_a_worker_that_closes_begins_nothing_new(parts: Parts) -> None:
+    """After its time, what waits is left to the others."""
+    parts.delivery.close()
+    parts.now_s = 5.1
+    await parts.use("ada")
+    assert await parts.delivery.deliver(0) is None
+    assert parts.told.sent == []
+    assert (await parts.ledger.peek(0)).sums == 1
