@@ -101,7 +101,8 @@ class Recovery:
             _log.error("a dead worker's journal is too old to be told whole: its files are kept as .late", boot=orphan.boot)
             orphan.put_aside()
         else:
-            _log.warning("the journal of a dead worker was told", boot=orphan.boot, applied=applied)
+            tell = _log.warning if applied else _log.info  # one that ended in order leaves its last minutes, told already
+            tell("the journal of a dead worker was told", boot=orphan.boot, applied=applied)
             self._told.append((self._now_s(), orphan))
 
     async def _tell(self, lines: Iterable[list[Entry]], kind: str) -> int:

@@ -256,7 +256,7 @@ async def test_health_answers_without_a_key(stack: Stack) -> None:
             assert (response.status, await response.json()) == (200, {"status": "live"})
         async with http.head(f"{stack.url}/health/ready") as response:
             assert response.status == 200
-    assert await state(stack) == (200, {"admitting": "ok", "redis": "ok", "zion": "ok"})
+    assert await state(stack) == (200, {"admitting": "ok", "redis": "ok", "journal": "ok", "zion": "ok"})
 
 
 async def test_metrics_merge_the_workers(stack: Stack) -> None:
