@@ -54,12 +54,12 @@ END
 # prepare dev|test: .venv with that lock and this source tree. The test set holds the dev set.
 prepare() {
     local set="$1" python
-    if [ -e .venv ] && ! venv_fits; then
-        say "the .venv here is unfinished or of another Python: making it anew"
-        rm -rf .venv
-    fi
-    if [ ! -e .venv ]; then
-        python="$(find_python)" || return 1
+    if [ ! -e .venv ] || ! venv_fits; then
+        python="$(find_python)" || return 1 # before anything is removed
+        if [ -e .venv ]; then
+            say "the .venv here is unfinished or of another Python: making it anew"
+            rm -rf .venv
+        fi
         say "making .venv with $("$python" --version)"
         mkdir .venv
         : >.venv/.incomplete
