@@ -89,6 +89,7 @@ class Hold(Struct, frozen=True):
     tokens_output: Remaining
     rate: Remaining
     output_capped: bool = False
+    rate_tokens: Remaining = Remaining(None, None, None)
     degraded: str = ""
 
     @property

@@ -178,6 +178,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             low=0,
         ),
     ] = 100
+    rate_tokens: Annotated[
+        int,
+        Variable("SENTINEL_RATE_LIMIT_TOKENS", "Tokens of one caller in the sliding window; 0 is no limit.", "tokens", low=0),
+    ] = 0
     rate_window_s: Annotated[
         int,
         Variable("SENTINEL_RATE_LIMIT_WINDOW_SECONDS", "The length of the sliding window.", "s", low=1, high=86400),

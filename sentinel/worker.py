@@ -182,6 +182,7 @@ def _ledger(settings: Settings) -> Ledger:
         timeout_s=settings.redis_timeout_s,
         lease_ms=settings.lease_s * 1000,
         rate_requests=settings.rate_requests,
+        rate_tokens=settings.rate_tokens,
         rate_window_ms=settings.rate_window_s * 1000,
         fresh_ms=settings.cache_ttl_s * 1000,
         stale_ms=settings.limits_stale_s * 1000,

@@ -1,6 +1,7 @@
 """ledger: the scripts and the pipeline against a real Redis, with the clock injected where it matters."""
 
 import asyncio
+import random
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -779,3 +780,47 @@ async def test_requests_under_way_are_bounded(redis_server: RedisServer, ledger:
     assert await bounded.sweep(bounded.partition(CALLER.external_id)) == 3
     assert (await admit(bounded, "req_a_12")).code == "admitted"
     await bounded.close()
+
+
+async def test_the_window_of_tokens_counts_what_is_held_and_then_the_truth(
+    redis_server: RedisServer, ledger: Ledger, clock: Clock
+) -> None:
+    """Holds fill the window, settlements put the truth in their place, and what is asked without a cap shrinks to fit."""
+    rated = new_ledger(redis_server.url, clock, rate_tokens=100)
+    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    first = await admit(rated, "req_a_1", 10, 50, least=50)
+    assert (first.code, first.tokens) == ("admitted", Remaining(100, 40, 66_000))
+    denied = await admit(rated, "req_a_2", 10, 31, least=31)
+    assert (denied.code, denied.why, denied.tokens.remaining) == ("denied", "tokens", 40)
+    shrunk = await admit(rated, "req_a_3", 10, 500, least=1)
+    assert (shrunk.granted_output, shrunk.tokens.remaining) == (30, 0)
+    await rated.settle(held("req_a_1", first), Bill(1, 10, 5))
+    await rated.settle(held("req_a_3", shrunk), Bill(0, 0, 0))
+    again = await admit(rated, "req_a_4", 10, 500, least=1)
+    assert (again.granted_output, again.tokens.remaining) == (75, 0)
+    clock.now_ms += 66_000
+    later = await admit(rated, "req_a_5", 10, 90, least=90)
+    assert (later.code, later.tokens.remaining) == ("admitted", 0)
+    # Its sub-bucket is gone: a late truth changes nothing in the window.
+    await rated.settle(held("req_a_4", again), Bill(1, 0, 0))
+    assert (await admit(rated, "req_a_6", 1, 0, least=0)).why == "tokens"
+    await rated.close()
+
+
+async def test_never_more_tokens_than_the_window_in_any_real_window(
+    redis_server: RedisServer, ledger: Ledger, clock: Clock
+) -> None:
+    """Whatever the times of the requests, the tokens of those admitted within any window are within its limit."""
+    rated = new_ledger(redis_server.url, clock, rate_tokens=300, rate_window_ms=10_000)
+    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    chance = random.Random(7)
+    admitted: list[tuple[int, int]] = []
+    for at in range(400):
+        clock.now_ms += chance.randint(0, 700)
+        asked = chance.randint(1, 60)
+        verdict = await admit(rated, f"req_a_{at}", asked, asked, least=asked)
+        if verdict.code == "admitted":
+            admitted.append((clock.now_ms, 2 * asked))
+        assert sum(tokens for when, tokens in admitted if when > clock.now_ms - 10_000) <= 300
+    assert len(admitted) > 50
+    await rated.close()

@@ -1,6 +1,6 @@
--- Part: the sliding window of one caller, hash w:{sPP}:<external id>: number of the sub-bucket → requests in it.
+-- Part: a sliding window of one caller, hash w:{sPP}:<external id> (v: for tokens): number of the sub-bucket → amount in it.
 -- The oldest sub-bucket counts in full until its last ms has left, so no real window ever has more than rate (-1: no window).
--- returns requests left, ms until some come back (-1 where there is no window), and the sub-buckets that count no more
+-- returns what is left, ms until some comes back (-1 where there is no window), and the sub-buckets that count no more
 local function read_window(key, now, rate, width_ms, buckets)
   if rate < 0 then return rate, -1, {} end
   local bucket, left, reset, gone = math.floor(now / width_ms), rate, 0, {}

@@ -1,14 +1,15 @@
 -- admit: check three limits and the window of one caller, then hold all or nothing. Python: Ledger.admit, read_verdict.
--- KEYS    1 q account  2 w window  3 r holds  4 z deadlines  5 d tombstone       (one hash tag)
+-- KEYS    1 q account  2 w window of requests  3 r holds  4 z deadlines  5 d tombstone  6 v window of tokens    (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 request id  3 external id  4 e-mail  5 model  6 input tokens  7 output tokens asked
 --         8 least output tokens that will do  9 lease ms  10 requests a window (-1 = no window)  11 window ms  12 sub-buckets
---         13 fresh ms  14 stale ms  15 requests of the caller at a time (0 = any number)
+--         13 fresh ms  14 stale ms  15 requests of the caller at a time (0 = any number)  16 tokens a window (-1 = no window)
 -- returns {code, why, granted output, then limit, remaining, reset ms of input, output, requests and of the window,
---         refresh 0|1, acknowledged input, output, requests, clock ms}; -1 is unlimited, or never
---         code 1 admitted (why ok|dup)  0 denied (rate|concurrency|requests|input|output)  2 limits must be fetched first (unknown|stale)
---         3 the request is settled already
+--         refresh 0|1, acknowledged input, output, requests, clock ms, then limit, remaining, reset ms of the window of tokens};
+--         -1 is unlimited, or never
+--         code 1 admitted (why ok|dup)  0 denied (rate|tokens|concurrency|requests|input|output)
+--         2 limits must be fetched first (unknown|stale)  3 the request is settled already
 -- clock   Redis TIME, never before the last of the account. A duplicate gets the earlier grant; a refusal consumes nothing.
--- cost    O(1): one hash of 7 fields, one of at most 11, four writes.
+-- cost    O(1): one hash of 7 fields, two of at most 11, five writes.
 -- include: _clock
 -- include: _account
 -- include: _window
@@ -22,6 +23,8 @@ local now = account.now
 local width_ms = window_ms / buckets
 local bucket = math.floor(now / width_ms)
 local rate_left, rate_reset, gone = read_window(KEYS[2], now, rate, width_ms, buckets)
+local tokens = tonumber(ARGV[16])
+local tokens_left, tokens_reset, tokens_gone = read_window(KEYS[6], now, tokens, width_ms, buckets)
 
 local refresh = 0
 local function reply(code, why, granted)
@@ -31,7 +34,8 @@ local function reply(code, why, granted)
     answer[#answer + 1] = remaining(account[metric])
     answer[#answer + 1] = reset_ms(account, metric)
   end
-  for _, number in ipairs({rate, rate_left, rate_reset, refresh, account.i.a, account.o.a, account.r.a, now}) do
+  for _, number in ipairs({rate, rate_left, rate_reset, refresh, account.i.a, account.o.a, account.r.a, now,
+    tokens, tokens_left, tokens_reset}) do
     answer[#answer + 1] = number
   end
   return answer
@@ -57,6 +61,7 @@ local function refuse(why)
   return reply(0, why, 0)
 end
 if rate >= 0 and rate_left < 1 then return refuse('rate') end
+if tokens >= 0 and tokens_left < input + math.min(output, output_min) then return refuse('tokens') end
 -- Requests held are requests in flight: each is freed by its settlement, or by the end of its lease.
 if tonumber(ARGV[15]) > 0 and account.r.h >= tonumber(ARGV[15]) then return refuse('concurrency') end
 if account.r.l >= 0 and remaining(account.r) < 1 then return refuse('requests') end
@@ -64,18 +69,28 @@ if account.i.l >= 0 and remaining(account.i) < input then return refuse('input')
 local granted = output
 if account.o.l >= 0 and remaining(account.o) < output then granted = remaining(account.o) end
 if granted < math.min(output, output_min) then return refuse('output') end
+if tokens >= 0 then granted = math.min(granted, tokens_left - input) end
 
 account.i.h = account.i.h + input
 account.o.h = account.o.h + granted
 account.r.h = account.r.h + 1
 save_account(account)
-redis.call('HSET', KEYS[3], request_id, cjson.encode({ARGV[3], ARGV[4], ARGV[5], input, granted}))
+redis.call('HSET', KEYS[3], request_id, cjson.encode({ARGV[3], ARGV[4], ARGV[5], input, granted, tokens >= 0 and bucket or -1}))
 redis.call('ZADD', KEYS[4], whole(now + tonumber(ARGV[9])), request_id)
+local function fill(key, passed, amount)
+  if #passed > 0 then redis.call('HDEL', key, unpack(passed)) end
+  redis.call('HINCRBY', key, whole(bucket), whole(amount))
+  redis.call('PEXPIRE', key, whole(math.ceil(window_ms + width_ms)))
+end
+local first_reset = math.ceil((bucket + buckets + 1) * width_ms - now)
 if rate >= 0 then
-  if #gone > 0 then redis.call('HDEL', KEYS[2], unpack(gone)) end
-  redis.call('HINCRBY', KEYS[2], whole(bucket), 1)
-  redis.call('PEXPIRE', KEYS[2], whole(math.ceil(window_ms + width_ms)))
+  fill(KEYS[2], gone, 1)
   rate_left = rate_left - 1
-  if rate_reset == 0 then rate_reset = math.ceil((bucket + buckets + 1) * width_ms - now) end
+  if rate_reset == 0 then rate_reset = first_reset end
+end
+if tokens >= 0 and input + granted > 0 then
+  fill(KEYS[6], tokens_gone, input + granted)
+  tokens_left = tokens_left - input - granted
+  if tokens_reset == 0 then tokens_reset = first_reset end
 end
 return reply(1, 'ok', granted)

@@ -1,6 +1,7 @@
 -- settle: free a hold, charge what the request cost, add it to the unreported sums, once.
 --         Python: Ledger.settle, Ledger.sweep, Ledger.replay.
--- KEYS    1 q account  2 r holds  3 z deadlines  4 d tombstone  5 a unreported sums  6 t settled requests     (one hash tag)
+-- KEYS    1 q account  2 r holds  3 z deadlines  4 d tombstone  5 a unreported sums  6 t settled requests  7 v window of tokens
+--         (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 request id  3 external id  4 e-mail  5 model  6 input tokens  7 output tokens  8 requests
 --         9 kind: truth | expired (an estimate, by the sweeper) | void (the request never was: frees, and forbids a later admit)
 --         | blind (truth told again: charged where nothing is known of the request, since Redis lost it)
@@ -72,6 +73,11 @@ if hold then
   account.i.h = math.max(0, account.i.h - held[4])
   account.o.h = math.max(0, account.o.h - held[5])
   account.r.h = math.max(0, account.r.h - 1)
+  -- The window of tokens counted what was held; where that part of it still counts, it counts the truth from now on.
+  local bucket = whole(held[6])
+  if held[6] >= 0 and redis.call('HEXISTS', KEYS[7], bucket) == 1 then
+    redis.call('HINCRBY', KEYS[7], bucket, whole(cost.i + cost.o - held[4] - held[5]))
+  end
   redis.call('HDEL', KEYS[2], request_id, request_id .. ':output')
   redis.call('ZREM', KEYS[3], request_id)
 elseif kind == 'truth' or kind == 'expired' then

@@ -159,8 +159,8 @@ def error(failure: SentinelError) -> list[tuple[bytes, bytes]]:
 def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
     """What the caller has left, in both families of names (wire.md I0, I3, I4); `now_s` is the Unix time.
 
-    Requests are the tighter of the rate and the quota, tokens the tighter of input and output. What has no limit has no
-    header, and what never resets has no reset. A hold that Redis does not know says so.
+    Requests are the tighter of the rate and the quota, tokens the tightest of the window, input and output. What has no limit
+    has no header, and what never resets has no reset.
     """
     sent: list[tuple[bytes, bytes]] = []
     requests = _tightest(hold.rate, hold.requests)
@@ -169,7 +169,7 @@ def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
         if requests.reset_ms is not None:
             sent.append((b"x-ratelimit-reset", b"%d" % (now_s + math.ceil(max(requests.reset_ms, 0) / 1000))))
         sent += _openai(requests, b"-requests")
-    tokens = _tightest(hold.tokens_input, hold.tokens_output)
+    tokens = _tightest(hold.rate_tokens, hold.tokens_input, hold.tokens_output)
     if tokens is not None:
         sent += _openai(tokens, b"-tokens")
     if hold.degraded:

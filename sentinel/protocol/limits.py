@@ -50,11 +50,11 @@ class Snapshot(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """What admit.lua said.
 
-    `code` is "admitted" (`why` "ok", or "dup" for a request that was admitted before), "denied" (`why` "rate", "requests",
-    "input", "output": the limit that is used up), "snapshot" (`why` "unknown", "stale": the limits must be installed first) or
-    "settled" (the request is over). `granted_output` may be less than was asked. `refresh` asks this caller alone to
-    fetch the limits anew. `acked` (input, output, requests) and `clock_ms` (the ledger's own) belong into `Ledger.install` if
-    Zion is asked after this.
+    `code` is "admitted" (`why` "ok", or "dup" for a request that was admitted before), "denied" (`why` is the limit that is used
+    up: "rate", "tokens", "concurrency", "requests", "input", "output"), "snapshot" (`why` "unknown", "stale": the limits must be
+    installed first) or "settled" (the request is over). `granted_output` may be less than was asked. `refresh` asks this caller
+    alone to fetch the limits anew. `acked` (input, output, requests) and `clock_ms` (the ledger's own) belong into
+    `Ledger.install` if Zion is asked after this. `rate` and `tokens` are the windows of requests and of tokens.
     """
 
     code: str
@@ -67,6 +67,7 @@ class Verdict(msgspec.Struct, frozen=True):
     refresh: bool
     acked: tuple[int, int, int]
     clock_ms: int
+    tokens: Remaining = Remaining(None, None, None)
 
 
 def read_snapshot(body: bytes) -> Snapshot:
@@ -109,6 +110,7 @@ def read_verdict(reply: Sequence[Any]) -> Verdict:
         refresh=reply[15] == 1,
         acked=(reply[16], reply[17], reply[18]),
         clock_ms=reply[19],
+        tokens=read_remaining(reply[20:23]),
     )
 
 

@@ -108,6 +108,7 @@ class Admission:
             tokens_input=verdict.input,
             tokens_output=verdict.output,
             rate=verdict.rate,
+            rate_tokens=verdict.tokens,
             output_capped=verdict.granted_output < output_tokens,
             degraded=degraded,
         )
@@ -248,6 +249,11 @@ class Admission:
             return OverLimitError(text, code="concurrency_limit_exceeded", retry_after_s=1, headers=shown)
         if verdict.why == "rate":
             return _over("Rate limit reached for requests", "rate_limit_exceeded", verdict.rate, shown, retry=None)
+        if verdict.why == "tokens":
+            # A request larger than the whole window never fits, however long one waits.
+            never = verdict.tokens.limit is not None and hold.input_tokens >= verdict.tokens.limit
+            retry = False if never else None
+            return _over("Rate limit reached for tokens", "rate_limit_exceeded", verdict.tokens, shown, retry=retry)
         limit = {"requests": verdict.requests, "input": verdict.input, "output": verdict.output}[verdict.why]
         return _over(f"Your limit {name} is used up", "insufficient_quota", limit, shown, retry=False)
 

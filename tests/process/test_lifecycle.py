@@ -175,7 +175,11 @@ def _children(pid: int) -> list[int]:
 
 async def test_the_window_is_kept_over_all_workers(tmp_path: Path) -> None:
     """Never more than the window's requests, over 2 workers; the refusal says when to come back, and then it is let in."""
-    settings = {"SENTINEL_RATE_LIMIT_REQUESTS": "5", "SENTINEL_RATE_LIMIT_WINDOW_SECONDS": "2"}
+    settings = {
+        "SENTINEL_RATE_LIMIT_REQUESTS": "5",
+        "SENTINEL_RATE_LIMIT_TOKENS": "200",
+        "SENTINEL_RATE_LIMIT_WINDOW_SECONDS": "2",
+    }
     async with Stack(tmp_path, settings=settings) as running:
         user = await make_user(running)
 
@@ -196,6 +200,16 @@ async def test_the_window_is_kept_over_all_workers(tmp_path: Path) -> None:
         assert ends.count("served") == 5
         async with sdk(running, user.token, retries=2) as client:
             await client.models.list()
+        other = await make_user(running)
+        async with sdk(running, other.token) as client:
+            await client.chat.completions.create(model="gpt-4o", messages=HELLO, max_tokens=120)
+            with pytest.raises(openai.RateLimitError, match="tokens: limit 200") as caught:
+                await client.chat.completions.create(model="gpt-4o", messages=HELLO, max_tokens=200)
+            assert "x-should-retry" not in caught.value.response.headers
+            answer = await client.chat.completions.create(
+                model="gpt-4o", messages=HELLO, extra_body={"simulate": {"output_tokens": 1000}}
+            )
+        assert answer.choices[0].finish_reason == "length"
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -32,7 +32,7 @@ _log: Final = Log("ledger")
 
 _SWEEP_CLAIM_MS: Final = 10_000
 
-_read_held: Final = msgspec.json.Decoder(tuple[str, str, str, int, int]).decode
+_read_held: Final = msgspec.json.Decoder(tuple[str, str, str, int, int, int]).decode
 
 
 def open_redis(url: str, timeout_s: float) -> Redis:
@@ -52,7 +52,8 @@ def redis_time() -> int:
 
 
 class Ledger(Outbox):
-    """The ledger as this worker sees it. Times in ms unless named otherwise; `rate_requests` 0 switches the window off."""
+    """The ledger as this worker sees it. Times in ms unless named otherwise; `rate_requests` and `rate_tokens` 0 switch
+    their window off."""
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Ledger(Outbox):
         fresh_ms: int,
         stale_ms: int,
         concurrency_max: int = 0,
+        rate_tokens: int = 0,
         now_ms: Callable[[], int] = redis_time,
     ) -> None:
         self.partitions = partitions
@@ -77,6 +79,7 @@ class Ledger(Outbox):
         self._fresh_ms = fresh_ms
         self._stale_ms = stale_ms
         self._concurrency_max = concurrency_max
+        self._rate_tokens = rate_tokens or -1
         self._now_ms = now_ms
         self._voids = Voids(self._void)
         self._unanswered = {}
@@ -109,10 +112,11 @@ class Ledger(Outbox):
             key("r", at),
             key("z", at),
             key("d", at, request_id),
+            key("v", at, caller.external_id),
         ]
         who = (request_id, caller.external_id, caller.email, model)
         amounts = (input_tokens, output_tokens, output_min, self._lease_ms, *self._window)
-        bounds = (self._fresh_ms, self._stale_ms, self._concurrency_max)
+        bounds = (self._fresh_ms, self._stale_ms, self._concurrency_max, self._rate_tokens)
         try:
             arguments = (self._now_ms(), *who, *amounts, *bounds)
             return read_verdict(await self._pipeline.script("admit", keys, arguments, resend=True))
@@ -188,7 +192,7 @@ class Ledger(Outbox):
         claimed = await self._pipeline.script("sweep", keys, (self._now_ms(), _SWEEP_CLAIM_MS, holds_max))
         settlements = []
         for at in range(1, len(claimed), 3):
-            external_id, email, model, input_tokens, _ = _read_held(claimed[at + 1])
+            external_id, email, model, input_tokens, _, _ = _read_held(claimed[at + 1])
             amounts = (input_tokens, int(claimed[at + 2]), 1)
             caller = Caller(external_id, email)
             settlements.append(self._settle(caller, claimed[at].decode(), model, amounts, "expired"))

@@ -49,7 +49,7 @@ def question(
     """KEYS and ARGV of settle.lua; `amounts` are input tokens, output tokens and requests."""
     at, who = partition, caller.external_id
     settled, position = place(at, request_id)
-    keys = [key("q", at, who), key("r", at), key("z", at), key("d", at, request_id), key("a", at), settled]
+    keys = [key("q", at, who), key("r", at), key("z", at), key("d", at, request_id), key("a", at), settled, key("v", at, who)]
     lives = (_TOMBSTONE_MS, SETTLED_LIFE_MS)
     return keys, [now_ms, request_id, who, caller.email, model, *amounts, kind, *lives, position]
 
