@@ -160,7 +160,7 @@ def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
     """What the caller has left, in both families of names (wire.md I0, I3, I4); `now_s` is the Unix time.
 
     Requests are the tighter of the rate and the quota, tokens the tightest of the window, input and output. What has no limit
-    has no header, and what never resets has no reset.
+    has no header, and what never resets has no reset. A hold that Redis does not know says so.
     """
     sent: list[tuple[bytes, bytes]] = []
     requests = _tightest(hold.rate, hold.requests)

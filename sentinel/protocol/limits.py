@@ -50,10 +50,10 @@ class Snapshot(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """What admit.lua said.
 
-    `code` is "admitted" (`why` "ok", or "dup" for a request that was admitted before), "denied" (`why` is the limit that is used
-    up: "rate", "tokens", "concurrency", "requests", "input", "output"), "snapshot" (`why` "unknown", "stale": the limits must be
-    installed first) or "settled" (the request is over). `granted_output` may be less than was asked. `refresh` asks this caller
-    alone to fetch the limits anew. `acked` (input, output, requests) and `clock_ms` (the ledger's own) belong into
+    `code` is "admitted" (`why` "ok", or "dup" for a request that was admitted before), "denied" (`why` is the limit that is
+    used up: "rate", "tokens", "concurrency", "requests", "input", "output"), "snapshot" (`why` "unknown", "stale": the limits
+    must be installed first) or "settled" (the request is over). `granted_output` may be less than was asked. `refresh` asks
+    this caller alone to fetch the limits anew. `acked` (input, output, requests) and `clock_ms` (the ledger's own) belong into
     `Ledger.install` if Zion is asked after this. `rate` and `tokens` are the windows of requests and of tokens.
     """
 
