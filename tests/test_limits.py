@@ -153,10 +153,12 @@ def test_no_list_of_limits_raises(entries: list[Any]) -> None:
 
 def test_the_reply_of_admit_becomes_a_verdict() -> None:
     """Minus one is None, unlimited has no figures at all, and the rest keeps its place."""
-    verdict = read_verdict([1, b"ok", 7, 100, 90, 5000, -1, -1, 300, 10, 9, -1, 60, 59, 1000, 1, 4, 5, 6, 1795219200000])
+    figures = [100, 90, 5000, -1, -1, 300, 10, 9, -1, 60, 59, 1000]
+    verdict = read_verdict([1, b"ok", 7, *figures, 1, 4, 5, 6, 1795219200000, 500, 400, 2000])
     assert (verdict.code, verdict.why, verdict.granted_output) == ("admitted", "ok", 7)
     assert verdict.input == Remaining(100, 90, 5000)
     assert verdict.output == Remaining(None, None, None)
     assert verdict.requests == Remaining(10, 9, None)
     assert verdict.rate == Remaining(60, 59, 1000)
     assert (verdict.refresh, verdict.acked, verdict.clock_ms) == (True, (4, 5, 6), 1795219200000)
+    assert verdict.tokens == Remaining(500, 400, 2000)
