@@ -31,6 +31,7 @@ async def short(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         "SENTINEL_LEASE_SECONDS": "5",
         "SENTINEL_CALLER_CONCURRENCY_MAX": "4",
         "SENTINEL_DRAIN_SECONDS": "1",
+        "CACHE_TTL_SECONDS": "1",
     }
     async with Stack(tmp_path_factory.mktemp("short"), settings=settings) as running:
         yield running
@@ -136,6 +137,33 @@ async def _owner(stack: Stack, user: User, workers: list[int]) -> int:
     lines = [json.loads(line) for line in stack.child("sentinel").output().splitlines() if boot in line and '"boot"' in line]
     assert lines[0]["pid"] in workers
     return int(lines[0]["pid"])
+
+
+async def test_limits_are_refreshed_ahead(short: Stack) -> None:
+    """A warm caller's limits follow Zion's in the background: no request waits, also while Zion is away."""
+    given = {"externalId": "grows", "email": "grows@example.test", "limits": {"ai_requests": 1000}}
+    made = await short.control("zion", "users", given)
+
+    async def shown(client: AsyncOpenAI) -> str:
+        return (await client.models.with_raw_response.list()).headers["x-ratelimit-limit-requests"]
+
+    async with sdk(short, made["jwt"]) as client:
+        assert await shown(client) == "1000"
+        await short.control("zion", "users", given | {"limits": {"ai_requests": 2000}})
+        await short.control("zion", "faults", {"latency_ms": 700})
+        try:
+            await asyncio.sleep(1.1)
+            # The one that is asked to refresh is answered from what is known, though Zion takes its time.
+            assert await shown(client) == "1000"
+            async with asyncio.timeout(15):
+                while await shown(client) != "2000":
+                    await asyncio.sleep(0.1)
+        finally:
+            await short.control("zion", "reset", {"faults": True})
+        await short.control("zion", "faults", {"status": 500, "call": "limits"})
+        await asyncio.sleep(1.1)
+        assert await shown(client) == "2000"
+        await short.control("zion", "reset", {"faults": True})
 
 
 async def test_requests_of_one_caller_are_bounded(short: Stack) -> None:
