@@ -187,9 +187,9 @@ async def test_requests_of_one_caller_are_bounded(short: Stack) -> None:
     assert given == taken
 
 
-async def test_sixteen_clients_at_one_limit(tmp_path: Path, short: Stack) -> None:
+async def test_sixteen_clients_at_one_limit(tmp_path: Path, stack: Stack) -> None:
     """16 client processes hammer one caller at its limit through 2 workers: exactly the limit is admitted."""
-    user = await make_user(short, requests=40)
+    user = await make_user(stack, requests=40)
     script = tmp_path / "client.py"
     script.write_text(
         "import http.client, sys\n"
@@ -205,7 +205,7 @@ async def test_sixteen_clients_at_one_limit(tmp_path: Path, short: Stack) -> Non
     )
     clients = [
         await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(script), str(short.port), user.token), stdout=asyncio.subprocess.PIPE, env={}
+            *(sys.executable, "-I", "-S", str(script), str(stack.port), user.token), stdout=asyncio.subprocess.PIPE, env={}
         )
         for _ in range(16)
     ]
