@@ -23,5 +23,5 @@ say "ruff format --check"
 say "mypy"
 .venv/bin/python -m mypy
 say "pytest"
-# Three at a time on two cores: most of what process tests do is wait. A file stays together, and with it the stack it starts.
-exec .venv/bin/python -m pytest -n "${SENTINEL_TEST_PROCESSES:-3}" --dist loadfile --cov=sentinel --cov-branch "${bound[@]+"${bound[@]}"}" "$@"
+# Two at a time: most of what process tests do is wait. A file stays together, and with it the stack it starts.
+exec .venv/bin/python -m pytest -n "${SENTINEL_TEST_PROCESSES:-2}" --dist loadfile --cov=sentinel --cov-branch "${bound[@]+"${bound[@]}"}" "$@"
