@@ -120,7 +120,7 @@ class TestFraming:
     )
     def test_plain_framing_passes(self, rest: list[tuple[bytes, bytes]]) -> None:
         """H15: one Host, and at most one kind of framing."""
-        headers.check_framing([(b"host", b"example.test"), *rest])
+        assert headers.check_framing([(b"host", b"example.test"), *rest]) is None  # type: ignore[func-returns-value]
 
     @pytest.mark.parametrize(
         "given_headers",

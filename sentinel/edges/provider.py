@@ -41,7 +41,6 @@ class Provider(Protocol):
     """Whoever answers in the end."""
 
     name: ClassVar[str]
-    attribution: ClassVar[bool]
     chat_cap: ClassVar[str]
     key: str
 
@@ -108,7 +107,6 @@ class _HttpProvider:
     """What both providers share: the wire is the same, only names, places and a few headers differ."""
 
     name: ClassVar[str]
-    attribution: ClassVar[bool]
     # The parameter by which a chat's output is capped.
     chat_cap: ClassVar[str]
 
@@ -182,16 +180,14 @@ class OpenAI(_HttpProvider):
     """OpenAI itself."""
 
     name = "openai"
-    attribution = False
     # `max_tokens` is deprecated there, and refused by reasoning models.
     chat_cap = "max_completion_tokens"
 
 
 class Vercel(_HttpProvider):
-    """Vercel AI Gateway, which also takes attribution headers (http-referer, x-title)."""
+    """Vercel AI Gateway, one door to the models of many vendors."""
 
     name = "vercel"
-    attribution = True
     # What the models of all vendors behind it understand.
     chat_cap = "max_tokens"
 
