@@ -30,10 +30,41 @@ class ChatPrompt(Struct, frozen=True):
 
 
 class TextPrompt(Struct, frozen=True):
-    """The inputs of a completions request: texts, or token lists given by their length in tokens."""
+    """The inputs of a completions or embeddings request: texts, or token lists given by their length in tokens."""
 
     texts: Sequence[str] = ()
     tokens_given: int = 0
+
+
+class Reads(Enum):
+    """How the body of a request is read."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    ANY = "any"  # JSON is read for its model and the ids it names, anything else streams through unread
+    FORM = "form"  # as ANY, but a form may name objects, so that it is looked through before it goes on
+    NOTHING = "nothing"  # no body belongs here
+
+
+class Dialect(Enum):
+    """What of an answer is read: which of its fields are usage, text, and the end of a stream."""
+
+    CHAT = "chat"  # /chat/completions and /completions
+    RESPONSES = "responses"
+    EVENTS = "events"  # usage at the top level, streams that end when they end
+    NONE = "none"  # tokens that stand in such an answer were paid by the request that produced them
+
+
+class Route(Struct, frozen=True):
+    """One row of the route table (protocol/routes.py), which says what each field means for a request."""
+
+    method: str
+    template: str
+    label: str
+    reads: Reads
+    dialect: Dialect
 
 
 class Call(Struct, frozen=True):
@@ -42,6 +73,8 @@ class Call(Struct, frozen=True):
     `path` and `query` are raw, `path` without the `/v1` prefix. `body` is the client's own bytes, with
     `stream_options.include_usage` spliced in where `usage_hidden` says so. `output_tokens_declared` is the largest cap the
     client declared times `n`, or None where it declared none. `route` is a label from the closed set of the path table.
+    `stored` says that the answer stays with the provider under its id, `background` that the work may go on after the answer,
+    `named` holds the ids of objects that the body names.
     """
 
     route: str
@@ -55,6 +88,10 @@ class Call(Struct, frozen=True):
     prompt: ChatPrompt | TextPrompt | None = None
     output_tokens_declared: int | None = None
     choices: int = 1
+    dialect: Dialect = Dialect.CHAT
+    stored: bool = False
+    background: bool = False
+    named: frozenset[str] = frozenset()
 
 
 class Usage(Struct, frozen=True):
