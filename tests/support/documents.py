@@ -1,6 +1,6 @@
 """The documents that follow from the code: `python -m tests.support.documents` writes them, tests/rules compares them.
 
-docs/settings.md and `.env.example` follow from sentinel/settings.py. Metrics are described by hand, so only their
+docs/settings.md and `.env.example` follow from sentinel/settings/. Metrics are described by hand, so only their
 names, types, labels and help are compared.
 """
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from sentinel.settings import Settings, variables
-from sentinel.variables import Variable
+from sentinel.settings.variable import Variable
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,74 @@
+"""The process itself: where it listens, what it takes in, what it keeps. Values only, which `sentinel.settings` checks."""
+
+from typing import Annotated
+
+from sentinel.settings.ledger import LedgerSettings
+from sentinel.settings.variable import Variable
+
+
+class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
+    """The process itself: where it listens, what it takes in, what it keeps."""
+
+    host: Annotated[str, Variable("SENTINEL_HOST", "The address Sentinel listens on.")] = "0.0.0.0"
+    port: Annotated[int, Variable("SENTINEL_PORT", "The port Sentinel listens on.", low=1, high=65535)] = 8080
+    workers: Annotated[
+        int, Variable("SENTINEL_WORKERS", "Worker processes; by default one a core.", "processes", low=1, high=1024)
+    ] = 0
+    log_level: Annotated[
+        str,
+        Variable("SENTINEL_LOG_LEVEL", "The least level that is logged.", choices=("debug", "info", "warning", "error")),
+    ] = "info"
+    body_bytes_max: Annotated[
+        int,
+        Variable("SENTINEL_BODY_BYTES_MAX", "The largest request body taken; above it 413.", "bytes", low=1024, high=2**31),
+    ] = 32 * 2**20
+    body_timeout_s: Annotated[
+        float,
+        Variable("SENTINEL_BODY_TIMEOUT_SECONDS", "How long a request body may take to arrive.", "s", low=0.1, high=3600),
+    ] = 30.0
+    downstream_idle_s: Annotated[
+        float,
+        Variable(
+            "SENTINEL_DOWNSTREAM_IDLE_TIMEOUT_SECONDS",
+            "How long a client may go without reading its answer.",
+            "s",
+            low=1,
+            high=3600,
+        ),
+    ] = 300.0
+    jwt_cache_ttl_s: Annotated[
+        int, Variable("JWT_CACHE_TTL_SECONDS", "How long a token's profile is kept at most.", "s", low=1, high=86400)
+    ] = 300
+    jwt_refusal_ttl_s: Annotated[
+        float,
+        Variable(
+            "SENTINEL_JWT_REFUSAL_TTL_SECONDS",
+            "How long a worker remembers that Zion refused a token.",
+            "s",
+            low=0,
+            high=60,
+        ),
+    ] = 5.0
+    jwt_cache_entries_max: Annotated[
+        int,
+        Variable("SENTINEL_JWT_CACHE_ENTRIES_MAX", "Profiles each worker keeps in memory.", "entries", low=1, high=10**7),
+    ] = 10_000
+    data_dir: Annotated[str, Variable("SENTINEL_DATA_DIR", "Where the workers of this host keep their journals.")] = (
+        ".sentinel/data"
+    )
+    journal_bytes_max: Annotated[
+        int,
+        Variable("SENTINEL_JOURNAL_BYTES_MAX", "All journals of this host together.", "bytes", low=65536, high=2**40),
+    ] = 256 * 2**20
+    journal_keep_s: Annotated[
+        float,
+        Variable("SENTINEL_JOURNAL_KEEP_SECONDS", "How long Redis may lose what it has taken.", "s", low=0, high=86400),
+    ] = 120.0
+    on_journal_full: Annotated[
+        str,
+        Variable("SENTINEL_ON_JOURNAL_FULL", "New work without a journal: 503, or go on.", choices=("refuse", "continue")),
+    ] = "refuse"
+    drain_s: Annotated[
+        float,
+        Variable("SENTINEL_DRAIN_SECONDS", "How long open requests may go on after SIGTERM.", "s", low=0, high=3600),
+    ] = 20.0
