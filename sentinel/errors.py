@@ -204,6 +204,13 @@ class DrainingError(SentinelError):
     code = "draining"
 
 
+class OverloadedError(SentinelError):
+    """503: this worker has no room for one more request of this size."""
+
+    status = 503
+    code = "overloaded"
+
+
 class ClientGoneError(Exception):
     """The client closed its connection; nobody is left to answer."""
 

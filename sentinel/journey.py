@@ -9,6 +9,7 @@ import time
 from typing import Final
 
 from sentinel import metrics
+from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
 from sentinel.errors import ClientGoneError, DrainingError, UpstreamError, UpstreamTimeoutError
 from sentinel.logs import Log
@@ -40,6 +41,7 @@ class Journey:
         *,
         body_bytes_max: int,
         body_timeout_s: float,
+        body_budget: BodyBudget,
     ) -> None:
         self._auth = auth
         self._admission = admission
@@ -50,6 +52,7 @@ class Journey:
         self._reporting = reporting
         self._body_bytes_max = body_bytes_max
         self._body_timeout_s = body_timeout_s
+        self._body_budget = body_budget
         self._settling: set[asyncio.Task[None]] = set()
 
     async def travel(self, exchange: Exchange, route: str, path: str) -> None:
@@ -57,8 +60,9 @@ class Journey:
         begun_s = time.perf_counter()
         headers.check_framing(exchange.headers)
         caller = await self._auth.identify(exchange.headers)
-        body = await exchange.read_body(self._body_bytes_max, self._body_timeout_s)
+        body = await exchange.read_body(self._body_bytes_max, self._body_timeout_s, self._body_budget)
         call = wire.read_call(route, exchange.method, path, exchange.query, body)
+        del body
         self._settlement.require_journal()
         hold = await self._admission.admit(caller, call, exchange.request_id)
         lease = self._leases.take(hold)
@@ -72,6 +76,7 @@ class Journey:
                 outcome = Outcome(Ending.INTERNAL, 500, started=True)
                 # A long stream must not keep the request in memory that it answers.
                 call = wire.shed(call)
+                exchange.forget_body()
                 metrics.FIRST_BYTE.labels(route).observe(time.perf_counter() - sent_s)
             outcome = await self._relay.copy(reply, exchange, call, self.answer_headers(hold), lease.watch)
         except (ClientGoneError, DrainingError, UpstreamError) as error:

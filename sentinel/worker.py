@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from sentinel import vocab
+from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger, open_redis
@@ -95,6 +96,7 @@ class Worker:
             self._reporting,
             body_bytes_max=settings.body_bytes_max,
             body_timeout_s=settings.body_timeout_s,
+            body_budget=BodyBudget(settings.bodies_bytes_max),
         )
 
     async def open(self) -> None:

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
-from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, DrainingError
+from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, DrainingError, OverloadedError
 
+AMPLE = BodyBudget(2**40)
 DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -41,41 +43,79 @@ def parts(*chunks: bytes) -> list[dict[str, Any]]:
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=20))
 async def test_a_body_in_parts_is_the_body(chunks: list[bytes]) -> None:
     """However a body is cut, it arrives whole."""
-    assert await Line(*parts(*chunks)).exchange().read_body(10_000, 1) == b"".join(chunks)
+    assert await Line(*parts(*chunks)).exchange().read_body(10_000, 1, AMPLE) == b"".join(chunks)
 
 
 async def test_a_declared_length_over_the_bound_is_refused_before_a_byte_is_read() -> None:
     """wire.md H13: 413 by declared length."""
     line = Line(*parts(b"x"))
     with pytest.raises(BodyTooLargeError):
-        await line.exchange((b"content-length", b"1001")).read_body(1000, 1)
+        await line.exchange((b"content-length", b"1001")).read_body(1000, 1, AMPLE)
     assert line.incoming.qsize() == 1
 
 
 async def test_counted_bytes_over_the_bound_are_refused() -> None:
     """wire.md H13: 413 by counted bytes; a body of exactly the bound is taken."""
-    assert len(await Line(*parts(b"x" * 600, b"x" * 400)).exchange().read_body(1000, 1)) == 1000
+    assert len(await Line(*parts(b"x" * 600, b"x" * 400)).exchange().read_body(1000, 1, AMPLE)) == 1000
     with pytest.raises(BodyTooLargeError):
-        await Line(*parts(b"x" * 600, b"x" * 401)).exchange().read_body(1000, 1)
+        await Line(*parts(b"x" * 600, b"x" * 401)).exchange().read_body(1000, 1, AMPLE)
 
 
 async def test_a_slow_body_is_given_up() -> None:
     """wire.md H13: a body that does not arrive within its deadline is a 408."""
     with pytest.raises(BodyTimeoutError):
-        await Line({"type": "http.request", "body": b"x", "more_body": True}).exchange().read_body(1000, 0.01)
+        await Line({"type": "http.request", "body": b"x", "more_body": True}).exchange().read_body(1000, 0.01, AMPLE)
+
+
+async def test_a_declared_body_takes_its_room_before_a_byte_is_read() -> None:
+    """wire.md H13: a body that finds no room is a 503 with a wait, unread, and takes nothing; room comes back."""
+    budget = BodyBudget(1000)
+    first = Line(*parts(b"x" * 600)).exchange((b"content-length", b"600"))
+    await first.read_body(1000, 1, budget)
+    line = Line(*parts(b"x" * 401))
+    second = line.exchange((b"content-length", b"401"))
+    with pytest.raises(OverloadedError) as caught:
+        await second.read_body(1000, 1, budget)
+    assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (503, "overloaded", 1)
+    assert (line.incoming.qsize(), budget.bytes_taken) == (1, 600)
+    first.forget_body()
+    assert budget.bytes_taken == 0
+    await second.read_body(1000, 1, budget)
+    first.close()
+    assert budget.bytes_taken == 401
+    second.close()
+    assert budget.bytes_taken == 0
+
+
+@given(st.lists(st.binary(max_size=50), min_size=1, max_size=20), st.integers(0, 500))
+async def test_a_body_without_a_length_takes_room_as_it_grows(chunks: list[bytes], room: int) -> None:
+    """wire.md H13: chunked bodies take what they have, and whatever becomes of one, all of it comes back."""
+    budget = BodyBudget(room)
+    exchange = Line(*parts(*chunks)).exchange()
+    size = len(b"".join(chunks))
+    if size <= room:
+        await exchange.read_body(10_000, 1, budget)
+        assert budget.bytes_taken == size
+    else:
+        with pytest.raises(OverloadedError):
+            await exchange.read_body(10_000, 1, budget)
+        assert budget.bytes_taken <= room
+    exchange.close()
+    exchange.close()
+    assert budget.bytes_taken == 0
 
 
 async def test_a_client_that_leaves_while_it_sends_is_gone() -> None:
     """A disconnect in the middle of the body ends the reading."""
     with pytest.raises(ClientGoneError):
-        await Line({"type": "http.request", "body": b"x", "more_body": True}, DISCONNECT).exchange().read_body(1000, 1)
+        await Line({"type": "http.request", "body": b"x", "more_body": True}, DISCONNECT).exchange().read_body(1000, 1, AMPLE)
 
 
 async def test_a_guarded_section_ends_when_the_client_leaves() -> None:
     """wire.md D1: work for a client that left is cancelled, and known as such."""
     line = Line(*parts(b""))
     exchange = line.exchange()
-    await exchange.read_body(10, 1)
+    await exchange.read_body(10, 1, AMPLE)
     reached = False
     with pytest.raises(ClientGoneError):
         async with exchange.connected():
@@ -93,7 +133,7 @@ async def test_a_section_that_ends_in_time_is_left_alone() -> None:
     """A disconnect between two sections shows at the next one; the first keeps its result."""
     line = Line(*parts(b""))
     exchange = line.exchange()
-    await exchange.read_body(10, 1)
+    await exchange.read_body(10, 1, AMPLE)
     async with exchange.connected():
         value = 1
     line.incoming.put_nowait(DISCONNECT)
@@ -110,7 +150,7 @@ async def test_an_interruption_carries_its_reason() -> None:
     """A worker that drains ends open sections with DrainingError; the first reason wins."""
     line = Line(*parts(b""))
     exchange = line.exchange()
-    await exchange.read_body(10, 1)
+    await exchange.read_body(10, 1, AMPLE)
     asyncio.get_running_loop().call_soon(exchange.interrupt, DrainingError("now"))
     asyncio.get_running_loop().call_soon(exchange.interrupt, ClientGoneError())
     with pytest.raises(DrainingError):
@@ -123,7 +163,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     """Somebody else's cancel is not mistaken for a client that left."""
     line = Line(*parts(b""))
     exchange = line.exchange()
-    await exchange.read_body(10, 1)
+    await exchange.read_body(10, 1, AMPLE)
 
     async def section() -> None:
         async with exchange.connected():

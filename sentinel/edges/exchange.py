@@ -1,8 +1,9 @@
 """One HTTP exchange with a client over ASGI: its head, its body within bounds, the answer, and the moment it leaves.
 
 Fails closed: a body over its bound is `BodyTooLargeError` (by declared length before a byte is read, and by counted bytes), a
-slow one `BodyTimeoutError`, a client that leaves `ClientGoneError`. Granian's `send` never fails after a disconnect
-(wire.md D2), so the only sign of one is `receive`, which a task of this exchange waits on while others work.
+slow one `BodyTimeoutError`, one there is no memory for `OverloadedError`, a client that leaves `ClientGoneError`. Granian's
+`send` never fails after a disconnect (wire.md D2), so the only sign of one is `receive`, which a task of this exchange waits
+on while others work.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from types import TracebackType
 from typing import Any
 
+from sentinel.edges.bodies import BodyBudget
 from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError
 
 Scope = MutableMapping[str, Any]
@@ -22,6 +24,8 @@ class Exchange:
     """The client's request and the answer to it. `path` and `query` are raw bytes of the request line (wire.md H8)."""
 
     __slots__ = (
+        "_body_budget",
+        "_body_bytes_taken",
         "_body_read",
         "_guard",
         "_interruption",
@@ -52,6 +56,8 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._body_read = False
+        self._body_budget: BodyBudget | None = None
+        self._body_bytes_taken = 0
         self._watch: asyncio.Task[None] | None = None
         self._guard: _Guard | None = None
         self._interruption: Exception | None = None
@@ -61,15 +67,17 @@ class Exchange:
         """Whether the status line is out, so that a failure can only be told in the body."""
         return self.status != 0
 
-    async def read_body(self, body_bytes_max: int, timeout_s: float) -> bytes:
-        """The whole request body.
+    async def read_body(self, body_bytes_max: int, timeout_s: float, budget: BodyBudget) -> bytes:
+        """The whole request body, which counts against `budget` until `forget_body` or `close`.
 
-        Raises BodyTooLargeError, BodyTimeoutError or ClientGoneError.
+        Raises BodyTooLargeError, BodyTimeoutError, OverloadedError or ClientGoneError.
         """
         too_large = BodyTooLargeError(f"The request body is larger than the {body_bytes_max} bytes this gateway takes.")
         declared = next((value for name, value in self.headers if name == b"content-length"), b"0")
         if declared.isdigit() and int(declared) > body_bytes_max:
             raise too_large
+        self._body_budget = budget
+        self._take_body(int(declared) if declared.isdigit() else 0)
         body: bytes | bytearray = b""
         try:
             # Guarded too, so that a worker that drains need not wait for a body that does not come.
@@ -81,6 +89,7 @@ class Exchange:
                     part = message.get("body", b"")
                     if len(body) + len(part) > body_bytes_max:
                         raise too_large
+                    self._take_body(len(body) + len(part))
                     more = message.get("more_body", False)
                     if not body and not more:
                         body = bytes(part)
@@ -94,6 +103,12 @@ class Exchange:
             raise BodyTimeoutError(f"The request body did not arrive within {timeout_s:g} s.") from None
         self._body_read = True
         return bytes(body)
+
+    def forget_body(self) -> None:
+        """The body is in memory no more: make room for others."""
+        if self._body_budget is not None:
+            self._body_budget.give(self._body_bytes_taken)
+            self._body_bytes_taken = 0
 
     def connected(self) -> "_Guard":
         """An `async with` section that ends with ClientGoneError when the client leaves (or with what `interrupt` gives).
@@ -133,9 +148,16 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     def close(self) -> None:
-        """Stop listening for a disconnect; nothing may be sent afterwards."""
+        """Stop listening for a disconnect and make room for others; nothing may be sent afterwards."""
+        self.forget_body()
         if self._watch is not None:
             self._watch.cancel()
+
+    def _take_body(self, count: int) -> None:
+        """Room for a body of `count` bytes: all at once where it declares its length, else as it grows."""
+        if self._body_budget is not None and count > self._body_bytes_taken:
+            self._body_budget.take(count - self._body_bytes_taken)
+            self._body_bytes_taken = count
 
     async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -22,6 +22,16 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
         int,
         Variable("SENTINEL_BODY_BYTES_MAX", "The largest request body taken; above it 413.", "bytes", low=1024, high=2**31),
     ] = 32 * 2**20
+    bodies_bytes_max: Annotated[
+        int,
+        Variable(
+            "SENTINEL_BODIES_BYTES_MAX",
+            "Request bodies that one worker holds at a time, all together; above it 503.",
+            "bytes",
+            low=1024,
+            high=2**40,
+        ),
+    ] = 512 * 2**20
     body_timeout_s: Annotated[
         float,
         Variable("SENTINEL_BODY_TIMEOUT_SECONDS", "How long a request body may take to arrive.", "s", low=0.1, high=3600),

@@ -17,6 +17,8 @@ ROWS = [
     {"journey", "ops"},
     {"stages"},
     {"edges"},
+    # What exchanges with clients share.
+    {"edges.bodies"},
     {"protocol"},
     # The parts the readers of the row above are made of.
     {"protocol.splice", "protocol.sse", "protocol.answers", "protocol.kept", "protocol.prompts"},
