@@ -11,7 +11,8 @@ import signal
 from typing import Any, Final
 
 from sentinel import logs, metrics, settings
-from sentinel.edges.exchange import Exchange, Receive, Scope, Send
+from sentinel.edges.exchange import Exchange, Scope, Send
+from sentinel.edges.upload import Receive
 from sentinel.errors import ClientGoneError, SentinelError, Source
 from sentinel.logs import Log
 from sentinel.ops import metrics_page

@@ -78,6 +78,15 @@ class ForbiddenError(SentinelError):
     code = "forbidden"
 
 
+class NotFoundError(SentinelError):
+    """404: no such object for this caller, in the provider's words."""
+
+    source = Source.DOWNSTREAM
+    status = 404
+    type = "invalid_request_error"
+    code = None
+
+
 class UnknownPathError(SentinelError):
     """404: no such route (wire.md E4)."""
 

@@ -40,6 +40,12 @@ ESTIMATE_RATIO: Final = Histogram(
 UPSTREAM: Final = Counter("sentinel_upstream_answers_total", "Answers of the provider, by status class.", ["answer"])
 STREAM_OVERFLOWS: Final = Counter("sentinel_stream_overflows_total", "Events too long to be read, passed on unread.")
 UPSTREAM_RETRIES: Final = Counter("sentinel_upstream_retries_total", "Requests sent to the provider again.", ["reason"])
+OBJECTS_UNOWNED: Final = Counter(
+    "sentinel_objects_unowned_total", "Objects made at the provider whose owner could not be noted."
+)
+UNFINISHED: Final = Gauge(
+    "sentinel_unfinished_work", "Requests whose work goes on at the provider, looked after here.", multiprocess_mode="livesum"
+)
 LEDGER_SECONDS: Final = Histogram("sentinel_ledger_seconds", "Round trips to Redis.", ["script"], buckets=_SECONDS)
 LEDGER_ERRORS: Final = Counter("sentinel_ledger_errors_total", "Failed calls to Redis.", ["script"])
 LEDGER_AWAY: Final = Gauge(

@@ -57,14 +57,32 @@ class Dialect(Enum):
     NONE = "none"  # tokens that stand in such an answer were paid by the request that produced them
 
 
+class Scope(Enum):
+    """In which modes of SENTINEL_PASSTHROUGH a route is forwarded: `off` has CORE, `stateless` also the next, and so on."""
+
+    CORE = "off"
+    STATELESS = "stateless"  # leaves nothing behind that could be asked for again
+    OWNED = "owned"  # about objects that have an owner
+    ACCOUNT = "all"  # shows or changes what belongs to the provider's account as a whole
+
+
 class Route(Struct, frozen=True):
-    """One row of the route table (protocol/routes.py), which says what each field means for a request."""
+    """One row of the route table (protocol/routes.py).
+
+    `template` is the path below `/v1`; `{kind}` in it stands for the id of an object that has an owner, `{_name}` for what lies
+    within such an object. `label` is the route's name in metrics, logs and settings. `leaves` says where the answer names
+    objects that now belong to the caller, as dotted paths (`*` is every element); `polls` where work that is not done when the
+    answer is, can be looked at.
+    """
 
     method: str
     template: str
     label: str
     reads: Reads
     dialect: Dialect
+    scope: Scope = Scope.CORE
+    leaves: tuple[str, ...] = ()
+    polls: str = ""
 
 
 class Call(Struct, frozen=True):

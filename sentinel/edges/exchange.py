@@ -12,12 +12,11 @@ from types import TracebackType
 from typing import Any
 
 from sentinel.edges.bodies import BodyBudget
+from sentinel.edges.upload import Receive, Upload
 from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Exchange:
@@ -73,7 +72,7 @@ class Exchange:
         Raises BodyTooLargeError, BodyTimeoutError, OverloadedError or ClientGoneError.
         """
         too_large = BodyTooLargeError(f"The request body is larger than the {body_bytes_max} bytes this gateway takes.")
-        declared = next((value for name, value in self.headers if name == b"content-length"), b"0")
+        declared = self.header(b"content-length")
         if declared.isdigit() and int(declared) > body_bytes_max:
             raise too_large
         self._body_budget = budget
@@ -110,15 +109,26 @@ class Exchange:
             self._body_budget.give(self._body_bytes_taken)
             self._body_bytes_taken = 0
 
+    def upload(self, bytes_max: int, timeout_s: float) -> Upload:
+        """The request body as it arrives, to be sent on. Raises BodyTooLargeError."""
+        declared = self.header(b"content-length")
+        length = int(declared) if declared.isdigit() else None
+        return Upload(
+            self._receive, length, bytes_max=bytes_max, timeout_s=timeout_s, on_end=self._uploaded, on_gone=self._leave
+        )
+
     def connected(self) -> "_Guard":
         """An `async with` section that ends with ClientGoneError when the client leaves (or with what `interrupt` gives).
 
-        The body must have been read before, since both listen on the same channel.
+        While the body is not read to its end, whoever reads it notices, since both listen on the same channel.
         """
-        assert self._body_read
-        if self._watch is None:
+        if self._body_read and self._watch is None:
             self._watch = asyncio.create_task(self._wait_for_disconnect())
         return _Guard(self)
+
+    def header(self, wanted: bytes) -> bytes:
+        """The first value of the header `wanted` (lower case), b"" where there is none."""
+        return next((value for name, value in self.headers if name == wanted), b"")
 
     def interrupt(self, reason: Exception) -> None:
         """End the guarded section, now or when it is next entered, with `reason`."""
@@ -159,10 +169,18 @@ class Exchange:
             self._body_budget.take(count - self._body_bytes_taken)
             self._body_bytes_taken = count
 
+    def _uploaded(self) -> None:
+        self._body_read = True
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._wait_for_disconnect())
+
+    def _leave(self) -> None:
+        self.interrupt(ClientGoneError())
+
     async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.interrupt(ClientGoneError())
+        self._leave()
 
 
 class _Guard:

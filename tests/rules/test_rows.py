@@ -18,7 +18,8 @@ ROWS = [
     {"stages"},
     {"edges"},
     # What exchanges with clients share.
-    {"edges.bodies"},
+    {"edges.bodies", "edges.upload"},
+    {"protocol.routes"},
     {"protocol"},
     # The parts the readers of the row above are made of.
     {"protocol.splice", "protocol.sse", "protocol.answers", "protocol.kept", "protocol.prompts"},

@@ -18,9 +18,11 @@ from sentinel.edges.ledger import settling
 from sentinel.edges.ledger.books import Books
 from sentinel.edges.ledger.keys import WINDOW_BUCKETS, key, partition_of
 from sentinel.edges.ledger.outbox import Batch, Outbox
+from sentinel.edges.ledger.owners import Owners
 from sentinel.edges.ledger.pipeline import Pipeline
 from sentinel.edges.ledger.replicas import Replicas
 from sentinel.edges.ledger.settling import Settled
+from sentinel.edges.ledger.unfinished import Unfinished
 from sentinel.edges.ledger.voids import Voids
 from sentinel.logs import Log
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict, read_verdict
@@ -76,6 +78,9 @@ class Ledger(Outbox):
         self._window = (rate_requests or -1, rate_window_ms, WINDOW_BUCKETS)
         self.replicas = Replicas(redis)
         self.books = Books(self._pipeline, partitions=partitions, window=self._window, now_ms=now_ms)
+        self.owners = Owners(self._pipeline, partitions=partitions)
+        # A claim that is not renewed ends with the lease of the hold it stands beside.
+        self.unfinished = Unfinished(self._pipeline, partitions=partitions, claim_ms=lease_ms)
         self._fresh_ms = fresh_ms
         self._stale_ms = stale_ms
         self._concurrency_max = concurrency_max

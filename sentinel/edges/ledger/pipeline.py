@@ -49,7 +49,22 @@ SCRIPTS: Final = (
     "requeue",
     "drop",
 )
-COMMANDS: Final = ("get", "set", "hdel", "info", "ping", "hget", "hmget", "hscan", "scan", "time", "zscan")
+COMMANDS: Final = (
+    "del",
+    "get",
+    "getex",
+    "hdel",
+    "hget",
+    "hmget",
+    "hscan",
+    "hset",
+    "info",
+    "ping",
+    "scan",
+    "set",
+    "time",
+    "zscan",
+)
 
 
 class _Call:

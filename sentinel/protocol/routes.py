@@ -1,0 +1,270 @@
+"""The route table: every path of OpenAI's public API, how it is read, metered and guarded. docs/compatibility.md shows it.
+
+Fails closed: a path that is not here is UnknownPathError (404), a known path with another method WrongMethodError (405), and a
+path that could be read as another one by whoever is asked next is unknown (wire.md E4, H8, H17). No route is unmetered: each is
+authenticated, limited and billed as a request, and tokens are counted where the request is the one that produces them.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from sentinel.errors import NotFoundError
+from sentinel.protocol import wire
+from sentinel.records import Dialect, Reads, Route, Scope
+
+# What could be read as another path by whoever is asked next (wire.md H8).
+_DOUBTFUL: Final = re.compile(r"//|/\.|\\|%00|%2e", re.IGNORECASE)
+# Unreserved characters only: an escaped one could spell another object's id.
+_SEGMENT: Final = r"[A-Za-z0-9_:~-][A-Za-z0-9_.:~-]{0,255}"
+_PLACEHOLDER: Final = re.compile(r"\{(_?)([a-z_]+)\}")
+_DAY_S: Final = 86_400
+
+
+class Kind(Struct, frozen=True):
+    """A kind of object with an owner: how its ids begin, and the provider's own words where there is none (`message`, `param`).
+
+    `life_s` is how long the provider keeps it after it was last used; 0 is as long as SENTINEL_OBJECT_LIFE_SECONDS says.
+    """
+
+    prefixes: tuple[str, ...]
+    message: str
+    param: str | None = None
+    life_s: int = 0
+
+
+def _kind(noun: str, *prefixes: str, life_s: int = 0) -> Kind:
+    return Kind(prefixes, f"No {noun} found with id '{{id}}'.", life_s=life_s)
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "file": Kind(("file-", "file_"), "No such File object: {id}", "id"),
+    "upload": _kind("upload", "upload_", life_s=2 * _DAY_S),
+    "batch": _kind("batch", "batch_"),
+    "response": Kind(("resp_",), "Response with id '{id}' not found.", life_s=31 * _DAY_S),
+    "completion": _kind("chat completion", "chatcmpl-", life_s=31 * _DAY_S),
+    "conversation": _kind("conversation", "conv_"),
+    "vector_store": _kind("vector store", "vs_"),
+    "assistant": _kind("assistant", "asst_"),
+    "thread": _kind("thread", "thread_"),
+    "job": _kind("fine-tuning job", "ftjob-"),
+    "container": _kind("container", "cntr_", life_s=2 * _DAY_S),
+    "video": _kind("video", "video_"),
+    "character": _kind("character", "char_"),
+    "eval": _kind("eval", "eval_"),
+    "skill": _kind("skill", "skill_"),
+    "voice": _kind("voice", "voice_"),
+    "consent": _kind("voice consent", "cons_"),
+}
+
+
+class Match(Struct, frozen=True):
+    """A route and the objects its path names, as (kind, id)."""
+
+    route: Route
+    named: tuple[tuple[str, str], ...] = ()
+
+
+def match(method: str, path: str) -> Match:
+    """The row for `path` (raw, with `/v1`). HEAD is answered where GET is (RFC 9110 §9.3.2, wire.md H16).
+
+    Raises UnknownPathError or WrongMethodError.
+    """
+    rows = _EXACT.get(path)
+    found: re.Match[str] | None = None
+    if rows is None:
+        if not _DOUBTFUL.search(path):
+            for pattern, candidates in _PATTERNS.get(path[4:].partition("/")[0], ()):
+                if found := pattern.fullmatch(path):
+                    rows = candidates
+                    break
+        if rows is None:
+            raise wire.unknown_path(method, path)
+    row = rows.get("GET" if method == "HEAD" else method)
+    if row is None:
+        allowed = sorted({*rows, "HEAD"} if "GET" in rows else rows)
+        raise wire.wrong_method(method, path, ", ".join(allowed))
+    return Match(row.route, tuple(found.groupdict().items())) if found else row
+
+
+def not_found(kind: str, object_id: str) -> NotFoundError:
+    """What the provider answers where it has no such object: nobody can tell another's object from none."""
+    words = KINDS[kind]
+    return NotFoundError(words.message.format(id=object_id), param=words.param)
+
+
+def kind_of(object_id: str) -> str:
+    """The kind of an object by how its id begins; `file` where nothing else fits, as ids of old files are free text."""
+    return next((name for name, kind in KINDS.items() if object_id.startswith(kind.prefixes)), "file")
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------------
+
+
+def _row(verbs: str, template: str, **rest: object) -> list[Route]:
+    """The rows of one path; by default a pass-through about owned objects whose answers produce no tokens."""
+    first = template.removeprefix("/").partition("/")[0].partition("?")[0]
+    given = {"label": first, "dialect": Dialect.NONE, "scope": Scope.OWNED, "reads": Reads.ANY} | rest
+    rows = []
+    for verb in verbs.split():
+        reads = given["reads"] if verb == "POST" else Reads.NOTHING
+        rows.append(Route(verb, template, **(given | {"reads": reads})))  # type: ignore[arg-type]
+    return rows
+
+
+def _core(verb: str, template: str, reads: Reads, dialect: Dialect, **rest: object) -> list[Route]:
+    return _row(verb, template, reads=reads, dialect=dialect, scope=Scope.CORE, **rest)
+
+
+def _stateless(template: str, dialect: Dialect = Dialect.EVENTS, **rest: object) -> list[Route]:
+    return _row("POST", template, dialect=dialect, scope=Scope.STATELESS, **rest)
+
+
+def _objects(template: str, kind: str, verbs: str = "GET POST DELETE", **rest: object) -> list[Route]:
+    """A kind of object: made by POST on its collection, listed for the whole account by GET, then reached by id."""
+    made = _row("POST", template, leaves=("id",), **rest)
+    listed = _row("GET", template, scope=Scope.ACCOUNT, label=rest.get("label", template[1:].partition("/")[0]))
+    return [*made, *listed, *_row(verbs, f"{template}/{{{kind}}}", label=made[0].label)]
+
+
+_BATCH_FILES: Final = ("id", "output_file_id", "error_file_id")
+_CONTAINERS: Final = ("id", "output.*.container_id")
+
+ROUTES: Final[tuple[Route, ...]] = (
+    *_core("POST", "/chat/completions", Reads.CHAT, Dialect.CHAT, label="chat_completions", leaves=("id",)),
+    *_core("POST", "/completions", Reads.COMPLETIONS, Dialect.CHAT),
+    *_core("POST", "/embeddings", Reads.EMBEDDINGS, Dialect.EVENTS),
+    *_core("POST", "/responses", Reads.RESPONSES, Dialect.RESPONSES, leaves=_CONTAINERS, polls="/responses/{id}"),
+    *_core("GET", "/models", Reads.NOTHING, Dialect.NONE),
+    *_core("GET", "/models/{_model}", Reads.NOTHING, Dialect.NONE, label="model"),
+    *_row("DELETE", "/models/{_model}", label="model", scope=Scope.ACCOUNT),
+    # Nothing is left behind.
+    *_stateless("/responses/input_tokens", Dialect.NONE),
+    *_stateless("/responses/compact"),
+    *_stateless("/moderations"),
+    *_stateless("/decisions"),
+    *_stateless("/content_provenance_checks"),
+    *_stateless("/images/generations"),
+    *_stateless("/images/edits", reads=Reads.FORM),
+    *_stateless("/images/variations"),
+    *_stateless("/audio/speech"),
+    *_stateless("/audio/transcriptions"),
+    *_stateless("/audio/translations"),
+    *_stateless("/fine_tuning/alpha/graders/run"),
+    *_stateless("/fine_tuning/alpha/graders/validate", Dialect.NONE),
+    # What a chat completion or a response leaves.
+    *_row("GET", "/chat/completions", label="chat_completions", scope=Scope.ACCOUNT),
+    *_row("GET POST DELETE", "/chat/completions/{completion}", label="chat_completions"),
+    *_row("GET", "/chat/completions/{completion}/messages", label="chat_completions"),
+    *_row("GET DELETE", "/responses/{response}", leaves=("output.*.container_id",)),
+    *_row("POST", "/responses/{response}/cancel"),
+    *_row("GET", "/responses/{response}/input_items"),
+    *_row("POST", "/conversations", leaves=("id",)),
+    *_row("GET POST DELETE", "/conversations/{conversation}"),
+    *_row("GET POST", "/conversations/{conversation}/items"),
+    *_row("GET DELETE", "/conversations/{conversation}/items/{_item}"),
+    # Files.
+    *_objects("/files", "file", "GET DELETE"),
+    *_row("GET", "/files/{file}/content"),
+    *_row("POST", "/uploads", leaves=("id",)),
+    *_row("POST", "/uploads/{upload}/parts"),
+    *_row("POST", "/uploads/{upload}/complete", leaves=("file.id",)),
+    *_row("POST", "/uploads/{upload}/cancel"),
+    *_objects("/vector_stores", "vector_store"),
+    *_row("GET POST", "/vector_stores/{vector_store}/files"),
+    *_row("GET POST DELETE", "/vector_stores/{vector_store}/files/{file}"),
+    *_row("GET", "/vector_stores/{vector_store}/files/{file}/content"),
+    *_row("POST", "/vector_stores/{vector_store}/file_batches"),
+    *_row("GET", "/vector_stores/{vector_store}/file_batches/{_batch}"),
+    *_row("POST", "/vector_stores/{vector_store}/file_batches/{_batch}/cancel"),
+    *_row("GET", "/vector_stores/{vector_store}/file_batches/{_batch}/files"),
+    *_row("POST", "/vector_stores/{vector_store}/search"),
+    *_objects("/containers", "container", "GET DELETE"),
+    *_row("GET POST", "/containers/{container}/files", reads=Reads.FORM),
+    *_row("GET DELETE", "/containers/{container}/files/{_file}"),
+    *_row("GET", "/containers/{container}/files/{_file}/content"),
+    # Work that goes on by itself.
+    *_row("POST", "/batches", dialect=Dialect.EVENTS, leaves=_BATCH_FILES, polls="/batches/{id}"),
+    *_row("GET", "/batches", scope=Scope.ACCOUNT),
+    *_row("GET", "/batches/{batch}", leaves=_BATCH_FILES[1:]),
+    *_row("POST", "/batches/{batch}/cancel", leaves=_BATCH_FILES[1:]),
+    *_row("POST", "/fine_tuning/jobs", leaves=("id",)),
+    *_row("GET", "/fine_tuning/jobs", scope=Scope.ACCOUNT),
+    *_row("GET", "/fine_tuning/jobs/{job}", leaves=("result_files.*",)),
+    *_row("POST", "/fine_tuning/jobs/{job}/cancel"),
+    *_row("POST", "/fine_tuning/jobs/{job}/pause"),
+    *_row("POST", "/fine_tuning/jobs/{job}/resume"),
+    *_row("GET", "/fine_tuning/jobs/{job}/checkpoints"),
+    *_row("GET", "/fine_tuning/jobs/{job}/events"),
+    *_objects("/videos", "video", "GET DELETE", reads=Reads.FORM),
+    *_row("GET", "/videos/{video}/content"),
+    *_row("POST", "/videos/{video}/remix", leaves=("id",)),
+    *_row("POST", "/videos/edits", leaves=("id",), reads=Reads.FORM),
+    *_row("POST", "/videos/extensions", leaves=("id",), reads=Reads.FORM),
+    *_row("POST", "/videos/characters", leaves=("id",), reads=Reads.FORM),
+    *_row("GET", "/videos/characters/{character}"),
+    *_objects("/evals", "eval"),
+    *_row("GET POST", "/evals/{eval}/runs"),
+    *_row("GET DELETE", "/evals/{eval}/runs/{_run}"),
+    *_row("POST", "/evals/{eval}/runs/{_run}/cancel"),
+    *_row("GET", "/evals/{eval}/runs/{_run}/output_items"),
+    *_row("GET", "/evals/{eval}/runs/{_run}/output_items/{_item}"),
+    *_objects("/skills", "skill"),
+    *_row("GET", "/skills/{skill}/content"),
+    *_row("GET POST", "/skills/{skill}/versions"),
+    *_row("GET DELETE", "/skills/{skill}/versions/{_version}"),
+    *_row("GET", "/skills/{skill}/versions/{_version}/content"),
+    *_row("POST", "/audio/voices", leaves=("id",), reads=Reads.FORM),
+    *_row("DELETE", "/audio/voices/{voice}"),
+    *_objects("/audio/voice_consents", "consent"),
+    # Assistants.
+    *_objects("/assistants", "assistant"),
+    *_row("POST", "/threads", leaves=("id",)),
+    *_row("GET POST DELETE", "/threads/{thread}"),
+    *_row("GET POST", "/threads/{thread}/messages"),
+    *_row("GET POST DELETE", "/threads/{thread}/messages/{_message}"),
+    *_row("POST", "/threads/runs", dialect=Dialect.EVENTS, leaves=("thread_id", "id"), polls="/threads/{thread_id}/runs/{id}"),
+    *_row("GET", "/threads/{thread}/runs"),
+    *_row(
+        "POST",
+        "/threads/{thread}/runs",
+        dialect=Dialect.EVENTS,
+        leaves=("thread_id", "id"),
+        polls="/threads/{thread_id}/runs/{id}",
+    ),
+    *_row("GET POST", "/threads/{thread}/runs/{_run}"),
+    *_row("POST", "/threads/{thread}/runs/{_run}/cancel"),
+    *_row("POST", "/threads/{thread}/runs/{_run}/submit_tool_outputs"),
+    *_row("GET", "/threads/{thread}/runs/{_run}/steps"),
+    *_row("GET", "/threads/{thread}/runs/{_run}/steps/{_step}"),
+)
+
+# The rows of one path, by method.
+_Rows = dict[str, Match]
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    def group(found: re.Match[str]) -> str:
+        if not found[1]:
+            return f"(?P<{found[2]}>{_SEGMENT})"
+        # Models of other vendors have a slash in their names (wire.md H8).
+        return "[^?#]+" if found[2] == "model" else _SEGMENT
+
+    return re.compile("/v1" + _PLACEHOLDER.sub(group, template))
+
+
+def _read_table() -> tuple[dict[str, _Rows], dict[str, list[tuple[re.Pattern[str], _Rows]]]]:
+    by_template: dict[str, _Rows] = {}
+    for route in ROUTES:
+        by_template.setdefault(route.template, {})[route.method] = Match(route)
+    exact = {f"/v1{template}": rows for template, rows in by_template.items() if "{" not in template}
+    patterns: dict[str, list[tuple[re.Pattern[str], _Rows]]] = {}
+    for template, rows in by_template.items():
+        if "{" in template:
+            patterns.setdefault(template[1:].partition("/")[0], []).append((_pattern(template), rows))
+    return exact, patterns
+
+
+_EXACT, _PATTERNS = _read_table()

@@ -1,0 +1,68 @@
+"""owners and unfinished work: what a real Redis remembers of objects at the provider."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from sentinel.edges.ledger import open_redis
+from sentinel.edges.ledger.owners import Owners
+from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.edges.ledger.unfinished import Unfinished, Work
+from tests.support.redis_server import RedisServer, redis_server
+
+__all__ = ["redis_server"]
+
+
+@pytest.fixture
+async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    """An empty Redis."""
+    opened = open_redis(redis_server.url, 5.0)
+    await opened.flushall()
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+async def pipeline(redis: Redis, redis_server: RedisServer) -> AsyncIterator[Pipeline]:
+    """A way to it."""
+    opened = Pipeline(open_redis(redis_server.url, 5.0), 5.0)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+async def test_the_first_owner_stays(pipeline: Pipeline) -> None:
+    """An object belongs to who made it; nobody can claim it afterwards, and what nobody made belongs to nobody."""
+    owners = Owners(pipeline, partitions=16)
+    await owners.keep("anna", [("file-1", 100), ("file-2", 100)])
+    await owners.keep("bert", [("file-2", 100), ("file-3", 100)])
+    assert await owners.find([(f"file-{number}", 100) for number in range(1, 5)]) == ["anna", "anna", "bert", None]
+
+
+async def test_an_owner_is_known_as_long_as_the_object_is_used(pipeline: Pipeline, redis: Redis) -> None:
+    """A life begins anew with every use, so that only forgotten objects lose their owner."""
+    owners = Owners(pipeline, partitions=1)
+    await owners.keep("anna", [("file-1", 100)])
+    assert 0 < await redis.ttl("o:{s00}:file-1") <= 100
+    await owners.find([("file-1", 5000)])
+    assert 4000 < await redis.ttl("o:{s00}:file-1") <= 5000
+
+
+async def test_unfinished_work_is_kept_until_it_is_settled(pipeline: Pipeline, redis: Redis) -> None:
+    """A record is told to every worker, claimed by one, taken over only when the claim has ended, and gone when it is done."""
+    unfinished = Unfinished(pipeline, partitions=4, claim_ms=60_000)
+    works = [Work(f"req_{number}", f"user-{number}", "a@b", "gpt-4o", 7, "/responses/resp_1", 5) for number in range(250)]
+    for work in works:
+        await unfinished.add(work)
+        await unfinished.add(work)
+    assert sorted([work async for work in unfinished.all()]) == sorted(works)
+    work = works[0]
+    assert await unfinished.claim(work, "one", renew=False)
+    assert not await unfinished.claim(work, "two", renew=False)
+    assert await unfinished.claim(work, "one", renew=True)
+    (claim,) = [name async for name in redis.scan_iter("c:*")]
+    assert 0 < await redis.pttl(claim) <= 60_000
+    await unfinished.remove(work)
+    assert sorted([left async for left in unfinished.all()]) == sorted(works[1:])
+    assert await unfinished.claim(work, "two", renew=False)
