@@ -1,0 +1,1 @@
+"""Measurements. Nothing here asserts a time: each prints what it saw, beside the machine it saw it on."""
