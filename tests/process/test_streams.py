@@ -1,0 +1,294 @@
+"""Streams, to the byte and to the moment: what a scripted provider sends, stalls, cuts or sees closed, through real Granian."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import openai
+import pytest
+import pytest_asyncio
+
+from sentinel.devstack.stack import Stack
+from tests.support.running import HELLO, User, booked, make_user, sdk
+from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, plain, usage
+
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
+
+IDLE_S = 2
+SETTINGS = {
+    "SENTINEL_RATE_LIMIT_REQUESTS": "0",
+    "SENTINEL_UPSTREAM_IDLE_TIMEOUT_SECONDS": str(IDLE_S),
+    "SENTINEL_REPORT_INTERVAL_MS": "20",
+}
+TEXT = "The river was wide and slow in the evening, and the small boat moved along the bank without a sound."
+
+
+@dataclass
+class Town:
+    """A stack with one worker, whose provider does what a test says."""
+
+    stack: Stack
+    provider: Scripted
+
+    async def bill(self, user: User) -> tuple[int, int, int]:
+        """What Zion has booked for `user` (requests, input, output), once it has."""
+        async with asyncio.timeout(10):
+            while user.email not in (sums := await booked(self.stack)):
+                await asyncio.sleep(0.02)
+        return sums[user.email]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
+    """One stack for all of these."""
+    async with (
+        Scripted() as provider,
+        Stack(tmp_path_factory.mktemp("streams"), workers=1, settings=SETTINGS | {"OPENAI_API_URL": provider.url}) as stack,
+    ):
+        yield Town(stack, provider)
+
+
+def request(user: User, act: str, *, stream: bool = True) -> dict[str, object]:
+    """The arguments of one chat for `http.post`."""
+    body = {"model": "gpt-4o", "messages": HELLO, "stream": stream, "act": act}
+    return {"json": body, "headers": {"authorization": f"Bearer {user.token}"}}
+
+
+async def answered(town: Town, http: aiohttp.ClientSession, user: User, act: str) -> bytes:
+    """The whole body of one streamed chat."""
+    async with http.post(f"{town.stack.base_url}/chat/completions", **request(user, act)) as response:  # type: ignore[arg-type]
+        return await response.read()
+
+
+async def test_headers_wait_for_the_providers(town: Town, http: aiohttp.ClientSession) -> None:
+    """wire.md O3, S8: no status before the provider's own, which is the client's; a stream says that nobody may buffer it."""
+    user = await make_user(town.stack)
+    go = asyncio.Event()
+
+    async def late(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        writer.write(plain(b'{"error":{"message":"no","type":"t","param":null,"code":null}}', status="429 Slow"))
+
+    async def well(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(event("a", finish="stop")) + chunk(usage(3, 1) + DONE) + END)
+
+    town.provider.acts |= {"late": late, "well": well}
+    call = asyncio.create_task(answered(town, http, user, "late"))
+    done, _ = await asyncio.wait([call], timeout=0.3)
+    assert not done
+    go.set()
+    assert json.loads(await call)["error"]["message"] == "no"
+    async with http.post(f"{town.stack.base_url}/chat/completions", **request(user, "well")) as response:  # type: ignore[arg-type]
+        assert response.status == 200
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["x-accel-buffering"] == "no"
+        assert "content-length" not in response.headers
+        assert "content-encoding" not in response.headers
+        assert await response.read() == event("a", finish="stop") + DONE
+
+
+async def test_each_read_goes_down_before_the_next_is_sent(town: Town, http: aiohttp.ClientSession) -> None:
+    """wire.md S6, O2: every event is with the client before the provider sends the next, however long that takes."""
+    user = await make_user(town.stack)
+    received = asyncio.Semaphore(0)
+
+    async def turns(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        for number in range(20):
+            writer.write(chunk(event(str(number))))
+            await writer.drain()
+            await received.acquire()
+        writer.write(chunk(event("", finish="stop") + usage(3, 20) + DONE) + END)
+
+    town.provider.acts["turns"] = turns
+    async with (
+        asyncio.timeout(10),
+        http.post(f"{town.stack.base_url}/chat/completions", **request(user, "turns")) as response,  # type: ignore[arg-type]
+    ):
+        for number in range(20):
+            assert await response.content.readany() == event(str(number))
+            received.release()
+        assert await response.content.read() == event("", finish="stop") + DONE
+
+
+@pytest.mark.parametrize("content", ["text/event-stream", "application/json"])
+async def test_the_answers_own_type_decides(town: Town, http: aiohttp.ClientSession, content: str) -> None:
+    """wire.md S5: a stream that was asked for and answered as JSON is a plain body; events nobody asked for are a stream."""
+    user = await make_user(town.stack)
+    whole = b'{"id":"x","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}'
+
+    async def other(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        body = whole if content == "application/json" else event("a", finish="stop") + usage(5, 2) + DONE
+        writer.write(plain(body, kind=content))
+
+    town.provider.acts["other"] = other
+    call = request(user, "other", stream=content == "application/json")
+    async with http.post(f"{town.stack.base_url}/chat/completions", **call) as response:  # type: ignore[arg-type]
+        body = await response.read()
+    # Nobody asked for the usage of the second on the caller's behalf, so it is shown.
+    assert body == (whole if content == "application/json" else event("a", finish="stop") + usage(5, 2) + DONE)
+    assert await town.bill(user) == (1, 5, 2)
+
+
+@pytest.mark.parametrize("window", ["before the headers", "between two events", "within a plain answer"])
+async def test_a_client_that_leaves_ends_the_call(town: Town, http: aiohttp.ClientSession, window: str) -> None:
+    """wire.md D1, D2, D4, T5: in all three windows the provider's connection is closed, and what was produced is billed."""
+    user = await make_user(town.stack)
+    begun = asyncio.Event()
+    asked_one: list[Asked] = []
+
+    async def endless(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        asked_one.append(asked)
+        if window == "between two events":
+            writer.write(STREAM_HEAD + chunk(event(TEXT)))
+        elif window == "within a plain answer":
+            writer.write(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n{"choices":[')
+        await writer.drain()
+        begun.set()
+        await asyncio.sleep(60)
+
+    town.provider.acts["endless"] = endless
+
+    async def leave() -> None:
+        call = request(user, "endless", stream=window == "between two events")
+        async with http.post(f"{town.stack.base_url}/chat/completions", **call) as response:  # type: ignore[arg-type]
+            await response.content.readany()
+            await response.content.readany()
+
+    leaver = asyncio.create_task(leave())
+    await begun.wait()
+    await asyncio.sleep(0.1)
+    leaver.cancel()
+    await asyncio.wait([leaver])
+    async with asyncio.timeout(1):
+        await asked_one[0].gone.wait()
+    requests, input_tokens, output_tokens = await town.bill(user)
+    assert requests == 1
+    assert input_tokens > 0
+    assert (output_tokens >= len(TEXT) // 6) is (window == "between two events")
+
+
+async def test_leaving_after_the_end_is_success(town: Town) -> None:
+    """wire.md D5: SDKs close on purpose after [DONE]: it is a success, ends at once, and the provider's connection is kept."""
+    user = await make_user(town.stack)
+    ended = asyncio.Event()
+
+    async def lingering(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(event("a", finish="stop")) + chunk(usage(4, 9)) + chunk(DONE))
+        await writer.drain()
+        await ended.wait()
+        writer.write(END)
+
+    town.provider.acts["lingering"] = lingering
+    connections = town.provider.connections
+    for _ in range(3):
+        ended.clear()
+        async with asyncio.timeout(5), sdk(town.stack, user.token) as client:
+            stream = await client.chat.completions.create(
+                model="gpt-4o", messages=HELLO, stream=True, extra_body={"act": "lingering"}
+            )
+            assert "".join([part.choices[0].delta.content or "" async for part in stream]) == "a"
+        ended.set()
+        await asyncio.sleep(0.1)
+    assert town.provider.connections <= connections + 1
+    async with asyncio.timeout(10):
+        while (await booked(town.stack)).get(user.email) != (3, 12, 27):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_silent_provider_is_told_in_the_stream(town: Town) -> None:
+    """wire.md D7, F1: a stream that stalls past the idle bound ends with an error event that the SDK raises."""
+    user = await make_user(town.stack)
+
+    async def stalls(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(event(TEXT)))
+        await writer.drain()
+        await asyncio.sleep(60)
+
+    town.provider.acts["stalls"] = stalls
+    seen = []
+    async with sdk(town.stack, user.token) as client:
+        with pytest.raises(openai.APIError) as caught:
+            async for part in await client.chat.completions.create(
+                model="gpt-4o", messages=HELLO, stream=True, extra_body={"act": "stalls"}
+            ):
+                seen.append(part.choices[0].delta.content)
+    assert seen == [TEXT]
+    assert (caught.value.code, caught.value.type) == ("upstream_timeout", "server_error")
+    requests, _, output_tokens = await town.bill(user)
+    assert requests == 1
+    assert output_tokens >= len(TEXT) // 6
+
+
+async def test_what_cannot_carry_an_error_is_cut(town: Town, http: aiohttp.ClientSession) -> None:
+    """wire.md F3: bytes that are no events, with a length or in chunks, never look whole when the provider breaks off."""
+    user = await make_user(town.stack)
+
+    async def audio(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"\xff\xfb" * 500)
+        )
+        await writer.drain()
+        writer.close()
+
+    async def short(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(plain(b"\xff" * 1000, kind="audio/mpeg")[:-10])
+        await writer.drain()
+        writer.close()
+
+    town.provider.acts |= {"audio": audio, "short": short}
+    for act in ("audio", "short"):
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answered(town, http, user, act)
+
+
+async def test_a_slow_reader_costs_no_memory(town: Town) -> None:
+    """wire.md D6: while a client does not read, the provider is not read: its sending stops, and the worker does not grow."""
+    user = await make_user(town.stack)
+    sent = 0
+    filler = chunk(event("x" * 60_000))
+
+    async def flood(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(STREAM_HEAD)
+        for _ in range(1500):
+            writer.write(filler)
+            await writer.drain()
+            sent += len(filler)
+        writer.write(chunk(event("", finish="stop") + usage(1, 1) + DONE) + END)
+
+    town.provider.acts["flood"] = flood
+    body = json.dumps(request(user, "flood")["json"]).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {user.token}\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", town.stack.port, limit=65536)
+    before = rss_bytes(town.stack)
+    writer.write(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    last = -1
+    async with asyncio.timeout(15):
+        while last != sent or not sent:
+            last = sent
+            await asyncio.sleep(0.4)
+    assert sent < 30_000_000
+    assert rss_bytes(town.stack) - before < 30_000_000
+    async with asyncio.timeout(30):
+        while b"[DONE]" not in await reader.read(1 << 20):
+            pass
+    writer.close()
+
+
+def rss_bytes(stack: Stack) -> int:
+    """The resident memory of the stack's one worker: the largest process of Sentinel's group."""
+    group = os.getpgid(stack.child("sentinel").pid)
+    pages = [0]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(process.name)) == group:
+                pages.append(int((process / "statm").read_text().split()[1]))
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+    return max(pages) * os.sysconf("SC_PAGE_SIZE")
