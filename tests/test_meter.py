@@ -1,93 +1,15 @@
-"""The meter reads usage, endings and texts off any stream however it is cut, and changes nothing but what it must hide."""
+"""The meter of a stream meets every known deviation, and changes nothing but what it must hide."""
 
 import json
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sentinel.protocol import sse
-from sentinel.protocol.meter import BodyMeter, StreamMeter
-from sentinel.records import Usage
-
-SAMPLES = Path(__file__).parent / "samples"
-CHAT = 'Hello "usage": {there} 👋 naïve [DONE]'
-
-HALF_EVENT = sse.events((SAMPLES / "truncated_half_event.sse").read_bytes())[-1]
-
-
-class Case(NamedTuple):
-    """What a sample holds. `hidden` are the events a client that did not ask for usage must not see."""
-
-    usage: Usage | None
-    texts: list[str]
-    hidden: tuple[int, ...] = ()
-    terminated: bool = True
-    finished: bool = True
-    failed: bool = False
-    added: bytes = b""
-    dropped: bytes = b""
-    left: bytes = b""
-
-
-STREAMS = {
-    "chat": Case(None, [CHAT]),
-    "chat_usage": Case(Usage(19, 10), [], (9,)),
-    "chat_usage_crlf": Case(Usage(19, 10), [], (9,)),
-    "chat_usage_cr": Case(Usage(19, 10), [], (9,)),
-    "tools_usage": Case(Usage(84, 42), [], (6,)),
-    "refusal": Case(None, ["I'm sorry, I cannot."]),
-    "reasoning": Case(Usage(8, 100), [], (6,), left=b": OPENROUTER PROCESSING\n"),
-    "choices": Case(None, ["Hello", "Good day"]),
-    "logprobs_usage": Case(Usage(19, 2), [], (4,)),
-    "completions_usage": Case(Usage(4, 3), [], (3,)),
-    "azure_usage": Case(Usage(19, 10), [], (4,)),
-    "azure_filters_with_usage": Case(Usage(7, 1), ["Oui"]),
-    "usage_on_finish": Case(Usage(11, 2), []),
-    "usage_cumulative": Case(Usage(9, 3), [], (4,)),
-    "usage_twice": Case(Usage(36, 3), [], (2,)),
-    "usage_nested": Case(None, ["Nested"]),
-    "comments_mixed_ends": Case(Usage(19, 10), [], (4,)),
-    "multi_line": Case(Usage(5, 1), [], (1,)),
-    "error_first": Case(None, [], finished=False, failed=True),
-    "truncated": Case(None, ['Hello "usage": {'], terminated=False, finished=False),
-    "truncated_half_event": Case(
-        None,
-        ['Hello "usage": {'],
-        terminated=False,
-        finished=False,
-        dropped=HALF_EVENT,
-    ),
-    "no_done": Case(None, [CHAT], terminated=False),
-    "no_last_blank_line": Case(Usage(19, 10), [], (9,), added=b"\n\n"),
-}
-
-
-class Seen(NamedTuple):
-    """All that a meter gives."""
-
-    downstream: bytes
-    usage: Usage | None
-    texts: list[str]
-    uncounted: int
-    terminated: bool
-    finished: bool
-    failed: bool
-
-
-def run(meter: StreamMeter | BodyMeter, chunks: list[bytes]) -> Seen:
-    """Feeds `chunks` and reads everything."""
-    downstream = b"".join([meter.feed(chunk) for chunk in chunks]) + meter.finish()
-    return Seen(downstream, meter.usage, *meter.produced(), meter.terminated, meter.finished, meter.failed)
-
-
-def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
-    """`stream` in pieces, cut at the given offsets."""
-    edges = sorted({0, len(stream), *(offset % (len(stream) + 1) for offset in cuts)})
-    return [stream[start:end] for start, end in pairwise(edges)]
+from sentinel.protocol.bodies import BodyMeter
+from sentinel.protocol.meter import StreamMeter
+from sentinel.records import Dialect, Usage
+from tests.support.metering import run
 
 
 def chunk(delta: dict[str, Any] | None = None, *, usage: Any = None, **more: Any) -> bytes:
@@ -102,58 +24,16 @@ WORD = chunk({"content": "word"})
 USAGE = chunk(usage=FIGURES)
 
 
-def test_every_stream_sample_has_its_case() -> None:
-    """No sample lies about without a test."""
-    assert set(STREAMS) == {path.stem for path in SAMPLES.glob("*.sse")}
-
-
-@pytest.mark.parametrize("usage_hidden", [True, False], ids=["hidden", "shown"])
-@pytest.mark.parametrize("name", STREAMS)
-def test_every_split_gives_the_same(name: str, usage_hidden: bool) -> None:
-    """wire.md S1, U5, U6, U12: whole, byte by byte and at every split, the same bytes, usage and texts come out."""
-    case = STREAMS[name]
-    stream = (SAMPLES / f"{name}.sse").read_bytes()
-    events = sse.events(stream.removesuffix(case.dropped))
-    if usage_hidden:
-        events = [case.left if position in case.hidden else event for position, event in enumerate(events)]
-    downstream = b"".join(events) + case.added
-    expected = Seen(downstream, case.usage, case.texts, 0, case.terminated, case.finished, case.failed)
-    ways = [[stream], [bytes([byte]) for byte in stream], *([stream[:at], stream[at:]] for at in range(1, len(stream)))]
-    for chunks in ways:
-        assert expected == run(StreamMeter(usage_hidden=usage_hidden), chunks)
-
-
-@given(
-    st.sampled_from(sorted(STREAMS)),
-    st.booleans(),
-    st.data(),
-)
-def test_any_chunks_any_line_ends(name: str, usage_hidden: bool, draw: st.DataObject) -> None:
-    """wire.md S1: any chunking of a stream with any line ends gives what it gives whole."""
-    lines = (SAMPLES / f"{name}.sse").read_bytes().splitlines()
-    ends = draw.draw(st.lists(st.sampled_from([b"\n", b"\r\n", b"\r"]), min_size=len(lines), max_size=len(lines)))
-    # An empty line ended by LF would make one line end of a CR before it.
-    for at in range(1, len(lines)):
-        if ends[at - 1] == b"\r" and not lines[at] and ends[at] == b"\n":
-            ends[at] = b"\r\n"
-    stream = b"".join(line + end for line, end in zip(lines, ends, strict=True))
-    cuts = draw.draw(st.lists(st.integers(0, len(stream)), max_size=12))
-    whole = run(StreamMeter(usage_hidden=usage_hidden), [stream])
-    assert whole == run(StreamMeter(usage_hidden=usage_hidden), cut(stream, cuts))
-    assert STREAMS[name].usage == whole.usage
-    assert STREAMS[name].texts == whole.texts
-
-
 def test_usual_chunk_is_not_copied() -> None:
     """wire.md S6, U5: chunks without a usage object go down as the very object that came in, null usage included."""
-    meter = StreamMeter(usage_hidden=True)
+    meter = StreamMeter(Dialect.CHAT, usage_hidden=True)
     for piece in (WORD, WORD * 3, b": ping\n\n", sse.DONE):
         assert meter.feed(piece) is piece
 
 
 def test_neighbours_of_the_usage_event_survive() -> None:
     """wire.md U12: events in the same chunk as the hidden one survive byte for byte."""
-    meter = StreamMeter(usage_hidden=True)
+    meter = StreamMeter(Dialect.CHAT, usage_hidden=True)
     assert meter.feed(WORD + b": note\n\n" + USAGE + b"data:  {odd json\n\n" + sse.DONE) == (
         WORD + b": note\n\n" + b"data:  {odd json\n\n" + sse.DONE
     )
@@ -167,6 +47,9 @@ def test_neighbours_of_the_usage_event_survive() -> None:
         (chunk(usage={}), True),
         (chunk(usage=FIGURES, obfuscation="x", system_fingerprint=None, service_tier="default"), True),
         (chunk(usage=FIGURES, error=None, prompt_filter_results=[]), True),
+        (chunk(usage=FIGURES | {"cost": 2e-05, "market_cost": 2e-05, "gateway_cost": 0, "video_tokens": 0}), True),
+        (chunk(usage=FIGURES | {"provider_metadata": {"gateway": {"cost": "0.00002"}}}), True),
+        (chunk(usage=FIGURES, provider_metadata={"gateway": {"cost": "0.00002"}}), False),
         (chunk(usage=FIGURES, prompt_filter_results=[{"prompt_index": 0}]), False),
         (chunk(usage=FIGURES, citations=["https://example.org"]), False),
         (chunk(usage=FIGURES, error={"message": "late"}), False),
@@ -180,8 +63,8 @@ def test_neighbours_of_the_usage_event_survive() -> None:
 )
 def test_hidden_only_where_usage_stands_alone(event: bytes, hidden: bool) -> None:
     """wire.md U5, U7, U9: an event is dropped only if choices is [], usage is an object, and it carries nothing else."""
-    assert StreamMeter(usage_hidden=True).feed(WORD + event) == WORD + (b"" if hidden else event)
-    assert StreamMeter(usage_hidden=False).feed(WORD + event) == WORD + event
+    assert StreamMeter(Dialect.CHAT, usage_hidden=True).feed(WORD + event) == WORD + (b"" if hidden else event)
+    assert StreamMeter(Dialect.CHAT, usage_hidden=False).feed(WORD + event) == WORD + event
 
 
 @pytest.mark.parametrize(
@@ -210,16 +93,16 @@ def test_hidden_only_where_usage_stands_alone(event: bytes, hidden: bool) -> Non
 )
 def test_figures_are_read_with_tolerance(figures: Any, usage: Usage | None) -> None:
     """wire.md U10, U11: odd types are read, absurd figures and zero place-holders count as absent, details are not added."""
-    meter = StreamMeter(usage_hidden=False)
+    meter = StreamMeter(Dialect.CHAT, usage_hidden=False)
     meter.feed(WORD + chunk(usage=figures))
     assert usage == meter.usage
-    body = BodyMeter()
+    body = BodyMeter(Dialect.CHAT)
     assert usage == run(body, [json.dumps({"choices": [], "usage": figures}).encode()]).usage
 
 
 def test_bad_usage_does_not_replace_good() -> None:
     """wire.md U8, U11: the last usable usage wins."""
-    meter = StreamMeter(usage_hidden=False)
+    meter = StreamMeter(Dialect.CHAT, usage_hidden=False)
     meter.feed(USAGE + chunk(usage={"prompt_tokens": 3, "completion_tokens": 4}) + chunk(usage={"prompt_tokens": -1}))
     assert meter.usage == Usage(3, 4)
 
@@ -227,14 +110,14 @@ def test_bad_usage_does_not_replace_good() -> None:
 def test_spaces_around_the_colon() -> None:
     """wire.md U9: usage is found with spaces around its colon, at the top level only."""
     spaced = b'data: {"choices" : [ ], "usage" : {"prompt_tokens" : 3, "completion_tokens" : 2}}\n\n'
-    meter = StreamMeter(usage_hidden=True)
+    meter = StreamMeter(Dialect.CHAT, usage_hidden=True)
     assert meter.feed(WORD + spaced) == WORD
     assert meter.usage == Usage(3, 2)
 
 
 def test_texts_after_the_last_usage() -> None:
     """wire.md D4, L1: a stream that breaks off after an early usage still tells what came since."""
-    meter = StreamMeter(usage_hidden=False)
+    meter = StreamMeter(Dialect.CHAT, usage_hidden=False)
     seen = run(meter, [WORD, chunk({"content": "paid"}, usage=FIGURES) + WORD, WORD])
     assert (seen.usage, seen.texts) == (Usage(3, 2), ["wordword"])
 
@@ -244,14 +127,14 @@ def test_finish_reason_is_remembered_past_usage() -> None:
     last = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
     with_usage = last.replace(b"}]}", b'}],"usage":' + json.dumps(FIGURES).encode() + b"}")
     for chunks in ([WORD, last, USAGE], [WORD, last + USAGE], [WORD + with_usage]):
-        seen = run(StreamMeter(usage_hidden=True), chunks)
+        seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True), chunks)
         assert (seen.finished, seen.usage, seen.texts) == (True, Usage(3, 2), [])
 
 
 @pytest.mark.parametrize("said", ['"finish_reason":"stop"', "finish_reason", "[DONE]", 'data: [DONE]\n\n"usage":{}'])
 def test_content_cannot_pretend(said: str) -> None:
     """wire.md U9, F2: marks inside the text of the answer are text."""
-    seen = run(StreamMeter(usage_hidden=True), [WORD, chunk({"content": said})])
+    seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True), [WORD, chunk({"content": said})])
     assert (seen.finished, seen.terminated, seen.usage, seen.texts) == (False, False, None, ["word" + said])
 
 
@@ -259,7 +142,7 @@ def test_content_cannot_pretend(said: str) -> None:
 def test_empty_finish_reason_is_none(reason: str | None) -> None:
     """wire.md F2: some engines send an empty finish reason in every chunk; it ends nothing."""
     stream = b"data: " + json.dumps({"choices": [{"delta": {"content": "x"}, "finish_reason": reason}]}).encode() + b"\n\n"
-    assert not run(StreamMeter(usage_hidden=True), [stream]).finished
+    assert not run(StreamMeter(Dialect.CHAT, usage_hidden=True), [stream]).finished
 
 
 @pytest.mark.parametrize(
@@ -281,7 +164,7 @@ def test_empty_finish_reason_is_none(reason: str | None) -> None:
 )
 def test_after_finish_an_event_can_follow(rest: bytes, downstream: bytes) -> None:
     """wire.md F1, F2, S7: the rest goes down as a whole event or not at all, so an error event stands alone behind it."""
-    meter = StreamMeter(usage_hidden=True)
+    meter = StreamMeter(Dialect.CHAT, usage_hidden=True)
     assert meter.feed(WORD + rest) == WORD
     assert meter.finish() == downstream
     assert meter.finish() == b""
@@ -291,7 +174,7 @@ def test_after_finish_an_event_can_follow(rest: bytes, downstream: bytes) -> Non
 @pytest.mark.parametrize("rest", [b"", b"\n", b"\r", b"\r\n"])
 def test_overflowed_event_is_closed(rest: bytes) -> None:
     """wire.md S7, F1: an event that went out raw and broke off is ended, so that the error event behind it is read."""
-    meter = StreamMeter(usage_hidden=True, tail_bytes_max=20)
+    meter = StreamMeter(Dialect.CHAT, usage_hidden=True, tail_bytes_max=20)
     downstream = b"".join([meter.feed(WORD), meter.feed(b"data: " + b"x" * 30 + rest), meter.finish(), sse.DONE])
     assert sse.payload(sse.events(downstream)[-1]) == b"[DONE]"
     assert downstream.startswith(WORD + b"data: " + b"x" * 30)
@@ -301,12 +184,12 @@ def test_overflow_is_counted_and_harmless() -> None:
     """wire.md S7: an oversized event passes unread, its bytes are counted, and usage behind it is still found and hidden."""
     huge = chunk({"content": "x" * 500})
     pieces = [huge[at : at + 64] for at in range(0, len(huge), 64)]
-    meter = StreamMeter(usage_hidden=True, tail_bytes_max=256)
+    meter = StreamMeter(Dialect.CHAT, usage_hidden=True, tail_bytes_max=256)
     seen = run(meter, [WORD, *pieces])
     assert (WORD + huge, ["word"], len(huge)) == (seen.downstream, seen.texts, seen.uncounted)
     assert meter.overflowed == 1
     assert meter.feed(WORD) == WORD
-    seen = run(StreamMeter(usage_hidden=True, tail_bytes_max=256), [WORD, *pieces, USAGE, sse.DONE])
+    seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True, tail_bytes_max=256), [WORD, *pieces, USAGE, sse.DONE])
     assert (WORD + huge + sse.DONE, Usage(3, 2), 0) == (seen.downstream, seen.usage, seen.uncounted)
 
 
@@ -323,7 +206,7 @@ def test_overflow_is_counted_and_harmless() -> None:
 )
 def test_first_event_tells_failure(event: bytes, failed: bool) -> None:
     """wire.md F4: an answer whose first event is an error object failed, and passes unchanged; comments do not count."""
-    seen = run(StreamMeter(usage_hidden=True), [b": ping\n\n", event, WORD])
+    seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True), [b": ping\n\n", event, WORD])
     assert (failed, b": ping\n\n" + event + WORD) == (seen.failed, seen.downstream)
 
 
@@ -338,7 +221,7 @@ def test_texts_of_every_field() -> None:
         {"tool_calls": [{"index": 1, "custom": {"name": "b", "input": "2"}}, {"index": 0, "function": {"arguments": "{}"}}]},
         {"tool_calls": "odd", "audio": "odd", "content": 7, "function_call": ["odd"]},
     ]
-    seen = run(StreamMeter(usage_hidden=True), [chunk(delta, obfuscation="padding") for delta in deltas])
+    seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True), [chunk(delta, obfuscation="padding") for delta in deltas])
     assert sorted(seen.texts) == sorted(["content", "reason", "spoken", "no", "f()", "a{}", "b2"])
 
 
@@ -350,13 +233,13 @@ def test_odd_bytes_are_text_too() -> None:
         b"data: [1,2]\n\ndata: {\n\ndata: " + b"[" * 5000 + b"\n\n",
         b'data: {"choices":[7,{"index":[],"delta":[]},{"delta":null}]}\n\n',
     ]
-    seen = run(StreamMeter(usage_hidden=True), odd)
+    seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True), odd)
     assert (b"".join(odd), ["\ud83d\ufffd"]) == (seen.downstream, seen.texts)
 
 
 def test_long_streams_are_kept_small_and_exact() -> None:
     """wire.md L4: a long stream without usage is exact while what is kept, deflated, stays under the cap."""
-    meter = StreamMeter(usage_hidden=True, kept_bytes_max=1 << 20)
+    meter = StreamMeter(Dialect.CHAT, usage_hidden=True, kept_bytes_max=1 << 20)
     finish = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
     seen = run(meter, [finish, *[chunk({"content": f"{number} "}) for number in range(20_000)]])
     assert ["".join(f"{number} " for number in range(20_000))] == seen.texts
@@ -365,46 +248,9 @@ def test_long_streams_are_kept_small_and_exact() -> None:
 
 def test_past_the_cap_texts_are_only_measured() -> None:
     """wire.md L4: past the cap the bytes of the texts are counted, not kept, and the end is still seen."""
-    meter = StreamMeter(usage_hidden=True, kept_bytes_max=len(WORD) * 3)
+    meter = StreamMeter(Dialect.CHAT, usage_hidden=True, kept_bytes_max=len(WORD) * 3)
     finish = b'data: {"choices":[{"index":0,"delta":{"content":"\xc3\xa9"},"finish_reason":"stop"}]}\n\n'
     seen = run(meter, [WORD] * 5 + [finish])
     assert (seen.texts, seen.uncounted, seen.finished) == (["word" * 3], 4 * 2 + 2, True)
     meter.feed(USAGE)
     assert meter.produced() == ([], 0)
-
-
-BODIES = {
-    "chat": (Usage(19, 10), ["Hello there 👋"]),
-    "tools": (Usage(84, 17), ['get_weather{"city":"Paris"}']),
-    "completions": (Usage(4, 6), ["\n\nOnce upon", "\n\nThere was"]),
-    "no_usage": (None, ["No bill", "at all", "Hm."]),
-    "error": (None, []),
-}
-
-
-@pytest.mark.parametrize("name", BODIES)
-def test_body_at_every_split(name: str) -> None:
-    """A plain body passes chunk by chunk unchanged; usage, texts and failure (wire.md F4) are read once it is whole."""
-    body = (SAMPLES / f"{name}.json").read_bytes()
-    usage, texts = BODIES[name]
-    expected = Seen(body, usage, texts, 0, terminated=False, finished=True, failed=name == "error")
-    for chunks in ([body], [bytes([byte]) for byte in body], *([body[:at], body[at:]] for at in range(1, len(body)))):
-        assert expected == run(BodyMeter(), chunks)
-    assert set(BODIES) == {path.stem for path in SAMPLES.glob("*.json")}
-
-
-@pytest.mark.parametrize("body", [b"", b"<html>bad gateway</html>", b'{"choices":[{"mess', b"[]", b"\xff"])
-def test_body_that_is_no_json(body: bytes) -> None:
-    """A body that is broken off or no JSON passes unchanged and is measured in bytes (wire.md E5, L4)."""
-    assert Seen(body, None, [], len(body), False, False, False) == run(BodyMeter(), [body])
-
-
-@pytest.mark.parametrize("chunk_bytes", [7, 64, 5000])
-def test_body_over_the_cap(chunk_bytes: int) -> None:
-    """wire.md L4, U9: a body too large to keep still gives the usage at its end, and never a nested one."""
-    body = json.dumps({"choices": [{"text": "x" * 3000}], "usage": FIGURES, "service_tier": "default"}).encode()
-    seen = run(BodyMeter(kept_bytes_max=1000), [body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)])
-    assert Seen(body, Usage(3, 2), [], len(body), False, True, False) == seen
-    nested = json.dumps({"choices": [{"text": "x" * 3000}], "x": {"usage": FIGURES}}).encode()
-    seen = run(BodyMeter(kept_bytes_max=1000), [nested])
-    assert Seen(nested, None, [], len(nested), False, False, False) == seen

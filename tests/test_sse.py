@@ -1,7 +1,6 @@
 """The splitter finds the same events however a stream is cut, and loses no byte."""
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel.protocol import sse
+from tests.support.metering import cut, ways
 
-SAMPLES = sorted((Path(__file__).parent / "samples").glob("*.sse"))
+SAMPLES = sorted((Path(__file__).parent / "samples").rglob("*.sse"))
 LINE_ENDS = [b"\n", b"\r\n", b"\r"]
 
 lines = st.one_of(
@@ -25,12 +25,6 @@ def streams(draw: st.DrawFn) -> bytes:
     """Any lines, any line ends, any number of blank lines, perhaps broken off."""
     parts = draw(st.lists(st.one_of(st.tuples(lines, line_ends), st.tuples(st.just(b""), line_ends)), max_size=14))
     return b"".join(part for pair in parts for part in pair) + draw(st.sampled_from([b"", b"dat", b"data: x"]))
-
-
-def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
-    """`stream` in pieces, cut at the given offsets."""
-    edges = sorted({0, len(stream), *(offset % (len(stream) + 1) for offset in cuts)})
-    return [stream[start:end] for start, end in pairwise(edges)]
 
 
 def feed(splitter: sse.Splitter, chunks: list[bytes]) -> tuple[list[bytes], bytes]:
@@ -55,8 +49,7 @@ def test_every_split_gives_the_same_events(sample: Path) -> None:
     """wire.md S1: whole, byte by byte and at every split, the same events come out and no byte is lost."""
     stream = sample.read_bytes()
     whole, rest = reference(stream)
-    ways = [[stream], [bytes([byte]) for byte in stream], *([stream[:at], stream[at:]] for at in range(1, len(stream)))]
-    for chunks in ways:
+    for chunks in ways(stream):
         regions, tail = feed(sse.Splitter(), chunks)
         assert whole == [event for region in regions for event in sse.events(region)]
         assert rest == tail
@@ -152,6 +145,18 @@ def test_error_event() -> None:
     assert [event] == sse.events(event)
     expected = {"message": 'broke "off"\n\ud83d', "type": "server_error", "param": None, "code": None}
     assert {"error": expected} == json.loads(sse.payload(event))
+    assert event.isascii()
+
+
+def test_typed_error_event() -> None:
+    """wire.md F5: it is OpenAI's own `error` event with all its keys, and carries an `error` object; ASCII, one whole event."""
+    event = sse.typed_error_event('broke "off"\n\ud83d', "server_error", "upstream_error", 7)
+    assert [event] == sse.events(event)
+    said = json.loads(sse.payload(event))
+    error = said.pop("error")
+    assert error == {"message": 'broke "off"\n\ud83d', "type": "server_error", "param": None, "code": "upstream_error"}
+    assert said == {"type": "error", "sequence_number": 7} | {key: error[key] for key in ("message", "param", "code")}
+    assert event.startswith(b"event: error\n")
     assert event.isascii()
 
 

@@ -1,10 +1,9 @@
-"""What is read of a provider's answer once decoded: its usage, its texts, and whether it finished. Never raises on odd JSON.
+"""What is read of a provider's answer once decoded: its usage, its name, its state. Never raises on odd JSON.
 
 Providers differ, so every field may be missing or of another type (wire.md U10); what cannot be understood is absent.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -18,9 +17,32 @@ TOKENS_MAX: Final = 2**31
 _ENVELOPE: Final = frozenset(
     ("id", "object", "created", "model", "service_tier", "system_fingerprint", "obfuscation", "provider", "choices", "usage")
 )
-_TEXT_FIELDS: Final = ("content", "refusal", "reasoning_content")
+_ID_CHARACTERS_MAX: Final = 256
+
+
+class Head(msgspec.Struct):
+    """The fields of an answer, or of one event, that decide what it costs; all others are passed over, not built.
+
+    A last event of /responses repeats the whole answer, an embedding is a million numbers: decoding them in full would hold
+    up the event loop for milliseconds.
+    """
+
+    id: Any = None
+    object: Any = None
+    type: Any = None
+    status: Any = None
+    error: Any = None
+    usage: Any = None
+    response: "Head | None" = None
+
+    @property
+    def name(self) -> str:
+        """The id, "" where it has none that could be one."""
+        return self.id if isinstance(self.id, str) and len(self.id) <= _ID_CHARACTERS_MAX else ""
+
 
 _decoder: Final = msgspec.json.Decoder()
+_head_decoder: Final = msgspec.json.Decoder(Head)
 
 
 def decode(text: bytes) -> dict[str, Any] | None:
@@ -32,6 +54,23 @@ def decode(text: bytes) -> dict[str, Any] | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         fields = _decode_leniently(text)
     return fields if isinstance(fields, dict) else None
+
+
+def decode_head(text: bytes) -> Head | None:
+    """The head of the JSON object in `text`, or None where there is no object; as lenient as `decode`."""
+    if not text:
+        return None
+    try:
+        return _head_decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        fields = _decode_leniently(text)
+    return _head(fields) if isinstance(fields, dict) else None
+
+
+def _head(fields: dict[str, Any]) -> Head:
+    known = {name: fields.get(name) for name in Head.__struct_fields__}
+    response = known["response"]
+    return Head(**known | {"response": _head(response) if isinstance(response, dict) else None})
 
 
 def _decode_leniently(text: bytes) -> Any:
@@ -49,16 +88,23 @@ def read_usage(usage: Any) -> Usage | None:
     """
     if not isinstance(usage, dict):
         return None
-    input_tokens = _tokens(usage.get("prompt_tokens", usage.get("input_tokens")))
-    output_tokens = _tokens(usage.get("completion_tokens", usage.get("output_tokens")))
+    input_tokens = _tokens(_either(usage, "prompt_tokens", "input_tokens"))
+    output = _either(usage, "completion_tokens", "output_tokens")
     if input_tokens is None:
         return None
-    if usage.get("completion_tokens", usage.get("output_tokens")) is None:
+    output_tokens = _tokens(output)
+    if output is None:
         total = _tokens(usage.get("total_tokens"))
         output_tokens = total - input_tokens if total is not None and total >= input_tokens else None
     if output_tokens is None or input_tokens + output_tokens == 0:
         return None
     return Usage(input_tokens, output_tokens)
+
+
+def _either(usage: dict[str, Any], name: str, other: str) -> Any:
+    """Some providers give both names, one of them null."""
+    figure = usage.get(name)
+    return usage.get(other) if figure is None else figure
 
 
 def _tokens(figure: Any) -> int | None:
@@ -75,85 +121,10 @@ def _tokens(figure: Any) -> int | None:
 
 
 def is_usage_alone(fields: dict[str, Any]) -> bool:
-    """Whether a chunk carries usage and nothing else (wire.md U5): no choices, and beside its envelope only empty fields."""
+    """Whether a chunk carries usage and nothing else (wire.md U5): no choices, and beside its envelope only empty fields.
+
+    What stands inside the usage is a part of it, whatever a vendor adds there (Vercel: `cost`, `market_cost`, wire.md U10).
+    """
     if fields.get("choices") != [] or not isinstance(fields.get("usage"), dict):
         return False
     return all(name in _ENVELOPE or field in (None, [], {}) for name, field in fields.items())
-
-
-class Texts:
-    """The texts of an answer, concatenated per choice and field (wire.md L1), up to `kept_bytes_max` bytes of UTF-8 (L4).
-
-    `obfuscation` padding and log probabilities are not text (L2). `finished` says that a choice gave its finish reason.
-    """
-
-    __slots__ = ("_kept_bytes", "_kept_bytes_max", "_parts", "bytes_uncounted", "finished")
-
-    def __init__(self, kept_bytes_max: int) -> None:
-        self._kept_bytes_max = kept_bytes_max
-        self._parts: dict[tuple[int, str, int], list[str]] = {}
-        self._kept_bytes = 0
-        self.bytes_uncounted = 0
-        self.finished = False
-
-    def joined(self) -> list[str]:
-        """One text per choice and field, in order of appearance."""
-        return ["".join(parts) for parts in self._parts.values()]
-
-    def read(self, fields: dict[str, Any] | None) -> None:
-        """Adds what the choices of one chunk or body say."""
-        if fields is None:
-            return
-        for choice in _objects(fields.get("choices")):
-            index = _index(choice)
-            if isinstance(reason := choice.get("finish_reason"), str) and reason:
-                self.finished = True
-            if text := choice.get("text"):
-                self._add(index, "text", text)
-            message = choice.get("delta") or choice.get("message")
-            if isinstance(message, dict):
-                self._read_message(index, message)
-
-    def _read_message(self, index: int, message: dict[str, Any]) -> None:
-        for field, part in message.items():
-            if not part:
-                continue
-            if field in _TEXT_FIELDS:
-                self._add(index, field, part)
-            elif field == "reasoning" and not message.get("reasoning_content"):  # some send the same text under both names
-                self._add(index, "reasoning_content", part)
-            elif field == "audio" and isinstance(part, dict):
-                self._add(index, field, part.get("transcript"))
-            elif field == "function_call":
-                self._read_function(index, field, 0, part)
-            elif field == "tool_calls":
-                for position, call in enumerate(_objects(part)):
-                    self._read_function(index, field, _index(call, position), call.get("function") or call.get("custom"))
-
-    def _read_function(self, index: int, field: str, position: int, function: Any) -> None:
-        if isinstance(function, dict):
-            for part in ("name", "arguments", "input"):
-                self._add(index, field, function.get(part), position)
-
-    def _add(self, index: int, field: str, text: Any, position: int = 0) -> None:
-        if not text:
-            return
-        if isinstance(text, str):
-            text_bytes = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-            if self._kept_bytes + text_bytes > self._kept_bytes_max:
-                self.bytes_uncounted += text_bytes
-                return
-            self._kept_bytes += text_bytes
-            self._parts.setdefault((index, field, position), []).append(text)
-            return
-        for part in _objects(text):
-            self._add(index, field, part.get("text"), position)
-
-
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    return (element for element in value if isinstance(element, dict)) if isinstance(value, list) else iter(())
-
-
-def _index(element: dict[str, Any], default: int = 0) -> int:
-    index = element.get("index", default)
-    return index if isinstance(index, int) else default

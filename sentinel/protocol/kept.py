@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
+# As much of an answer as is kept at all (wire.md L4).
+BYTES_MAX: Final = 8 << 20
+
 _RAW_BYTES_MAX: Final = 128 << 10
 _SLICE_BYTES: Final = 32 << 10
 _LEVEL: Final = 1

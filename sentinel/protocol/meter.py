@@ -1,74 +1,119 @@
 """What an answer costs, read off the bytes while they pass. Nothing here fails and nothing holds the answer up.
 
 An answer whose usage cannot be read has none, and is billed by what it produced (wire.md U11, L1); bytes that cannot be read at
-all pass unchanged and are counted as bytes. Only the event that can hold usage is decoded; everything else is searched for two
-byte strings and forwarded as the very object that came in.
+all pass unchanged and are counted as bytes. Only an event that can hold usage or the end is decoded; everything else is
+searched for two byte strings and forwarded as the very object that came in.
 """
 
 import re
-from typing import Any, Final
+from typing import Final
 
-from sentinel.protocol import sse
-from sentinel.protocol.answers import Texts, decode, is_usage_alone, read_usage
+from sentinel.protocol import kept, sse
+from sentinel.protocol.answers import decode
+from sentinel.protocol.dialects import END_MARK, GRAMMARS, NOTHING, Reading
 from sentinel.protocol.kept import Kept
-from sentinel.records import Usage
+from sentinel.protocol.texts import Texts
+from sentinel.records import Dialect, Usage
 
-KEPT_BYTES_MAX: Final = 8 << 20
+# An object is named in the first event of its stream; some providers send one with filters only before it (Azure).
+_NAMELESS_EVENTS_MAX: Final = 16
+# Rarely are so many words in one reading; images and the echo of a long request are.
+_WORDS_BYTES_MAX: Final = 16 << 10
 
-# Enough for the usage object and whatever follows it at the end of a body too large to keep.
-_BODY_TAIL_BYTES: Final = 16 << 10
-
-# A quote inside a JSON string is escaped, so it cannot match within one (wire.md U9). Whatever is not plainly null counts:
-# the object may stand on the next `data` line.
-_USAGE: Final = re.compile(rb'"usage"(?!\s*:\s*null)')
 _FINISH: Final = re.compile(rb'"finish_reason"(?!\s*:\s*null)')
+# What every event with text of the answer has: choices, or one of the types that `texts` reads.
+_SPOKEN: Final = re.compile(rb'"choices"|\.delta"|item\.added"')
+_SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,15})')
 _COMMENTS: Final = re.compile(rb"(?:(?::[^\r\n]*)?(?>\r\n|\n|\r))*")
-_END_MARK: Final = b"[DONE]"
 
 
 class StreamMeter:
     """Meters one stream of server-sent events, and takes out the usage event that the client did not ask for.
 
-    `usage_hidden` says that Sentinel asked for usage on its own account (wire.md U2, U5). What `feed` and `finish` return is
-    what goes downstream; after `finish` the client always stands at an event boundary, so that an event can be added there.
-    `terminated` says that `[DONE]` was passed on, `failed` that the first event is an error (wire.md F4); `events` counts what
-    was passed on, about one a token.
+    `usage_hidden` says that Sentinel asked for usage on its own account (wire.md U2, U5), `names` that the id of the answer's
+    object is wanted: it is known before the bytes that tell it are returned. What `feed` and `finish` return is what goes
+    downstream; after `finish` the client always stands at an event boundary, so that an event can be added there.
+    `terminated` says that the stream's own end was passed on: `[DONE]`, or the last event of a response (wire.md P1).
     """
 
     __slots__ = (
+        "_counts",
+        "_dialect",
+        "_end",
+        "_failed_first",
+        "_failed_last",
         "_finished",
+        "_grammar",
         "_kept_bytes_max",
+        "_latest",
+        "_looks",
+        "_mark",
+        "_marked",
+        "_nameless_events",
         "_opened",
         "_past",
         "_splitter",
         "_unpaid",
         "_usage_hidden",
         "events",
-        "failed",
+        "object_id",
         "terminated",
+        "unfinished",
         "usage",
     )
 
     def __init__(
-        self, *, usage_hidden: bool, tail_bytes_max: int = sse.TAIL_BYTES_MAX, kept_bytes_max: int = KEPT_BYTES_MAX
+        self,
+        dialect: Dialect,
+        *,
+        usage_hidden: bool = False,
+        names: bool = False,
+        tail_bytes_max: int | None = None,
+        kept_bytes_max: int = kept.BYTES_MAX,
     ) -> None:
         self.events = 0
         self.usage: Usage | None = None
         self.terminated = False
-        self.failed = False
+        self.object_id = ""
+        self.unfinished = False
+        self._dialect = dialect
+        self._grammar = GRAMMARS[dialect]
+        self._counts = self._grammar.say is not None
+        self._mark, self._marked, self._end, *_ = self._grammar
         self._usage_hidden = usage_hidden
-        self._splitter = sse.Splitter(tail_bytes_max)
+        self._splitter = sse.Splitter(tail_bytes_max or self._grammar.tail_bytes_max)
         self._kept_bytes_max = kept_bytes_max
         self._unpaid = Kept(kept_bytes_max)
         # Past the cap events are read at once and only the size of their texts is remembered.
         self._past = Texts(0)
+        # The events that were read last; b"" where a later one was too large, so that it may have been the end.
+        self._latest = b""
         self._opened = False
+        self._failed_first = False
+        self._failed_last = False
+        self._nameless_events = _NAMELESS_EVENTS_MAX if names else 0
+        # Whether the next event is read in any case: the first, and more where the id is wanted and not yet seen.
+        self._looks = True
         self._finished = False
 
     @property
+    def failed(self) -> bool:
+        """Whether the first event is an error, or a response failed before it said anything (wire.md F4)."""
+        return self._failed_first or (
+            self._failed_last and not self._past.bytes_uncounted and not any(map(_SPOKEN.search, self._unpaid.newest_first()))
+        )
+
+    @property
     def finished(self) -> bool:
-        """Whether a choice gave its `finish_reason` (wire.md F2); looked up on demand, from the end, where it stands."""
-        self._finished = self._finished or self._past.finished or any(map(_finishes, self._unpaid.newest_first()))
+        """Whether the answer was whole (wire.md F2): a choice gave its `finish_reason`, or a response its last event.
+
+        Streams of other kinds end when they end. Looked up on demand, from the end, where it stands.
+        """
+        if not self._grammar.needs_end:
+            return True
+        if self._dialect is Dialect.RESPONSES:
+            return self.terminated or (self.overflowed > 0 and not self._latest)
+        self._finished = self._finished or self._past.finished or any(map(self._finishes, self._unpaid.newest_first()))
         return self._finished
 
     @property
@@ -82,18 +127,17 @@ class StreamMeter:
         if before:
             self._past.bytes_uncounted += len(before)
         if region:
+            self._latest = region
             self.events += region.count(b"data:")
-            at = region.find(b'"usage"')
-            if (
-                self._opened
-                and (at < 0 or _USAGE.search(region, at) is None)
-                and region.find(_END_MARK) < 0  # `in` costs twice as much on bytes
-            ):
-                if not self._unpaid.add(region):
-                    _read_texts(region, self._past)
-            else:
+            at = region.find(self._mark)
+            # Written out, and `find` instead of `in`: this line is the cost of a usual event.
+            if self._looks or (at >= 0 and self._marked.search(region, at)) or region.find(self._end) >= 0:
                 region = self._read(region)
+            elif len(region) > _WORDS_BYTES_MAX or not self._counts or not self._unpaid.add(region):
+                # Not the usual few words that there is room for, which cost no call.
+                self._keep(region)
         if after:
+            self._latest = b""
             self._past.bytes_uncounted += len(after)
         return before + region + after if before or after else region
 
@@ -106,145 +150,117 @@ class StreamMeter:
         skipping = self._splitter.skipping
         rest = self._splitter.rest()
         if skipping:
+            self._latest = b":"
             # The colon stands for the line that went out before: its end alone is not yet a blank line.
             return sse.closed(b":" + rest)[1:]
         said = sse.payload(rest)
-        if said.startswith(_END_MARK) or decode(said) is not None:
+        if said.startswith(END_MARK) or decode(said) is not None:
             return self._read(sse.closed(rest))
         comments = _comments(rest)
         return comments if not said and comments == rest else b""
+
+    def ending(self) -> bytes:
+        """What is owed to the client behind a whole answer: `[DONE]` where chat's own is missing (wire.md F2)."""
+        return sse.DONE if self._dialect is Dialect.CHAT and not self.terminated else b""
+
+    def failure(self, message: str, type: str, code: str | None) -> bytes:  # noqa: A002  the field's own name
+        """The end of a stream that broke off, as both SDKs raise it; nothing where the client reads no further.
+
+        Chat gets wire.md F1 and its `[DONE]`. Every other stream that OpenAI documents is one of typed events, also what is
+        not metered (a response streamed again): those get F5, whose `error` object holds all that F1 says, and no `[DONE]`,
+        which they have not.
+        """
+        if self.terminated:
+            return b""
+        if self._dialect is Dialect.CHAT:
+            return sse.error_event(message, type, code) + sse.DONE
+        *_, last = [0, *_SEQUENCE.findall(self._latest)]
+        return sse.typed_error_event(message, type, code, int(last))
 
     def produced(self) -> tuple[list[str], int]:
         """The texts since the last usage, one per choice and field (wire.md L1), and the bytes that were not kept (L4).
 
         Decodes what was kept, which costs microseconds an event: for a stream that ended without usage, not for every one.
-        Where `usage` is None, it is everything the stream said.
+        Where `usage` is None, it is everything the stream said; nothing in dialects whose texts are not counted.
         """
+        if not self._counts:
+            return [], 0
         texts = Texts(self._kept_bytes_max)
         for region in self._unpaid:
-            _read_texts(region, texts)
+            self._say(region, texts)
         return texts.joined(), texts.bytes_uncounted + self._past.bytes_uncounted
 
     def _read(self, region: bytes) -> bytes:
-        """Looks into each event of a region that holds something: the first event, usage or the end."""
+        """Looks into each event of a region that holds something: one of the first events, usage or the end."""
         passed: list[bytes] = []
         unpaid: list[bytes] = []
         hides = False
         for event in sse.events(region):
-            said = sse.payload(event)
-            if said and not self._opened:
-                self._opened = True
-                self.failed = _is_error(said)
-            if said.startswith(_END_MARK):
-                self.terminated = True
-            fields = decode(said) if _USAGE.search(said) else None
-            usage = read_usage(fields.get("usage")) if fields else None
-            if usage is not None:
-                self._pay(usage, [*unpaid, event])
-                unpaid.clear()
-            else:
+            reading = self._look(sse.payload(event))
+            if reading.usage is None:
                 unpaid.append(event)
-            if fields and self._usage_hidden and is_usage_alone(fields):
+            else:
+                self._pay(reading.usage, [*unpaid, event])
+                unpaid.clear()
+            if reading.alone and self._usage_hidden:
                 hides = True
                 passed.append(_comments(event))
             else:
                 passed.append(event)
-        rest = b"".join(unpaid)
-        if not self._unpaid.add(rest):
-            _read_texts(rest, self._past)
+        if unpaid:
+            self._keep(b"".join(unpaid))
         return b"".join(passed) if hides else region
+
+    def _look(self, said: bytes) -> Reading:
+        """Reads the data of one event, where there is something to read."""
+        if not said:
+            return NOTHING
+        at = said.find(self._mark)
+        if not (self._looks or (at >= 0 and self._marked.search(said, at)) or said.find(self._end) >= 0):
+            return NOTHING
+        reading = self._grammar.read(said)
+        if not self._opened:
+            self._opened = True
+            self._failed_first = reading.fails
+        if reading.ends:
+            self.terminated = True
+            self._failed_last = reading.fails
+        if reading.unfinished is not None:
+            self.unfinished = reading.unfinished
+        if self._nameless_events:
+            self.object_id = reading.object_id
+            self._nameless_events = 0 if self.object_id else self._nameless_events - 1
+        self._looks = self._nameless_events > 0
+        return reading
 
     def _pay(self, usage: Usage, events: list[bytes]) -> None:
         """The last usage wins (wire.md U8) and covers everything up to its own event, which need not be kept."""
-        self._finished = self.finished or any(map(_finishes, events))
+        self._finished = self.finished or any(map(self._finishes, events))
         self.usage = usage
         self._unpaid.clear()
         self._past = Texts(0)
 
+    def _keep(self, region: bytes) -> None:
+        """Remembers `region` for `produced`; one too large to be all words only if there are any in it (images, echoes)."""
+        if not self._counts or (len(region) > _WORDS_BYTES_MAX and _SPOKEN.search(region) is None):
+            return
+        if not self._unpaid.add(region):
+            self._say(region, self._past)
 
-class BodyMeter:
-    """Meters one plain JSON body, which goes downstream unchanged and at once.
+    def _say(self, region: bytes, texts: Texts) -> None:
+        """Adds to `texts` what the events of `region` say."""
+        assert self._grammar.say is not None
+        for event in sse.events(region):
+            if (fields := decode(sse.payload(event))) is not None:
+                self._grammar.say(fields, texts)
 
-    `finished` says that the body is whole JSON. A body over `kept_bytes_max` is not kept; its usage is still found where it
-    stands at the end, as providers write it, and `finished` then says that it was found.
-    """
-
-    __slots__ = ("_body", "_body_bytes", "_kept_bytes_max", "_tail", "failed", "finished", "terminated", "usage")
-
-    def __init__(self, *, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
-        self.usage: Usage | None = None
-        self.terminated = False
-        self.finished = False
-        self.failed = False
-        self._kept_bytes_max = kept_bytes_max
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._tail = b""
-
-    @property
-    def events(self) -> int:
-        """None: what a plain body holds is known when it is whole."""
-        return 0
-
-    def feed(self, chunk: bytes) -> bytes:
-        """`chunk` itself."""
-        self._body_bytes += len(chunk)
-        if self._body_bytes <= self._kept_bytes_max:
-            self._body.append(chunk)
-        else:
-            self._tail = b"".join([*self._body, self._tail, chunk])[-_BODY_TAIL_BYTES:]
-            self._body.clear()
-        return chunk
-
-    def finish(self) -> bytes:
-        """Nothing: reads the body, now that it is whole."""
-        fields = decode(b"".join(self._body)) if self._body else self._read_tail()
-        if fields is not None:
-            self.finished = True
-            self.failed = _tells_error(fields)
-            self.usage = read_usage(fields.get("usage"))
-        return b""
-
-    def produced(self) -> tuple[list[str], int]:
-        """The texts of all choices (wire.md L1); the bytes of the body where it is not whole or was not kept (L4)."""
-        fields = decode(b"".join(self._body))
-        if fields is None:
-            return [], self._body_bytes
-        texts = Texts(self._kept_bytes_max)
-        texts.read(fields)
-        return texts.joined(), texts.bytes_uncounted
-
-    def _read_tail(self) -> dict[str, Any] | None:
-        """The last keys of a body that was not kept: they close it exactly if they stand at its top level (wire.md U9)."""
-        at = self._tail.rfind(b'"usage"')
-        return decode(b"{" + self._tail[at:]) if at >= 0 else None
-
-
-def _read_texts(region: bytes, texts: Texts) -> None:
-    """Adds to `texts` what the events of `region` say."""
-    for event in sse.events(region):
-        texts.read(decode(sse.payload(event)))
-
-
-Meter = StreamMeter | BodyMeter
-
-
-def _finishes(region: bytes) -> bool:
-    """Whether a choice in `region` gave its finish reason."""
-    if _FINISH.search(region) is None:
-        return False
-    texts = Texts(0)
-    _read_texts(region, texts)
-    return texts.finished
-
-
-def _is_error(said: bytes) -> bool:
-    fields = decode(said) if b'"error"' in said else None
-    return fields is not None and _tells_error(fields)
-
-
-def _tells_error(fields: dict[str, Any]) -> bool:
-    return bool(fields.get("error")) or fields.get("type") == "error"
+    def _finishes(self, region: bytes) -> bool:
+        """Whether a choice in `region` gave its finish reason."""
+        if _FINISH.search(region) is None or self._grammar.say is None:
+            return False
+        texts = Texts(0)
+        self._say(region, texts)
+        return texts.finished
 
 
 def _comments(event: bytes) -> bytes:

@@ -7,7 +7,7 @@ stream (wire.md S7).
 
 import json
 import re
-from typing import Final
+from typing import Any, Final
 
 DONE: Final = b"data: [DONE]\n\n"
 TAIL_BYTES_MAX: Final = 1 << 20
@@ -147,9 +147,25 @@ def payload(event: bytes) -> bytes:
 
 
 def error_event(message: str, type: str, code: str | None) -> bytes:  # noqa: A002  the field's own name
-    """A failure in the middle of a stream, as both SDKs raise it (wire.md F1). ASCII, so any text can be carried."""
-    error = {"error": {"message": message, "type": type, "param": None, "code": code}}
-    return b"data: " + json.dumps(error, separators=(",", ":")).encode() + b"\n\n"
+    """A failure in the middle of a chat's stream, as both SDKs raise it (wire.md F1). ASCII, so any text can be carried."""
+    return b"data: " + _json({"error": _error(message, type, code)}) + b"\n\n"
+
+
+def typed_error_event(message: str, type: str, code: str | None, sequence_number: int) -> bytes:  # noqa: A002
+    """The same in a stream of typed events: OpenAI's own `error` event, and an `error` object, which its SDKs raise on (F5).
+
+    `sequence_number` is that of the last event before it, so that a client that asks for what follows misses nothing.
+    """
+    event = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": sequence_number}
+    return b"event: error\ndata: " + _json(event | {"error": _error(message, type, code)}) + b"\n\n"
+
+
+def _error(message: str, type: str, code: str | None) -> dict[str, str | None]:  # noqa: A002
+    return {"message": message, "type": type, "param": None, "code": code}
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode()
 
 
 def closed(rest: bytes) -> bytes:

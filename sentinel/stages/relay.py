@@ -1,8 +1,8 @@
 """relay.copy: the provider's answer to the client, byte for byte, while a meter looks on.
 
 Never fails: however an answer ends, `copy` returns an Outcome that says how and what is known of its cost. A failure after the
-first byte is told in the stream (wire.md F1) where there is one; a body that was promised a length is left short of it, so that
-the client can tell. The relay follows the content type of the answer, not the request (wire.md S5).
+first byte is told in the stream (wire.md F1, F5) where there is one; a body that was promised a length is left short of it, so
+that the client can tell. The relay follows the content type of the answer, not the request (wire.md S5).
 """
 
 import asyncio
@@ -14,9 +14,11 @@ from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Reply
 from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
 from sentinel.logs import Log
-from sentinel.protocol import headers, sse
-from sentinel.protocol.meter import BodyMeter, Meter, StreamMeter
-from sentinel.records import Call, Ending, Outcome
+from sentinel.protocol import headers
+from sentinel.protocol.bodies import BodyMeter, PassMeter
+from sentinel.protocol.measures import Meter
+from sentinel.protocol.meter import StreamMeter
+from sentinel.records import Call, Dialect, Ending, Outcome
 
 _log: Final = Log("relay")
 
@@ -55,7 +57,7 @@ class Relay:
                     await self._pump(reply, exchange, meter)
                     failure = _truncation(meter)
                     if failure is None:
-                        await exchange.finish(b"" if isinstance(meter, BodyMeter) or meter.terminated else sse.DONE)
+                        await exchange.finish(meter.ending() if isinstance(meter, StreamMeter) else b"")
             except (ClientGoneError, UpstreamError, DrainingError) as error:
                 failure = error
             if failure is None:
@@ -67,21 +69,24 @@ class Relay:
         return await _outcome(reply, exchange, meter, failure, self._reading)
 
     async def _pump(self, reply: Reply, exchange: Exchange, meter: Meter) -> None:
-        """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6)."""
-        while not meter.terminated and (chunk := await reply.read()):
-            if passed := meter.feed(chunk):
+        """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6).
+
+        The meter has seen what goes down before it goes: the id of a stream's object is known before the client can use it.
+        """
+        ended = False
+        while not ended:
+            chunk = b"" if meter.terminated else await reply.read()
+            ended = not chunk
+            if passed := meter.feed(chunk) if chunk else meter.finish():
                 await exchange.send(passed)
-        if rest := meter.finish():
-            await exchange.send(rest)
 
     async def _tell(self, exchange: Exchange, meter: Meter, failure: Exception) -> None:
         """End a stream with the failure; leave a plain body short, so that the server closes the connection under it."""
-        if isinstance(meter, BodyMeter) or exchange.ended:
+        if not isinstance(meter, StreamMeter) or exchange.ended:
             return
+        assert isinstance(failure, SentinelError)
         last = meter.finish()
-        if not meter.terminated:
-            assert isinstance(failure, SentinelError)
-            last += sse.error_event(failure.message, failure.type, failure.code) + sse.DONE
+        last += meter.failure(failure.message, failure.type, failure.code)
         try:
             # A client that does not read must not keep a failed answer open.
             async with asyncio.timeout(_TAIL_S):
@@ -101,8 +106,8 @@ async def _produced(exchange: Exchange, meter: Meter, ending: Ending, reading: a
 
 
 def _truncation(meter: Meter) -> UpstreamError | None:
-    """The failure of a stream that ended cleanly but incomplete: no [DONE], no finish_reason, no error (wire.md F2)."""
-    if isinstance(meter, BodyMeter) or meter.terminated or meter.failed or meter.finished:
+    """The failure of a stream that ended cleanly but incomplete: not by its own end, nor by an error (wire.md F2)."""
+    if not isinstance(meter, StreamMeter) or meter.terminated or meter.failed or meter.finished:
         return None
     return UpstreamError("The provider ended its stream before the answer was complete.", code="upstream_truncated")
 
@@ -134,17 +139,34 @@ async def _outcome(
 
 
 def _opened(reply: Reply, call: Call) -> tuple[Meter, list[tuple[bytes, bytes]]]:
-    """The meter that fits the answer's content type, and the headers that go down.
+    """The meter that fits the answer's content type (wire.md S5), and the headers that go down.
 
     A stream is marked as one nobody may buffer (wire.md S8); a plain body keeps its length, since its bytes do not change.
     """
     head = headers.downstream(reply.headers)
-    if any(name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in head):
+    kind = _content_type(head)
+    if kind == b"text/event-stream" and reply.status < 400:
         kept = [(name, value) for name, value in head if name != b"cache-control"]
         unbuffered = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        return StreamMeter(usage_hidden=call.usage_hidden), kept + unbuffered
+        return StreamMeter(call.dialect, usage_hidden=call.usage_hidden, names=call.stored), kept + unbuffered
     lengths = [value for name, value in reply.headers if name.lower() == b"content-length"]
-    return BodyMeter(), [*head, (b"content-length", lengths[0])] if len(lengths) == 1 else head
+    return _plain(kind, reply, call), [*head, (b"content-length", lengths[0])] if len(lengths) == 1 else head
+
+
+def _plain(kind: bytes, reply: Reply, call: Call) -> Meter:
+    """An error costs nothing and passes as it is (wire.md E5); of JSON nothing is read where nothing is asked for."""
+    if reply.status >= 400 or (call.dialect is Dialect.NONE and not call.stored):
+        return PassMeter()
+    # Some providers name no type; what they send is JSON.
+    if kind in (b"", b"application/json") or kind.endswith(b"+json"):
+        return BodyMeter(call.dialect, names=call.stored)
+    return PassMeter(call.dialect)
+
+
+def _content_type(head: list[tuple[bytes, bytes]]) -> bytes:
+    """The media type, in lower case and without its parameters; b"" where there is none."""
+    values = [value for name, value in head if name == b"content-type"]
+    return values[0].partition(b";")[0].strip().lower() if values else b""
 
 
 def _request_id(reply: Reply) -> str:

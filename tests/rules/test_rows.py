@@ -22,7 +22,8 @@ ROWS = [
     {"protocol.routes"},
     {"protocol"},
     # The parts the readers of the row above are made of.
-    {"protocol.splice", "protocol.sse", "protocol.answers", "protocol.kept", "protocol.prompts"},
+    {"protocol.dialects"},
+    {"protocol.splice", "protocol.sse", "protocol.answers", "protocol.texts", "protocol.kept", "protocol.prompts"},
     {"lua", "vocab"},
     {"settings", "records", "metrics", "logs", "errors"},
 ]

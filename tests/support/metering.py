@@ -1,0 +1,40 @@
+"""Feeding meters: whole, in pieces, and everything they say afterwards."""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+from sentinel.protocol.measures import Meter
+from sentinel.records import Usage
+
+
+class Seen(NamedTuple):
+    """All that a meter gives."""
+
+    downstream: bytes
+    usage: Usage | None
+    texts: list[str]
+    uncounted: int
+    object_id: str
+    terminated: bool
+    finished: bool
+    failed: bool
+    unfinished: bool
+
+
+def run(meter: Meter, chunks: list[bytes]) -> Seen:
+    """Feeds `chunks` and reads everything."""
+    downstream = b"".join([meter.feed(chunk) for chunk in chunks]) + meter.finish()
+    state = (meter.terminated, meter.finished, meter.failed, meter.unfinished)
+    return Seen(downstream, meter.usage, *meter.produced(), meter.object_id, *state)
+
+
+def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
+    """`stream` in pieces, cut at the given offsets."""
+    edges = sorted({0, len(stream), *(offset % (len(stream) + 1) for offset in cuts)})
+    return [stream[start:end] for start, end in pairwise(edges)]
+
+
+def ways(stream: bytes) -> list[list[bytes]]:
+    """`stream` whole, byte by byte, and in two pieces at every place."""
+    halves = [[stream[:at], stream[at:]] for at in range(1, len(stream))]
+    return [[stream], [bytes([byte]) for byte in stream], *halves]

@@ -1,0 +1,118 @@
+"""Plain answers pass unchanged and at once; what they cost is read when they are whole, or at their two ends."""
+
+import json
+import tracemalloc
+
+import pytest
+
+from sentinel.protocol.bodies import BodyMeter, PassMeter
+from sentinel.records import Dialect, Usage
+from tests.support.metering import Seen, run
+
+FIGURES = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+LONG = "x" * 3000
+
+
+def over(body: bytes, chunk_bytes: int = 100, dialect: Dialect = Dialect.CHAT) -> Seen:
+    """What is seen of a body that is too large to keep."""
+    meter = BodyMeter(dialect, names=True, kept_bytes_max=1000)
+    return run(meter, [body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)])
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>bad gateway</html>", b'{"choices":[{"mess', b"[]", b"\xff"])
+def test_body_that_is_no_json(body: bytes) -> None:
+    """A body that is broken off or no JSON passes unchanged and is measured in bytes (wire.md E5, L4)."""
+    seen = Seen(body, None, [], len(body), "", False, False, False, False)
+    assert seen == run(BodyMeter(Dialect.CHAT, names=True), [body])
+
+
+@pytest.mark.parametrize("chunk_bytes", [7, 64, 5000])
+def test_body_over_the_cap(chunk_bytes: int) -> None:
+    """wire.md L4, U9: a body too large to keep still gives the usage at its end, and never a nested one."""
+    whole = {"choices": [{"text": LONG}], "usage": FIGURES, "service_tier": "default"}
+    body = json.dumps(whole).encode()
+    assert over(body, chunk_bytes) == Seen(body, Usage(3, 2), [], 0, "", False, True, False, False)
+    nested = json.dumps({"choices": [{"text": LONG}], "x": {"usage": FIGURES}}).encode()
+    assert over(nested, chunk_bytes) == Seen(nested, None, [], len(nested), "", False, False, False, False)
+
+
+def test_usage_before_metadata_that_names_usage() -> None:
+    """wire.md U9, P2: behind the usage of a long response may stand metadata with the same word; it is not the usage."""
+    whole = {"id": "resp_1", "output": [LONG], "usage": FIGURES, "metadata": {"usage": "much", "a": '"usage"'}}
+    assert over(json.dumps(whole).encode(), dialect=Dialect.RESPONSES).usage == Usage(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        ({"id": "resp_1", "object": "response"}, "resp_1"),
+        ({"object": "response", "id": "resp_1"}, "resp_1"),
+        ({"choices": [{"id": "inner"}]}, ""),
+        ({"id": {"id": "inner"}}, ""),
+        ({"id": 7}, ""),
+    ],
+)
+@pytest.mark.parametrize("usage", [FIGURES, None])
+def test_name_of_a_body_over_the_cap(start: dict[str, object], name: str, usage: object) -> None:
+    """A body too large to keep is still known by the id it begins with, and by no other id that stands in it."""
+    body = json.dumps(start | {"output": [LONG], "usage": usage}, indent=1).encode()
+    assert over(body, dialect=Dialect.RESPONSES).object_id == name
+
+
+@pytest.mark.parametrize("name", ["x" * 257, 7, None, ["resp_1"]])
+def test_odd_names_are_none(name: object) -> None:
+    """An id of another type or beyond 256 characters is no id."""
+    assert run(BodyMeter(Dialect.CHAT, names=True), [json.dumps({"id": name}).encode()]).object_id == ""
+
+
+@pytest.mark.parametrize(
+    ("status", "unfinished"),
+    [
+        *((status, True) for status in ("queued", "in_progress", "validating", "finalizing", "cancelling", "requires_action")),
+        ("pending", True),
+        ("completed", False),
+        ("failed", False),
+        (None, False),
+        (["queued"], False),
+    ],
+)
+@pytest.mark.parametrize("dialect", [Dialect.RESPONSES, Dialect.EVENTS])
+def test_the_state_of_an_object(status: object, unfinished: bool, dialect: Dialect) -> None:
+    """wire.md P3: an object whose work goes on says so at its top level, and only there."""
+    body = json.dumps({"id": "a1", "status": status, "output": [{"status": "in_progress"}], "usage": None}).encode()
+    assert run(BodyMeter(dialect), [body]).unfinished is unfinished
+
+
+@pytest.mark.parametrize(("dialect", "failed"), [(Dialect.RESPONSES, True), (Dialect.EVENTS, False)])
+def test_a_failed_object(dialect: Dialect, failed: bool) -> None:
+    """wire.md F4: a response that failed is a failed answer; a job that failed is an answer like any other."""
+    body = b'{"id":"a1","object":"x","status":"failed","error":{"code":"server_error","message":"no"}}'
+    assert run(BodyMeter(dialect), [body]).failed is failed
+
+
+def test_what_is_no_json_for_one_decoder_is_for_another() -> None:
+    """wire.md U10, K4: NaN, lone surrogates and bad UTF-8 elsewhere in the body do not hide its usage."""
+    for odd in (b"NaN", b'"\\ud83d"', b'"\xc3"'):
+        body = b'{"id":"c1","response":"text","x":' + odd + b',"usage":{"prompt_tokens":3,"completion_tokens":2}}'
+        assert run(BodyMeter(Dialect.CHAT, names=True), [body])[1:5] == (Usage(3, 2), [], 0, "c1")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "uncounted"), [(Dialect.CHAT, 300), (Dialect.RESPONSES, 300), (Dialect.EVENTS, 0), (Dialect.NONE, 0)]
+)
+def test_other_content_counts_where_text_was_asked_for(dialect: Dialect, uncounted: int) -> None:
+    """wire.md U11, L4: an answer to a chat that nobody can read is measured in bytes; audio and files are not text."""
+    assert run(PassMeter(dialect), [b"\x00\xff" * 150]).uncounted == uncounted
+
+
+@pytest.mark.parametrize("meter", [PassMeter(), BodyMeter(Dialect.EVENTS, kept_bytes_max=1 << 16)], ids=["other", "json"])
+def test_memory_is_flat(meter: PassMeter | BodyMeter) -> None:
+    """wire.md H19, L4: 64 MB go through within half a megabyte."""
+    chunk = bytes(64 << 10)
+    tracemalloc.start()
+    for _ in range(1000):
+        assert meter.feed(chunk) is chunk
+    meter.finish()
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 512 << 10
