@@ -152,7 +152,7 @@ async def test_models_are_listed_and_found(client: Client) -> None:
         ({"model": "gpt-4o"}, "chat/completions", 400, "Missing required parameter"),
         ({}, "completions", 400, "you must provide a model parameter"),
         ([], "completions", 400, "you must provide a model parameter"),
-        (None, "chat/completions", 405, "Not allowed to GET"),
+        (None, "completions", 405, "Not allowed to GET"),
         ({}, "nothing", 404, "Invalid URL (POST /v1/nothing)"),
     ],
 )

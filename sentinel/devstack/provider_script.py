@@ -27,6 +27,20 @@ MODELS: Final = (
     "anthropic/claude-sonnet-4",
     "openai/gpt-4o",
     "openai/gpt-4o-mini",
+    "text-embedding-3-small",
+    "text-embedding-3-large",
+    "text-embedding-ada-002",
+    "openai/text-embedding-3-small",
+    "omni-moderation-latest",
+    "dall-e-2",
+    "gpt-image-1",
+    "gpt-4o-mini-tts",
+    "tts-1",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "whisper-1",
+    "gpt-realtime",
+    "sora-2",
 )
 # Each piece is one token in every encoding that is shipped, wherever it stands; so a text of n pieces has n tokens.
 PIECES: Final = tuple(

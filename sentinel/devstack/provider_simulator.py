@@ -1,28 +1,36 @@
-"""An OpenAI that runs here: chat completions, completions and models, plain and streamed, with usage as OpenAI sends it.
+"""An OpenAI that runs here: its whole public API, plain and streamed, with usage as OpenAI sends it.
 
 A process of its own: `python -m sentinel.devstack.provider_simulator --port 0 [--token-ms 20] [--output-tokens 48]`; the key it
-accepts comes from SIMULATOR_PROVIDER_KEY. What OpenAI would refuse is refused in OpenAI's shape; what it is asked to do wrong
-comes with the request, in the body's extra field `simulate`, an object with any of:
+accepts comes from SIMULATOR_PROVIDER_KEY. All objects belong to that one account. What OpenAI would refuse is refused in
+OpenAI's shape; what it is asked to do wrong comes with the request as `simulate`: an object in a JSON body, the JSON of one in a
+form's field or in the query. Any of:
 
 - `status` (that error instead of an answer), with `times` (only for the first so many requests of the same `key`; the key
-  is the body's SHA-256 where none is given) and `body` (raw text instead of OpenAI's error); `headers`: added to the answer
+  is the request's method, path and body where none is given) and `body` (raw text instead of OpenAI's error); `headers`: added
+  to the answer; `gzip`: the answer is compressed, though nobody asked for that
 - `usage_offset`: added to both counts, or `{"input": …, "output": …}`; `no_usage`; `output_tokens`; `token_ms`
 - `delay_ms` before the headers of any answer, `delay_plain_ms` before those of a plain one
 - streams only: `stall_after_events` (then silent for `stall_s`, default an hour, and on), `cut_after_events` (then the
-  connection is dropped; in a plain answer after half of it), `error_first_event`, `no_done`
+  connection is dropped; in a plain answer after half of it), `error_first_event`; `no_done` (chat), `no_terminal` (responses).
+  In generated content blocks of 64 KiB count as events
+- `call`: a response or a run calls the tool of this name; `fail`: a response ends as failed, with usage
+- `background_s` (default 0.3): how long a background response, a run, a batch and other jobs take
 
-Control: `GET /simulator/served` -> `{rows}` (`provider_journal.Row`), `POST /simulator/reset`,
+Forms: a file named `refuse-early` or `refuse-early-413` is refused (400, 413) as soon as its name was read. A file of the
+purpose `simulate-N` or `simulate-N-chunked` has N bytes of generated content (`provider.sending.generated`). `user` is taken for the
+journal from the body, the form or the query.
+
+Control: `GET /simulator/served` -> `{rows}` (`provider.journal.Row`), `POST /simulator/reset`,
 `GET /simulator/connections` -> `{open, active, accepted}`.
 """
 
 import argparse
 import asyncio
+import hashlib
 import os
 import secrets
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
-from urllib.parse import unquote
+from typing import Final, cast
 from weakref import WeakSet
 
 from aiohttp import web
@@ -31,25 +39,31 @@ from aiohttp.typedefs import Middleware
 from sentinel import vocab
 from sentinel.devstack import provider_script
 from sentinel.devstack.listener import listen
-from sentinel.devstack.provider_answer import CHAT_PATH, Answer, answered
-from sentinel.devstack.provider_journal import Row
-from sentinel.devstack.provider_request import RefusedError, prompts, read
+from sentinel.devstack.provider import chat, embeddings, files, responses
+from sentinel.devstack.provider.asked import Asked
+from sentinel.devstack.provider.checks import RefusedError
+from sentinel.devstack.provider.desk import Desk
+from sentinel.devstack.provider.journal import Row
+from sentinel.devstack.provider.objects import Route
+from sentinel.devstack.provider.sending import edge_headers, failed
 from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import ChatPrompt, TextPrompt
 
 _Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_BODY_BYTES_MAX: Final = 256 * 2**20
+_ROUTES: Final = (
+    *chat.ROUTES,
+    *embeddings.ROUTES,
+    *responses.routes(),
+    *files.routes(),
+)
 
 
 class ProviderSimulator:
-    """The HTTP side: keys, checks, pace, faults and the journal. What is said comes from `provider_script`."""
+    """The HTTP side: routes, keys, the journal. What is answered comes from the families in `provider`."""
 
-    def __init__(self, *, key: str, tokenizer: Tokenizer, token_ms: float, output_tokens: int) -> None:
-        self._key = key
-        self._tokenizer = tokenizer
-        self._token_ms = token_ms
-        self._output_tokens = output_tokens
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
         self._rows: list[Row] = []
-        self._failed: Counter[str] = Counter()
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
         self._accepted = 0
         self._active = 0
@@ -57,11 +71,9 @@ class ProviderSimulator:
 
     def application(self) -> web.Application:
         """The routes."""
-        app = web.Application(middlewares=[cast("Middleware", self._in_shape)], client_max_size=256 * 2**20)
-        app.router.add_post(CHAT_PATH, self._generate)
-        app.router.add_post("/v1/completions", self._generate)
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_get("/v1/models/{model:.+}", self._model)
+        app = web.Application(middlewares=[cast("Middleware", self._in_shape)], client_max_size=_BODY_BYTES_MAX)
+        for method, path, route in _ROUTES:
+            app.router.add_route(method, path, self._journalled(route))
         app.router.add_get("/simulator/served", self._served)
         app.router.add_get("/simulator/connections", self._connections)
         app.router.add_post("/simulator/reset", self._reset)
@@ -73,81 +85,51 @@ class ProviderSimulator:
 
     # OpenAI's own endpoints
 
-    async def _models(self, request: web.Request) -> web.StreamResponse:
-        return await self._journalled(request, lambda _row: answered(200, provider_script.model_list()))
+    def _journalled(self, route: Route) -> _Answering:
+        """`route` with its checks before it, and its row of the journal."""
 
-    async def _model(self, request: web.Request) -> web.StreamResponse:
-        async def answer(row: Row) -> web.Response:
-            row.model = unquote(request.match_info["model"])
-            if row.model not in provider_script.MODELS:
-                message = f"The model '{row.model}' does not exist"
-                raise RefusedError(
-                    404, provider_script.error(message, "invalid_request_error", param="model", code="model_not_found")
-                )
-            return await answered(200, provider_script.model_entry(row.model))
+        async def answer(request: web.Request) -> web.StreamResponse:
+            row = _row(request)
+            asked = Asked(self._desk, request, row)
+            raw = b"" if asked.is_form else await request.read()
+            row.body_sha256 = hashlib.sha256(raw).hexdigest()
+            self._rows.append(row)
+            self._active += 1
+            try:
+                self._check_key(request)
+                await asked.read(raw)
+                response = await self._fault_or(route, asked)
+                row.status = response.status
+                row.complete = row.complete or not response.prepared
+                return response
+            except RefusedError as refused:
+                row.status = refused.status
+                raise
+            except (asyncio.CancelledError, ConnectionError):
+                row.client_gone = True
+                raise
+            finally:
+                self._active -= 1
 
-        return await self._journalled(request, answer)
+        return answer
 
-    async def _generate(self, request: web.Request) -> web.StreamResponse:
-        async def answer(row: Row) -> web.StreamResponse:
-            body = read(await request.read(), chat=request.path == CHAT_PATH)
-            row.user, row.model, row.stream = body.get("user"), body["model"], body.get("stream") is True
-            return await Answer(self, request, row, body).send()
-
-        return await self._journalled(request, answer)
-
-    async def _journalled(
-        self, request: web.Request, answer: Callable[[Row], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        """Check the key, answer, and write the row, also for a client that went away."""
-        row = Row(request.headers, await request.read())
+    def _unrouted(self, request: web.Request, status: int) -> None:
+        """Note a request that no route is there for."""
+        row = _row(request)
+        row.status, row.complete = status, True
         self._rows.append(row)
-        self._active += 1
-        try:
-            key = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-            if not secrets.compare_digest(key.encode(), self._key.encode()):
-                raise RefusedError(401, provider_script.wrong_key(key))
-            response = await answer(row)
-            row.status = response.status
-            row.complete = row.complete or not response.prepared
-            return response
-        except RefusedError as refused:
-            row.status = refused.status
-            raise
-        except (asyncio.CancelledError, ConnectionError):
-            row.client_gone = True
-            raise
-        finally:
-            self._active -= 1
 
-    # What an answer needs
+    def _check_key(self, request: web.Request) -> None:
+        key = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        if not secrets.compare_digest(key.encode(), self._desk.key.encode()):
+            raise RefusedError(401, provider_script.wrong_key(key))
 
-    def count(self, body: dict[str, Any], *, chat: bool) -> int:
-        """The prompt's tokens, counted as Sentinel counts them."""
-        if chat:
-            prompt: ChatPrompt | TextPrompt = ChatPrompt(body["messages"], body.get("tools") or body.get("functions") or ())
-        else:
-            texts, tokens_given = prompts(body)
-            prompt = TextPrompt(texts, tokens_given)
-        return self._tokenizer.prompt(prompt, body["model"])
-
-    def count_text(self, text: str, model: str) -> int:
-        """The tokens of a produced text."""
-        return self._tokenizer.text(text, model) if text else 0
-
-    def should_fail(self, simulate: dict[str, Any], row: Row) -> bool:
-        """Whether this request is among the first `times` of its key that are to fail."""
-        key = str(simulate.get("key", row.body_sha256))
-        self._failed[key] += 1
-        return bool(self._failed[key] <= simulate.get("times", float("inf")))
-
-    def pace_ms(self, simulate: dict[str, Any]) -> float:
-        """The time between two pieces of a stream."""
-        return float(simulate.get("token_ms", self._token_ms))
-
-    def output_tokens(self, simulate: dict[str, Any]) -> int:
-        """How long an answer would become if nothing capped it."""
-        return int(simulate.get("output_tokens", self._output_tokens))
+    async def _fault_or(self, route: Route, asked: Asked) -> web.StreamResponse:
+        """The error that was asked for, or the answer."""
+        if asked.simulate.get("status") and self._desk.should_fail(asked.simulate, asked.row):
+            await asked.delay()
+            return failed(asked)
+        return await route(asked)
 
     # Control
 
@@ -161,7 +143,7 @@ class ProviderSimulator:
 
     async def _reset(self, _request: web.Request) -> web.StreamResponse:
         self._rows = []
-        self._failed.clear()
+        self._desk.reset()
         self._accepted = 0
         return web.json_response({})
 
@@ -174,16 +156,22 @@ class ProviderSimulator:
         try:
             return await named["handler"](request)  # the name is aiohttp's
         except RefusedError as refused:
-            return await answered(refused.status, refused.body)
+            return web.json_response(refused.body, status=refused.status, headers=edge_headers())
         except web.HTTPMethodNotAllowed as error:
+            self._unrouted(request, error.status)
             message = (
                 f"Not allowed to {request.method} on {request.path} (HINT: Perhaps you meant to use a different HTTP method?)"
             )
             body = provider_script.error(message, "invalid_request_error")
             return web.json_response(body, status=405, headers={"Allow": error.headers["Allow"]})
         except web.HTTPException as error:
+            self._unrouted(request, error.status)
             body = provider_script.error(f"Invalid URL ({request.method} {request.path})", "invalid_request_error")
-            return await answered(error.status, body)
+            return web.json_response(body, status=error.status, headers=edge_headers())
+
+
+def _row(request: web.Request) -> Row:
+    return Row(request.headers, request.method, request.rel_url.raw_path, request.rel_url.raw_query_string)
 
 
 def main() -> None:
@@ -193,12 +181,13 @@ def main() -> None:
     parser.add_argument("--token-ms", type=float, default=20)
     parser.add_argument("--output-tokens", type=int, default=48)
     arguments = parser.parse_args()
-    simulator = ProviderSimulator(
+    desk = Desk(
         key=os.environ["SIMULATOR_PROVIDER_KEY"],
         tokenizer=Tokenizer.load(vocab.ranks),
         token_ms=arguments.token_ms,
         output_tokens=arguments.output_tokens,
     )
+    simulator = ProviderSimulator(desk)
     asyncio.run(listen(simulator.application(), arguments.port, opened=simulator.opened))
 
 

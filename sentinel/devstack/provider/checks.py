@@ -1,0 +1,75 @@
+"""What the provider's simulator lets in, checked as OpenAI checks it. Pure; raises `RefusedError` with the answer."""
+
+import json
+from collections.abc import Container, Iterator, Mapping
+from typing import Any, Final
+
+from sentinel.devstack import provider_script
+
+# What stands in a body and is not OpenAI's to look into.
+_FOREIGN: Final = frozenset({"metadata", "parameters", "schema", "simulate"})
+
+
+class RefusedError(Exception):
+    """What OpenAI answers with an error: its status and its body."""
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(status)
+        self.status = status
+        self.body = body
+
+
+def refused(status: int, message: str, *, param: str | None = None, code: str | None = None) -> RefusedError:
+    """A refusal of the type `invalid_request_error`."""
+    return RefusedError(status, provider_script.error(message, "invalid_request_error", param=param, code=code))
+
+
+def parsed(raw: bytes) -> Any:
+    """The JSON of a body, or the 400 that OpenAI would answer."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise refused(400, "We could not parse the JSON body of your request.") from error
+
+
+def require(fields: Mapping[str, Any], *names: str) -> None:
+    """400 unless each of these is there and not null."""
+    for name in names:
+        if fields.get(name) is None:
+            raise refused(400, f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
+
+
+def check_generation(body: Any, *, chat: bool) -> None:
+    """400 unless `body` is one of chat completions, or of completions."""
+    if not isinstance(body, dict) or not isinstance(body.get("model"), str):
+        raise refused(400, "you must provide a model parameter")
+    if chat and not (isinstance(body.get("messages"), list) and body["messages"]):
+        raise refused(400, "Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter")
+    if body.get("stream_options") is not None and body.get("stream") is not True:
+        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        raise refused(400, message, param="stream_options")
+
+
+def named(body: Any, naming: Container[str]) -> Iterator[tuple[str, str]]:
+    """Every (field, id) by which a body names an object, the fields being those of `naming`; without recursion."""
+    waiting = [body]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, dict):
+            for field, inner in value.items():
+                if field in naming:
+                    names = inner if isinstance(inner, list) else [inner]
+                    yield from ((field, name) for name in names if isinstance(name, str))
+                if isinstance(inner, dict | list) and field not in _FOREIGN:
+                    waiting.append(inner)
+
+
+def prompts(body: Mapping[str, Any], field: str = "prompt") -> tuple[list[str], int]:
+    """The texts of a prompt, and the number of tokens given as such (wire.md T4)."""
+    prompt = body.get(field, "")
+    if isinstance(prompt, str):
+        return [prompt], 0
+    texts = [item for item in prompt if isinstance(item, str)]
+    return texts, sum(len(item) if isinstance(item, list) else 1 for item in prompt if not isinstance(item, str))
