@@ -2,8 +2,8 @@
 
 A process of its own: `python -m sentinel.devstack.provider_simulator --port 0 [--token-ms 20] [--output-tokens 48]`; the key it
 accepts comes from SIMULATOR_PROVIDER_KEY. All objects belong to that one account. What OpenAI would refuse is refused in
-OpenAI's shape; what it is asked to do wrong comes with the request as `simulate`: an object in a JSON body, the JSON of one in a
-form's field or in the query. Any of:
+OpenAI's shape; what it is asked to do wrong comes with the request as `simulate`: an object in a JSON body, the JSON of one in
+a form's field or in the query. Any of:
 
 - `status` (that error instead of an answer), with `times` (only for the first so many requests of the same `key`; the key
   is the request's method, path and body where none is given) and `body` (raw text instead of OpenAI's error); `headers`: added
@@ -17,8 +17,8 @@ form's field or in the query. Any of:
 - `background_s` (default 0.3): how long a background response, a run, a batch and other jobs take
 
 Forms: a file named `refuse-early` or `refuse-early-413` is refused (400, 413) as soon as its name was read. A file of the
-purpose `simulate-N` or `simulate-N-chunked` has N bytes of generated content (`provider.sending.generated`). `user` is taken for the
-journal from the body, the form or the query.
+purpose `simulate-N` or `simulate-N-chunked` has N bytes of generated content (`provider.sending.generated`). `user` is taken
+for the journal from the body, the form or the query.
 
 Control: `GET /simulator/served` -> `{rows}` (`provider.journal.Row`), `POST /simulator/reset`,
 `GET /simulator/connections` -> `{open, active, accepted}`.
@@ -39,7 +39,7 @@ from aiohttp.typedefs import Middleware
 from sentinel import vocab
 from sentinel.devstack import provider_script
 from sentinel.devstack.listener import listen
-from sentinel.devstack.provider import chat, embeddings, files, responses
+from sentinel.devstack.provider import assistants, chat, embeddings, files, jobs, media, responses, runs, shelves, vectors
 from sentinel.devstack.provider.asked import Asked
 from sentinel.devstack.provider.checks import RefusedError
 from sentinel.devstack.provider.desk import Desk
@@ -55,6 +55,12 @@ _ROUTES: Final = (
     *embeddings.ROUTES,
     *responses.routes(),
     *files.routes(),
+    *vectors.routes(),
+    *runs.routes(),
+    *assistants.routes(),
+    *jobs.routes(),
+    *shelves.routes(),
+    *media.routes(),
 )
 
 

@@ -98,8 +98,8 @@ class Collection:
 def new(asked: Asked, kind: Kind, fields: Mapping[str, Any], *, parent: str = "", name: str = "") -> Thing:
     """Make and keep an object; what its maker sent of metadata, name and description is copied unless `fields` has it."""
     name = name or kind.new_id()
-    copied = {copy: asked.fields[copy] for copy in _COPIED if copy in asked.fields}
-    shown = {"id": name, "object": kind.object, kind.stamp: int(time.time()), **copied, **fields}
+    copied: dict[str, Any] = {copy: asked.fields[copy] for copy in _COPIED if copy in asked.fields}
+    shown: dict[str, Any] = {"id": name, "object": kind.object, kind.stamp: int(time.time()), **copied, **fields}
     return asked.desk.store.put(Thing(kind, name, parent, shown))
 
 
