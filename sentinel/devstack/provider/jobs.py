@@ -285,5 +285,6 @@ def routes() -> Routes:
     for name, act in (("cancel", _cancel_tuning), ("pause", _pause), ("resume", _resume)):
         yield "POST", f"{_JOB}/{name}", action(TUNING, act)
     yield "DELETE", "/v1/evals/{eval_id}", delete_eval
-    yield "POST", f"{EVAL_RUNS.path}/{{run_id}}", action(EVAL_RUNS, _cancel_eval)
+    for end in ("", "/cancel"):  # as documented, and as the SDK has it
+        yield "POST", f"{EVAL_RUNS.path}/{{run_id}}{end}", action(EVAL_RUNS, _cancel_eval)
     yield "DELETE", f"{EVAL_RUNS.path}/{{run_id}}", delete_eval_run

@@ -130,7 +130,7 @@ class ResponseScript:
         message = "The server had an error while processing your request."
         return self._event("error", code="server_error", message=message, param=None)
 
-    def _event(self, name: str, **fields: Any) -> bytes:
+    def _event(self, name: str, /, **fields: Any) -> bytes:
         number, self._number = self._number, self._number + 1
         return event({"type": name, "sequence_number": number, **fields}, name)
 
