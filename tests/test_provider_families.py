@@ -108,6 +108,38 @@ async def test_stored_chats_are_kept(sdk: AsyncOpenAI) -> None:
             await sdk.chat.completions.retrieve(name)
 
 
+async def test_verdicts(sdk: AsyncOpenAI, stack: Stack) -> None:
+    """Decisions are paid by the token; provenance checks and graders are free."""
+    questions: Any = [
+        {"type": "predicate", "name": "wet", "instructions": "Is it wet?"},
+        {"type": "choice", "instructions": "Which?", "choices": [{"value": "a"}]},
+        {"type": "score", "instructions": "How wet?", "levels": [{"label": "dry"}]},
+    ]
+    decision = await sdk.decisions.create(model="gpt-6-luna", input="A river", questions=questions)
+    assert [answer.type for answer in decision.answers] == ["predicate", "choice", "score"]
+    row = (await rows(stack))[-1]
+    assert (row["input_tokens"], row["output_tokens"]) == (decision.usage.input_tokens, 3)
+    check = await sdk.content_provenance_checks.create(file=("a.png", b"abc"))
+    assert [result.outcome for result in check.results] == ["not_detected"]
+    grader: Any = {"type": "string_check", "name": "same", "input": "a", "operation": "eq", "reference": "a"}
+    assert (await sdk.fine_tuning.alpha.graders.run(grader=grader, model_sample="a")).reward == 1
+    assert (await sdk.fine_tuning.alpha.graders.validate(grader=grader)).grader is not None
+
+
+async def test_voices(sdk: AsyncOpenAI) -> None:
+    """A recorded voice needs a consent that exists; a described one needs none."""
+    consent = await sdk.audio.voice_consents.create(name="c", language="en", recording=("a.wav", b"abc"))
+    voice = await sdk.audio.voices.create(name="v", audio_sample=("a.wav", b"abc"), consent=consent.id)
+    described = await sdk.audio.voices.create(name="v", type="prompt", prompt="Low")
+    assert (voice.type, described.type) == ("audio_sample", "prompt")
+    with pytest.raises(openai.BadRequestError, match="No voice consent found"):
+        await sdk.audio.voices.create(name="v", audio_sample=("a.wav", b"abc"), consent="cons_none")
+    assert (await sdk.audio.voices.delete(voice.id)).deleted
+    assert (await sdk.audio.voice_consents.update(consent.id, name="d")).name == "d"
+    assert [one.id async for one in sdk.audio.voice_consents.list()] == [consent.id]
+    assert (await sdk.audio.voice_consents.delete(consent.id)).deleted
+
+
 # Responses
 
 
@@ -180,6 +212,10 @@ async def test_responses_build_on_others(sdk: AsyncOpenAI) -> None:
     assert (refused.value.code, refused.value.param) == ("previous_response_not_found", "previous_response_id")
     with pytest.raises(openai.NotFoundError, match="Conversation with id 'conv_none' not found"):
         await sdk.responses.create(**ask, conversation="conv_none")
+    again = await sdk.responses.create(**(ask | {"input": [{"type": "item_reference", "id": first.output[0].id}]}))
+    assert [item.id async for item in sdk.responses.input_items.list(again.id)] == [first.output[0].id]
+    with pytest.raises(openai.NotFoundError, match="Item with id 'msg_none' not found"):
+        await sdk.responses.create(**(ask | {"input": [{"type": "item_reference", "id": "msg_none"}]}))
     await sdk.responses.delete(first.id)
     with pytest.raises(openai.NotFoundError, match=f"Response with id '{first.id}' not found"):
         await sdk.responses.retrieve(first.id)

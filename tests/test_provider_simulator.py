@@ -153,6 +153,8 @@ async def test_models_are_listed_and_found(client: Client) -> None:
         ({}, "completions", 400, "you must provide a model parameter"),
         ([], "completions", 400, "you must provide a model parameter"),
         (None, "completions", 405, "Not allowed to GET"),
+        ({**CHAT, "n": "two"}, "chat/completions", 400, "wrong type"),
+        ({"model": "text-embedding-3-small", "input": [{"a": 1}]}, "embeddings", 400, "is invalid"),
         ({}, "nothing", 404, "Invalid URL (POST /v1/nothing)"),
     ],
 )

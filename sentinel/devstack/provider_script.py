@@ -40,6 +40,7 @@ MODELS: Final = (
     "gpt-4o-mini-transcribe",
     "whisper-1",
     "gpt-realtime",
+    "gpt-6-luna",
     "sora-2",
 )
 # Each piece is one token in every encoding that is shipped, wherever it stands; so a text of n pieces has n tokens.

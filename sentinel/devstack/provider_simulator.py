@@ -39,9 +39,21 @@ from aiohttp.typedefs import Middleware
 from sentinel import vocab
 from sentinel.devstack import provider_script
 from sentinel.devstack.listener import listen
-from sentinel.devstack.provider import assistants, chat, embeddings, files, jobs, media, responses, runs, shelves, vectors
+from sentinel.devstack.provider import (
+    assistants,
+    chat,
+    embeddings,
+    files,
+    jobs,
+    media,
+    responses,
+    runs,
+    shelves,
+    vectors,
+    verdicts,
+)
 from sentinel.devstack.provider.asked import Asked
-from sentinel.devstack.provider.checks import RefusedError
+from sentinel.devstack.provider.checks import RefusedError, refused
 from sentinel.devstack.provider.desk import Desk
 from sentinel.devstack.provider.journal import Row
 from sentinel.devstack.provider.objects import Route
@@ -53,6 +65,7 @@ _BODY_BYTES_MAX: Final = 256 * 2**20
 _ROUTES: Final = (
     *chat.ROUTES,
     *embeddings.ROUTES,
+    *verdicts.ROUTES,
     *responses.routes(),
     *files.routes(),
     *vectors.routes(),
@@ -97,8 +110,10 @@ class ProviderSimulator:
         async def answer(request: web.Request) -> web.StreamResponse:
             row = _row(request)
             asked = Asked(self._desk, request, row)
-            raw = b"" if asked.is_form else await request.read()
-            row.body_sha256 = hashlib.sha256(raw).hexdigest()
+            raw = b""
+            if not asked.is_form:
+                raw = await request.read()
+                row.body_sha256 = hashlib.sha256(raw).hexdigest()
             self._rows.append(row)
             self._active += 1
             try:
@@ -108,8 +123,8 @@ class ProviderSimulator:
                 row.status = response.status
                 row.complete = row.complete or not response.prepared
                 return response
-            except RefusedError as refused:
-                row.status = refused.status
+            except RefusedError as refusal:
+                row.status = refusal.status
                 raise
             except (asyncio.CancelledError, ConnectionError):
                 row.client_gone = True
@@ -135,7 +150,10 @@ class ProviderSimulator:
         if asked.simulate.get("status") and self._desk.should_fail(asked.simulate, asked.row):
             await asked.delay()
             return failed(asked)
-        return await route(asked)
+        try:
+            return await route(asked)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise refused(400, f"A value in the request is of the wrong type: {error!r}.") from error
 
     # Control
 
@@ -161,8 +179,8 @@ class ProviderSimulator:
             self._accepted += 1
         try:
             return await named["handler"](request)  # the name is aiohttp's
-        except RefusedError as refused:
-            return web.json_response(refused.body, status=refused.status, headers=edge_headers())
+        except RefusedError as refusal:
+            return web.json_response(refusal.body, status=refusal.status, headers=edge_headers())
         except web.HTTPMethodNotAllowed as error:
             self._unrouted(request, error.status)
             message = (

@@ -1,4 +1,4 @@
-"""Embeddings, moderations, models, and secrets for realtime clients: no objects stand behind them. Raises `RefusedError`."""
+"""Embeddings, models, and secrets for realtime clients: no objects stand behind them. Raises `RefusedError`."""
 
 import base64
 import random
@@ -20,10 +20,6 @@ from sentinel.records import TextPrompt
 _DIMENSIONS: Final = {"text-embedding-3-large": 3072}
 _DIMENSIONS_DEFAULT: Final = 1536
 _INPUTS_MAX: Final = 2048
-_CATEGORIES: Final = (
-    *("harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm"),
-    *("self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic"),
-)
 
 
 async def embed(asked: Asked) -> web.StreamResponse:
@@ -33,7 +29,7 @@ async def embed(asked: Asked) -> web.StreamResponse:
     require(body, "input")
     given = body["input"]
     inputs = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
-    if not given or not isinstance(inputs, list) or len(inputs) > _INPUTS_MAX or not all(inputs):
+    if not isinstance(inputs, list) or not 0 < len(inputs) <= _INPUTS_MAX or not all(_is_input(one) for one in inputs):
         raise refused(400, "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs.")
     texts, tokens_given = prompts(body, "input")
     input_tokens, _ = asked.spent(asked.desk.count(TextPrompt(texts, tokens_given), model), 0)
@@ -51,6 +47,10 @@ async def embed(asked: Asked) -> web.StreamResponse:
     return await reply(asked, shown)
 
 
+def _is_input(one: Any) -> bool:
+    return isinstance(one, str | list) and len(one) > 0
+
+
 def _vector(seed: str, dimensions: int, *, encoded: bool) -> list[float] | str:
     chance = random.Random(seed)
     values = array("f", (chance.uniform(-0.05, 0.05) for _ in range(dimensions)))
@@ -59,21 +59,6 @@ def _vector(seed: str, dimensions: int, *, encoded: bool) -> list[float] | str:
     if sys.byteorder == "big":
         values.byteswap()
     return base64.b64encode(values.tobytes()).decode()
-
-
-async def moderate(asked: Asked) -> web.StreamResponse:
-    """POST /v1/moderations: nothing is ever flagged, and nothing is charged."""
-    model = asked.model("omni-moderation-latest")
-    require(asked.fields, "input")
-    given = asked.fields["input"]
-    count = len(given) if isinstance(given, list) and all(isinstance(one, str) for one in given) else 1
-    result = {
-        "flagged": False,
-        "categories": dict.fromkeys(_CATEGORIES, False),
-        "category_scores": dict.fromkeys(_CATEGORIES, 0.0001),
-        "category_applied_input_types": {name: ["text"] for name in _CATEGORIES},
-    }
-    return await reply(asked, {"id": f"modr-{secrets.token_hex(12)}", "model": model, "results": [result] * count})
 
 
 async def list_models(asked: Asked) -> web.StreamResponse:
@@ -123,7 +108,6 @@ async def realtime_secret(asked: Asked) -> web.StreamResponse:
 
 ROUTES: Final = (
     ("POST", "/v1/embeddings", embed),
-    ("POST", "/v1/moderations", moderate),
     ("GET", "/v1/models", list_models),
     ("GET", "/v1/models/{model:.+}", show_model),
     ("DELETE", "/v1/models/{model:.+}", delete_model),

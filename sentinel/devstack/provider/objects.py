@@ -47,10 +47,6 @@ class Collection:
         """The object that the path names, or OpenAI's 404."""
         return asked.desk.store.get(self.kind, asked.ids[self.variable], self.parent(asked))
 
-    def put(self, asked: Asked, fields: Mapping[str, Any], *, parent: str = "", name: str = "") -> Thing:
-        """A new object."""
-        return new(asked, self.kind, fields, parent=parent, name=name)
-
     def routes(self) -> Routes:
         """The rows of the route table."""
         item = f"{self.path}/{{{self.variable}}}"
@@ -66,7 +62,7 @@ class Collection:
     async def _create(self, asked: Asked) -> web.StreamResponse:
         assert self.fields is not None
         parent = self.parent(asked)
-        thing = self.put(asked, self.fields(asked), parent=parent)
+        thing = new(asked, self.kind, self.fields(asked), parent=parent)
         answer = dict(thing.shown)
         if self.made is not None:
             self.made(asked, thing)

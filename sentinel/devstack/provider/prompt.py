@@ -19,8 +19,8 @@ def items(given: Any) -> list[dict[str, Any]]:
 
 
 def messages(given: Sequence[Mapping[str, Any]], instructions: Any = None) -> list[dict[str, Any]]:
-    """Items as chat messages: instructions are a system message, calls and their outputs messages of what they say."""
-    opening = [{"role": "system", "content": instructions}] if isinstance(instructions, str) else []
+    """Items as chat messages: instructions are a developer message, calls and their outputs messages of what they say."""
+    opening = [{"role": "developer", "content": instructions}] if isinstance(instructions, str) else []
     return opening + [_message(one) for one in given]
 
 

@@ -32,7 +32,7 @@ class _Work:
         self._model = asked.model()
         self._stored = body.get("store") is not False
         self._conversation = _conversation(asked)
-        self._items = prompt.items(body.get("input"))
+        self._items = _items(asked)
         self._input_tokens = _input_tokens(asked, self._conversation, self._items)
         self._tokens = self._input_tokens
         wanted = asked.output_tokens
@@ -72,7 +72,10 @@ class _Work:
         """Store it as it is."""
         self.thing.hidden |= {"items": self._items, "tokens": self._tokens, "work": self}
         if self._stored:
-            self.asked.desk.store.put(self.thing)
+            store = self.asked.desk.store
+            store.put(self.thing)
+            for item in [*self._items, *self.thing.shown["output"]]:
+                store.put(Thing(kinds.REFERABLE, item["id"], "", item))
 
     # In the background
 
@@ -182,6 +185,13 @@ async def _stream(work: _Work) -> web.StreamResponse:
     return stream.response
 
 
+def _items(asked: Asked) -> list[dict[str, Any]]:
+    """The input; what it refers to stands in it as it was stored."""
+    store = asked.desk.store
+    items = prompt.items(asked.fields.get("input"))
+    return [store.get(kinds.REFERABLE, one["id"]).shown if one["type"] == "item_reference" else one for one in items]
+
+
 def _conversation(asked: Asked) -> Thing | None:
     """The conversation it belongs to, which must exist; an earlier response must, too."""
     body = asked.fields
@@ -244,15 +254,14 @@ async def input_items(asked: Asked) -> web.StreamResponse:
 async def input_tokens(asked: Asked) -> web.StreamResponse:
     """POST /v1/responses/input_tokens: counted, not charged (wire.md P4)."""
     asked.model("gpt-4o")
-    tokens = _input_tokens(asked, _conversation(asked), prompt.items(asked.fields.get("input")))
+    tokens = _input_tokens(asked, _conversation(asked), _items(asked))
     return await reply(asked, {"object": "response.input_tokens", "input_tokens": tokens})
 
 
 async def compact(asked: Asked) -> web.StreamResponse:
     """POST /v1/responses/compact: the input, and one item that stands for what came before; charged."""
     asked.model()
-    items = prompt.items(asked.fields.get("input"))
-    before = _input_tokens(asked, _conversation(asked), items)
+    before = _input_tokens(asked, _conversation(asked), _items(asked))
     packed = secrets.token_urlsafe(60)
     spent = usage(*asked.spent(before, asked.output_tokens))
     name = secrets.token_hex(16)

@@ -1,4 +1,4 @@
-"""Conversations, containers, skills and videos: objects with items, files, versions or content. Raises `RefusedError`."""
+"""Conversations, containers, skills, videos and voices: with their items, files and versions. Raises `RefusedError`."""
 
 import time
 from collections.abc import Mapping
@@ -195,6 +195,27 @@ def _character(asked: Asked) -> Mapping[str, Any]:
     return {"name": asked.fields["name"]}
 
 
+# Voices
+
+
+def _consent(asked: Asked) -> Mapping[str, Any]:
+    require(asked.fields, "name", "language")
+    the_file(asked, "recording")
+    return {"name": asked.fields["name"], "language": asked.fields["language"]}
+
+
+async def add_voice(asked: Asked) -> web.StreamResponse:
+    """POST /v1/audio/voices: from a recording, with the consent of whoever speaks, or from a description."""
+    require(asked.fields, "name")
+    sampled = asked.fields.get("type") != "prompt"
+    if sampled:
+        the_file(asked, "audio_sample")
+        require(asked.fields, "consent")
+        asked.desk.store.get(kinds.CONSENT, asked.fields["consent"], status=400, param="consent")
+    fields = {"name": asked.fields["name"], "type": "audio_sample" if sampled else "prompt"}
+    return await reply(asked, new(asked, kinds.VOICE, fields).shown)
+
+
 CONVERSATIONS: Final = Collection(
     "/v1/conversations",
     "conversation_id",
@@ -214,6 +235,10 @@ SKILLS: Final = Collection(
 VERSIONS: Final = Collection("/v1/skills/{skill_id}/versions", "version", kinds.SKILL_VERSION, above=SKILLS)
 VIDEOS: Final = Collection("/v1/videos", "video_id", kinds.VIDEO, _video, gone="video.deleted", made=_video_made)
 CHARACTERS: Final = Collection("/v1/videos/characters", "character_id", kinds.CHARACTER, _character)
+VOICES: Final = Collection("/v1/audio/voices", "voice_id", kinds.VOICE, gone="audio.voice.deleted")
+CONSENTS: Final = Collection(
+    "/v1/audio/voice_consents", "consent_id", kinds.CONSENT, _consent, changes=("name",), gone="audio.voice_consent"
+)
 
 
 def routes() -> Routes:
@@ -221,9 +246,11 @@ def routes() -> Routes:
     yield "POST", "/v1/videos/edits", rework
     yield "POST", "/v1/videos/extensions", rework
     yield from (row for row in CHARACTERS.routes() if row[:2] != ("GET", CHARACTERS.path))
-    for collection in (CONTAINERS, CONTAINER_FILES, SKILLS, VERSIONS, VIDEOS, ITEMS):
+    for collection in (CONTAINERS, CONTAINER_FILES, SKILLS, VERSIONS, VIDEOS, ITEMS, CONSENTS):
         yield from collection.routes()
     yield from (row for row in CONVERSATIONS.routes() if row[:2] != ("GET", CONVERSATIONS.path))
+    yield from (row for row in VOICES.routes() if row[0] == "DELETE")
+    yield "POST", VOICES.path, add_voice
     yield "POST", ITEMS.path, add_items
     yield "DELETE", f"{ITEMS.path}/{{item_id}}", delete_item
     yield "POST", _CONTAINER_FILES, add_container_file
