@@ -529,6 +529,16 @@ async def test_images(sdk: AsyncOpenAI, stack: Stack) -> None:
     assert varied.data[0].url is not None
 
 
+async def cut(sdk: AsyncOpenAI, sound: Any) -> None:
+    """A transcription that breaks off after three events."""
+    faults = json.dumps({"token_ms": 0, "cut_after_events": 3})
+    stream = await sdk.audio.transcriptions.create(
+        model="gpt-4o-transcribe", file=sound, stream=True, extra_body={"simulate": faults}
+    )
+    async for _ in stream:
+        continue
+
+
 async def test_audio(sdk: AsyncOpenAI, stack: Stack) -> None:
     """P5: sound as bytes and as events; texts as JSON, plain text, subtitles and events; usage where OpenAI has it."""
     speech = await sdk.audio.speech.create(model="tts-1", voice="alloy", input="Hi")
@@ -548,6 +558,10 @@ async def test_audio(sdk: AsyncOpenAI, stack: Stack) -> None:
     last = events[-1]
     assert last.type == "transcript.text.done"
     assert (last.text, (await rows(stack))[-1]["output_tokens"]) == (heard.text, 48)
+    with pytest.raises(openai.APIConnectionError):
+        await cut(sdk, sound)
+    row = (await rows(stack))[-1]
+    assert (row["input_tokens"], row["output_tokens"], row["complete"]) == (10, 3, False)
     verbose = await sdk.audio.transcriptions.create(model="whisper-1", file=sound, response_format="verbose_json")
     assert verbose.text == heard.text
     subtitles = await sdk.audio.transcriptions.create(model="whisper-1", file=sound, response_format="vtt")

@@ -5,7 +5,7 @@ Raises `RefusedError`, and what aiohttp raises when the client is gone.
 
 import base64
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from aiohttp import web
@@ -26,15 +26,27 @@ _AUDIO_BYTES_PER_TOKEN: Final = 1600
 _SPEECH_TYPES: Final = {"mp3": "audio/mpeg", "wav": "audio/wav", "opus": "audio/opus", "flac": "audio/flac", "aac": "audio/aac"}
 
 
-async def _stream(asked: Asked, events: Iterable[Mapping[str, Any]], last: Mapping[str, Any]) -> web.StreamResponse:
-    """Events without names, each at the pace that was asked for; usage is in the last one, and there is no [DONE]."""
+async def _stream(
+    asked: Asked, events: Iterable[Mapping[str, Any]], last: Callable[[], Mapping[str, Any]]
+) -> web.StreamResponse:
+    """Events without names, each at its pace; `last` makes the one with usage, which is charged then, and there is no [DONE].
+
+    Of a stream that ends before, the texts that were sent stand in the row.
+    """
     stream = EventStream(asked)
     await stream.open()
-    for fields in events:
-        await asked.pace()
-        if not await stream.send(event(fields)):
-            return stream.response
-    await stream.write(event({name: value for name, value in last.items() if value is not None}))
+    said, whole = "", False
+    try:
+        for fields in events:
+            await asked.pace()
+            if not await stream.send(event(fields)):
+                return stream.response
+            said += fields.get("delta", "")
+        whole = True
+    finally:
+        if not whole:
+            asked.spent(asked.row.input_tokens, asked.desk.count_text(said, asked.row.model), reported=False)
+    await stream.write(event({name: value for name, value in last().items() if value is not None}))
     await stream.close()
     return stream.response
 
@@ -47,10 +59,9 @@ def _encoded(size_bytes: int) -> str:
 
 
 def _image_usage(asked: Asked, count: int) -> dict[str, Any] | None:
-    model, text = asked.row.model, str(asked.fields.get("prompt") or "")
-    given = asked.desk.count(TextPrompt([text]), model)
+    """What `count` pictures cost, written into the row."""
     pictures = IMAGE_TOKENS * len(asked.files)
-    given, produced = asked.spent(given + pictures, IMAGE_TOKENS * count)
+    given, produced = asked.spent(asked.row.input_tokens, IMAGE_TOKENS * count)
     if asked.simulate.get("no_usage"):
         return None
     return {
@@ -88,15 +99,21 @@ async def vary_image(asked: Asked) -> web.StreamResponse:
 async def _images(asked: Asked, name: str) -> web.StreamResponse:
     body = asked.fields
     count = int(body.get("n") or 1)
-    # dall-e-2 is paid by the picture and reports no tokens.
-    usage = None if asked.row.model.startswith("dall-e") else _image_usage(asked, count)
+    free = asked.row.model.startswith("dall-e")  # paid by the picture, and reports no tokens
+    if not free:
+        prompt = TextPrompt([str(body.get("prompt") or "")])
+        asked.row.input_tokens = asked.desk.count(prompt, asked.row.model) + IMAGE_TOKENS * len(asked.files)
     look = {"background": "opaque", "output_format": "png", "quality": "low", "size": "1024x1024"}
     now = int(time.time())
     if asked.row.stream:
         one = {"b64_json": _encoded(IMAGE_BYTES), "created_at": now, **look}
         partial = {"type": f"{name}.partial_image", **one}
         partials = [{**partial, "partial_image_index": at} for at in range(int(body.get("partial_images") or 0))]
-        return await _stream(asked, partials, {"type": f"{name}.completed", **one, "usage": usage})
+        return await _stream(
+            asked, partials, lambda: {"type": f"{name}.completed", **one, "usage": None if free else _image_usage(asked, count)}
+        )
+    await asked.delay()
+    usage = None if free else _image_usage(asked, count)
     url = body.get("response_format") == "url"
     pictures = [
         {"url": f"https://images.example/{at}.png"} if url else {"b64_json": _encoded(IMAGE_BYTES)} for at in range(count)
@@ -116,10 +133,14 @@ async def speak(asked: Asked) -> web.StreamResponse:
         kind = _SPEECH_TYPES.get(asked.fields.get("response_format") or "mp3", "audio/pcm")
         return await send_content(asked, SPEECH_BYTES, filename="speech", content_type=kind, chunked=True)
     asked.row.stream = True
-    given, produced = asked.spent(asked.desk.count(TextPrompt([str(asked.fields["input"])]), model), asked.output_tokens)
-    usage = {"input_tokens": given, "output_tokens": produced, "total_tokens": given + produced}
+    asked.row.input_tokens = asked.desk.count(TextPrompt([str(asked.fields["input"])]), model)
+
+    def last() -> Mapping[str, Any]:
+        given, produced = asked.spent(asked.row.input_tokens, asked.output_tokens)
+        usage = {"input_tokens": given, "output_tokens": produced, "total_tokens": given + produced}
+        return {"type": "speech.audio.done", "usage": None if asked.simulate.get("no_usage") else usage}
+
     sound = {"type": "speech.audio.delta", "audio": _encoded(SPEECH_BYTES // _SPEECH_CHUNKS)}
-    last = {"type": "speech.audio.done", "usage": None if asked.simulate.get("no_usage") else usage}
     return await _stream(asked, [sound] * _SPEECH_CHUNKS, last)
 
 
@@ -130,19 +151,28 @@ async def transcribe(asked: Asked) -> web.StreamResponse:
     said = pieces(asked.output_tokens)
     text = "".join(said)
     kind = asked.fields.get("response_format") or "json"
-    if model == "whisper-1":  # paid by the second
-        usage: dict[str, Any] = {"type": "duration", "seconds": 1 + size_bytes // 16_000}
-    else:
-        sound = max(1, size_bytes // _AUDIO_BYTES_PER_TOKEN)
-        given, produced = asked.spent(sound, asked.desk.count_text(text, model))
-        details = {"audio_tokens": given, "text_tokens": 0}
-        usage = {"type": "tokens", "input_tokens": given, "input_token_details": details}
-        usage |= {"output_tokens": produced, "total_tokens": given + produced}
-    counted = {} if asked.simulate.get("no_usage") else {"usage": usage}
-    if asked.row.stream and model != "whisper-1":
+    by_second = model == "whisper-1"
+    if not by_second:
+        asked.row.input_tokens = max(1, size_bytes // _AUDIO_BYTES_PER_TOKEN)
+    if asked.row.stream and not by_second:
         deltas = [{"type": "transcript.text.delta", "delta": piece} for piece in said]
-        return await _stream(asked, deltas, {"type": "transcript.text.done", "text": text, **counted})
-    return await _spoken(asked, text, kind, counted)
+        return await _stream(asked, deltas, lambda: {"type": "transcript.text.done", "text": text, **_heard(asked, text)})
+    await asked.delay()
+    seconds = {"usage": {"type": "duration", "seconds": 1 + size_bytes // 16_000}}
+    return await _spoken(asked, text, kind, seconds if by_second else _heard(asked, text))
+
+
+def _heard(asked: Asked, text: str) -> dict[str, Any]:
+    """What a transcription costs in tokens, written into the row."""
+    given, produced = asked.spent(asked.row.input_tokens, asked.desk.count_text(text, asked.row.model))
+    usage = {
+        "type": "tokens",
+        "input_tokens": given,
+        "input_token_details": {"audio_tokens": given, "text_tokens": 0},
+        "output_tokens": produced,
+        "total_tokens": given + produced,
+    }
+    return {} if asked.simulate.get("no_usage") else {"usage": usage}
 
 
 async def translate(asked: Asked) -> web.StreamResponse:

@@ -261,7 +261,8 @@ async def input_tokens(asked: Asked) -> web.StreamResponse:
 async def compact(asked: Asked) -> web.StreamResponse:
     """POST /v1/responses/compact: the input, and one item that stands for what came before; charged."""
     asked.model()
-    before = _input_tokens(asked, _conversation(asked), _items(asked))
+    asked.row.input_tokens = before = _input_tokens(asked, _conversation(asked), _items(asked))
+    await asked.delay()
     packed = secrets.token_urlsafe(60)
     spent = usage(*asked.spent(before, asked.output_tokens))
     name = secrets.token_hex(16)
