@@ -99,7 +99,7 @@ async def _produced(exchange: Exchange, meter: Meter, ending: Ending, reading: a
     """What no usage of the provider covers."""
     if ending is Ending.SUCCESS and meter.usage is not None:
         return [], 0
-    if exchange.bytes_down > _INLINE_BYTES_MAX:
+    if exchange.bytes_down > _INLINE_BYTES_MAX and not isinstance(meter, PassMeter):
         async with reading:
             return await asyncio.to_thread(meter.produced)
     return meter.produced()

@@ -1,0 +1,190 @@
+"""The relay copies every kind of answer, ends it as its kind ends, and says what happened. Over both seams, no process."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from sentinel.edges.exchange import Exchange
+from sentinel.errors import UpstreamError, UpstreamTimeoutError
+from sentinel.protocol import sse
+from sentinel.protocol.bodies import BodyMeter, PassMeter
+from sentinel.protocol.measures import Meter
+from sentinel.protocol.meter import StreamMeter
+from sentinel.records import Call, Dialect, Ending, Outcome, Usage
+from sentinel.stages.relay import Relay
+from tests.samples import cases
+from tests.samples.cases import STREAMS, read
+from tests.support.metering import cut
+
+EVENTS = b"text/event-stream; charset=utf-8"
+
+
+class Answer:
+    """What a provider sends: chunks, then perhaps a failure instead of the end."""
+
+    def __init__(
+        self, kind: bytes | None, chunks: Iterable[bytes], status: int = 200, failure: Exception | None = None
+    ) -> None:
+        self.status = status
+        self.headers = ((b"Content-Type", kind),) if kind is not None else ()
+        self.drained = False
+        self.closed = False
+        self._chunks = list(chunks)
+        self._failure = failure
+
+    async def read(self) -> bytes:
+        if self._chunks:
+            return self._chunks.pop(0)
+        if self._failure is not None:
+            raise self._failure
+        return b""
+
+    async def drain(self, timeout_s: float) -> None:
+        self.drained = True
+        self._chunks.clear()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Down:
+    """What came down, and what the relay said of it."""
+
+    def __init__(self, head: dict[str, Any], body: bytes, whole: bool, outcome: Outcome, meter: Meter) -> None:
+        self.headers = dict(head["headers"])
+        self.body = body
+        self.whole = whole
+        self.outcome = outcome
+        self.meter = meter
+
+
+async def copy(answer: Answer, call: Call) -> Down:
+    """Relays `answer` to a client that stays."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    incoming.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+    scope = {"method": "POST", "path": "/x", "query_string": b"", "headers": []}
+    exchange = Exchange(scope, incoming.get, send, "req_1")
+    await exchange.read_body(1, 1)
+    meters: list[Meter] = []
+    outcome = await Relay().copy(answer, exchange, call, [], meters.append)
+    exchange.close()
+    body = b"".join(message["body"] for message in sent[1:])
+    return Down(sent[0], body, not sent[-1]["more_body"], outcome, meters[0])
+
+
+def call(kind: Dialect, **fields: Any) -> Call:
+    """A call in one dialect."""
+    return Call(route="x", method="POST", path="/x", dialect=kind, **fields)
+
+
+@pytest.mark.parametrize("name", [name for name in STREAMS if STREAMS[name].finished and not STREAMS[name].added])
+async def test_whole_streams_come_down_as_they_are(name: str) -> None:
+    """wire.md S1, P1, P5, F2: a whole stream comes down to the byte; only a chat without its [DONE] gets one."""
+    stream = read(name)
+    answer = Answer(EVENTS, cut(stream, [11, 300, 301, 900]))
+    down = await copy(answer, call(cases.dialect(name)))
+    owed = sse.DONE if name == "chat/no_done.sse" else b""
+    assert (down.body, down.whole) == (stream + owed, True)
+    assert (answer.drained, answer.closed) == (True, True)
+    assert down.outcome.ending is (Ending.UPSTREAM_ERROR if STREAMS[name].failed else Ending.SUCCESS)
+    assert down.outcome.usage == STREAMS[name].usage
+
+
+@pytest.mark.parametrize("kind", Dialect)
+@pytest.mark.parametrize(
+    ("failure", "ending"),
+    [
+        (UpstreamError("It broke.", code="upstream_error"), Ending.TRUNCATED),
+        (UpstreamTimeoutError("It fell silent.", code="upstream_timeout"), Ending.UPSTREAM_TIMEOUT),
+    ],
+)
+async def test_a_broken_stream_is_told_in_its_dialect(kind: Dialect, failure: UpstreamError, ending: Ending) -> None:
+    """wire.md F1, F5, D7: the failure stands behind the last whole event; [DONE] follows it in a chat alone."""
+    event = b'data: {"id":"a1","choices":[]}\n\n'
+    down = await copy(Answer(EVENTS, [event, b"data: ha"], failure=failure), call(kind))
+    assert down.body.startswith(event)
+    told = sse.events(down.body.removeprefix(event))
+    assert (b'"error":{' in told[0], failure.message.encode() in told[0]) == (True, True)
+    assert told[1:] == ([sse.DONE] if kind is Dialect.CHAT else [])
+    assert (down.whole, down.outcome.ending) == (True, ending)
+
+
+@pytest.mark.parametrize("name", [name for name in STREAMS if not STREAMS[name].finished and not STREAMS[name].failed])
+async def test_a_clean_end_too_early_is_told(name: str) -> None:
+    """wire.md F2: a stream that needs an end and stops without it ends with an error, which says so."""
+    down = await copy(Answer(EVENTS, [read(name)]), call(cases.dialect(name)))
+    assert b"upstream_truncated" in down.body
+    assert down.outcome.ending is Ending.TRUNCATED
+    assert list(down.outcome.produced) == STREAMS[name].texts
+
+
+async def test_the_tail_of_a_response_is_drained() -> None:
+    """wire.md P1, D5: after a response's last event nothing more is sent down, and the connection is read to its end."""
+    stream = read("responses/text.sse")
+    answer = Answer(EVENTS, [stream, b": bye\n\n"])
+    down = await copy(answer, call(Dialect.RESPONSES))
+    assert (down.body, down.whole, answer.drained) == (stream, True, True)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream asked for", "none asked for"])
+@pytest.mark.parametrize(
+    ("kind", "dialect", "stored", "meter"),
+    [
+        (EVENTS, Dialect.EVENTS, False, StreamMeter),
+        (b"Text/Event-Stream", Dialect.CHAT, False, StreamMeter),
+        (EVENTS, Dialect.NONE, False, StreamMeter),
+        (b"application/json", Dialect.CHAT, False, BodyMeter),
+        (b"application/json; charset=utf-8", Dialect.EVENTS, False, BodyMeter),
+        (b"application/problem+json", Dialect.RESPONSES, False, BodyMeter),
+        (None, Dialect.CHAT, False, BodyMeter),
+        (b"audio/mpeg", Dialect.EVENTS, False, PassMeter),
+        (b"text/plain", Dialect.CHAT, False, PassMeter),
+        (b"application/jsonl", Dialect.NONE, True, PassMeter),
+        (b"application/json", Dialect.NONE, False, PassMeter),
+        (b"application/json", Dialect.NONE, True, BodyMeter),
+    ],
+)
+async def test_the_content_type_decides(
+    kind: bytes | None, dialect: Dialect, stored: bool, meter: type[Meter], stream: bool
+) -> None:
+    """wire.md S5: the answer's content type chooses how it is read, whatever the request asked for."""
+    down = await copy(Answer(kind, [b'data: {"id":"a1"}\n\n']), call(dialect, stored=stored, stream=stream))
+    assert type(down.meter) is meter
+    assert down.headers.get(b"x-accel-buffering") == (b"no" if meter is StreamMeter else None)
+
+
+@pytest.mark.parametrize("kind", [EVENTS, b"application/json", b"text/html"])
+async def test_errors_pass_unread(kind: bytes) -> None:
+    """wire.md E5: an error status passes to the byte, also as events: nothing is added, hidden or billed."""
+    body = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+    down = await copy(Answer(kind, [body], status=429), call(Dialect.CHAT, usage_hidden=True))
+    assert (down.body, down.whole, down.outcome.ending) == (body, True, Ending.REFUSED)
+    assert (down.outcome.usage, down.outcome.started) == (None, False)
+
+
+async def test_names_are_looked_for_where_the_answer_is_stored() -> None:
+    """The id of a stored object is read, of a stream and of a body; of others it is not."""
+    for kind, name in ((EVENTS, "responses/text.sse"), (b"application/json", "responses/text.json")):
+        for stored in (True, False):
+            down = await copy(Answer(kind, [read(name)]), call(Dialect.RESPONSES, stored=stored))
+            assert bool(down.meter.object_id) is stored
+
+
+async def test_other_content_breaks_off_short() -> None:
+    """wire.md F3: a failure behind which no event can stand leaves the body without its end, so that the client can tell."""
+    answer = Answer(b"audio/mpeg", [b"\xff\xf3"], failure=UpstreamError("It broke.", code="upstream_error"))
+    down = await copy(answer, call(Dialect.NONE))
+    assert (down.body, down.whole, down.outcome.ending) == (b"\xff\xf3", False, Ending.TRUNCATED)
+
+
+async def test_the_usage_of_a_failed_response_is_its_bill() -> None:
+    """wire.md P1, F4: a response that failed is an error, and what the provider counted for it is known."""
+    down = await copy(Answer(EVENTS, [read("responses/failed_with_usage.sse")]), call(Dialect.RESPONSES))
+    assert (down.outcome.ending, down.outcome.usage, down.outcome.produced) == (Ending.UPSTREAM_ERROR, Usage(33, 4), [])
