@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel.settings import HIDDEN, SettingsError, read, shown, variables
+from sentinel.settings import HIDDEN, SettingsError, lists, read, shown, variables
 
 REQUIRED = {"ZION_API_URL": "http://zion.test", "ZION_API_KEY": "zk-secret", "OPENAI_API_KEY": "sk-secret"}
 
@@ -48,6 +48,21 @@ def test_every_missing_variable_is_named_at_once() -> None:
         ("REDIS_URL", "localhost:6379", "must be a URL"),
         ("OPENAI_API_KEY", "sk secret", "no HTTP header"),
         ("SENTINEL_BODY_TIMEOUT_SECONDS", "nan", "outside"),
+        ("SENTINEL_ROUTE_TIMEOUTS", "images", "not name=value"),
+        ("SENTINEL_ROUTE_TIMEOUTS", "images=", "not name=value"),
+        ("SENTINEL_ROUTE_TIMEOUTS", "Images=600", "no route label"),
+        ("SENTINEL_ROUTE_TIMEOUTS", "a/b=600", "no route label"),
+        ("SENTINEL_ROUTE_TIMEOUTS", "images=ten", "not a number of seconds"),
+        ("SENTINEL_ROUTE_TIMEOUTS", "images=0", "outside 0.1 to 86,400 s"),
+        ("SENTINEL_ROUTE_TIMEOUTS", "images=nan", "outside 0.1 to 86,400 s"),
+        ("SENTINEL_ROUTE_TIMEOUTS", "images=1,images=2", "names something twice"),
+        ("SENTINEL_FALLBACK_MODELS", "gpt-4o", "not name=value"),
+        ("SENTINEL_FALLBACK_MODELS", "=gpt-4o", "not name=value"),
+        ("SENTINEL_FALLBACK_MODELS", "a=b,a=c", "names something twice"),
+        ("SENTINEL_FALLBACK_MODELS", "a=a", "in a ring"),
+        ("SENTINEL_FALLBACK_MODELS", "a=b,b=c,c=a", "in a ring"),
+        ("SENTINEL_FALLBACK_MODELS", "a=b,b=c,c=d,d=e,e=f", "more than 4 times"),
+        ("SENTINEL_ALLOWED_MODELS", ",".join(map(str, range(1001))), "1001 patterns"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(name: str, text: str, part: str) -> None:
@@ -56,6 +71,25 @@ def test_a_wrong_value_is_named_with_what_would_be_right(name: str, text: str, p
     assert problem.startswith(name)
     assert part in problem
     assert "sk secret" not in problem
+
+
+def test_lists_are_read_with_their_blanks() -> None:
+    """Several values stand in one variable, with blanks and empty parts where people put them."""
+    assert lists.route_timeouts(" images = 600 , responses=1.5,") == {"images": 600.0, "responses": 1.5}
+    assert lists.patterns("gpt-4o*, ,o3") == ("gpt-4o*", "o3")
+    models = lists.fallback_models("a=b, b=c,x=y=z")
+    assert models == {"a": "b", "b": "c", "x=y": "z"}
+    assert lists.fallback_chain(models, "a") == ("b", "c")
+    assert lists.fallback_chain(models, "c") == ()
+    assert (lists.route_timeouts(""), lists.fallback_models(""), lists.patterns("")) == ({}, {}, ())
+
+
+def test_a_fallback_must_be_allowed_itself() -> None:
+    """Design §5: no caller gets from a fallback what may not be asked for."""
+    allowed = {"SENTINEL_ALLOWED_MODELS": "gpt-4o*", "SENTINEL_FALLBACK_MODELS": "gpt-4o=gpt-4o-mini"}
+    assert read(REQUIRED | allowed, dotenv=None).fallback_models == "gpt-4o=gpt-4o-mini"
+    (problem,) = problems(REQUIRED | allowed | {"SENTINEL_FALLBACK_MODELS": "gpt-4o=o3-mini"})
+    assert problem == "SENTINEL_FALLBACK_MODELS hands gpt-4o on to o3-mini, which SENTINEL_ALLOWED_MODELS does not allow"
 
 
 def test_limits_cannot_be_too_old_before_they_age() -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 import msgspec
 from dotenv import dotenv_values
 
+from sentinel.settings import lists
 from sentinel.settings.gateway import GatewaySettings
 from sentinel.settings.variable import Variable, text_of, value_of
 
@@ -84,11 +85,25 @@ def _complete(values: dict[str, Any], problems: list[str]) -> None:
     fresh, stale = (values.get(field, _default(field)) for field in ("cache_ttl_s", "limits_stale_s"))
     if isinstance(fresh, int) and isinstance(stale, int) and stale < fresh:
         problems.append(f"SENTINEL_STALE_LIMITS_SECONDS is {stale}, shorter than CACHE_TTL_SECONDS, {fresh}")
+    _check_fallbacks(values.get("fallback_models", ""), values.get("allowed_models", ""), problems)
     keys = {"openai": ("openai_api_key", "OPENAI_API_KEY"), "vercel": ("vercel_api_key", "VERCEL_AI_GATEWAY_API_KEY")}
     field, name = keys.get(values["provider"], ("provider", ""))
     if field not in values:
         other = " (or OPENAI_API_KEY)" if values["provider"] == "vercel" else ""
         problems.append(f"{name}{other} is not set: without it no provider can be asked")
+
+
+def _check_fallbacks(fallbacks: str, allowed: str, problems: list[str]) -> None:
+    """A caller must not get from a fallback what may not be asked for."""
+    try:
+        models, patterns = lists.fallback_models(fallbacks), lists.patterns(allowed)
+    except ValueError:
+        return  # told already, by the variable itself
+    problems.extend(
+        f"SENTINEL_FALLBACK_MODELS hands {model} on to {other}, which SENTINEL_ALLOWED_MODELS does not allow"
+        for model, other in models.items()
+        if patterns and not lists.matches(other, patterns)
+    )
 
 
 def _default(field: str) -> object:

@@ -3,7 +3,7 @@
 Fails by note: what is wrong is added to `problems`, by the variable's name, so that every problem can be told at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ import msgspec
 
 
 class Variable(msgspec.Struct, frozen=True):
-    """What a field is called outside, what it means, and what values it takes."""
+    """What a field is called outside, what it means, and what values it takes: `reads` raises ValueError for others."""
 
     name: str
     help: str
@@ -23,6 +23,7 @@ class Variable(msgspec.Struct, frozen=True):
     low: float | None = None
     high: float | None = None
     schemes: tuple[str, ...] = ()
+    reads: Callable[[str], object] | None = None
 
 
 def text_of(variable: Variable, outside: Mapping[str, str], problems: list[str]) -> str:
@@ -55,6 +56,11 @@ def value_of(variable: Variable, kind: type, text: str, problems: list[str]) -> 
         problems.append(
             f"{variable.name} must be a URL that begins with {' or '.join(s + '://' for s in variable.schemes)}, is {given}"
         )
+    if variable.reads is not None:
+        try:
+            variable.reads(text)
+        except ValueError as error:
+            problems.append(f"{variable.name} {error}")
     if variable.secret and any(ord(sign) < 33 or ord(sign) > 126 for sign in text):
         problems.append(f"{variable.name} holds a blank or a character that no HTTP header can carry")
     return text
