@@ -109,7 +109,7 @@ def with_usage(body: bytes, options: Raw | None) -> bytes | None:
 
 
 def with_member(body: bytes, name: str, value: bytes) -> bytes:
-    """`body`, an object with at least one other member, with `name` set to `value`: inserted, or put in the place of a null."""
+    """`body`, an object with at least one other member, with `name` set to `value`: inserted, or in place of what it was."""
     if name in members(body):
         start, end = _span(body, name)
         return b"".join((body[:start], value, body[end:]))
