@@ -150,8 +150,9 @@ class UpstreamError(SentinelError):
         retry: bool | None = None,
         retry_after_s: float | None = None,
         sent: bool = True,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
-        super().__init__(message, code=code, retry=retry, retry_after_s=retry_after_s)
+        super().__init__(message, code=code, retry=retry, retry_after_s=retry_after_s, headers=headers)
         self.sent = sent
 
 

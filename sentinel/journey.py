@@ -8,13 +8,16 @@ import asyncio
 import time
 from typing import Final
 
+from msgspec.structs import replace
+
 from sentinel import metrics
 from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
 from sentinel.errors import ClientGoneError, DrainingError, UpstreamError, UpstreamTimeoutError
 from sentinel.logs import Log
 from sentinel.protocol import headers, wire
-from sentinel.records import Call, Ending, Hold, Outcome
+from sentinel.protocol.models import Models
+from sentinel.records import Call, Ending, Hold, Origin, Outcome
 from sentinel.stages.admission import Admission
 from sentinel.stages.auth import Auth
 from sentinel.stages.forward import Forward
@@ -39,11 +42,13 @@ class Journey:
         settlement: Settlement,
         reporting: Reporting,
         *,
+        models: Models,
         body_bytes_max: int,
         body_timeout_s: float,
         body_budget: BodyBudget,
     ) -> None:
         self._auth = auth
+        self._models = models
         self._admission = admission
         self._forward = forward
         self._relay = relay
@@ -63,10 +68,11 @@ class Journey:
         body = await exchange.read_body(self._body_bytes_max, self._body_timeout_s, self._body_budget)
         call = wire.read_call(route, exchange.method, path, exchange.query, body)
         del body
+        self._models.check(call, needed=bool(call.body))
         self._settlement.require_journal()
         hold = await self._admission.admit(caller, call, exchange.request_id)
         lease = self._leases.take(hold)
-        outcome = Outcome(Ending.INTERNAL, 500, started=False)
+        outcome, origin = Outcome(Ending.INTERNAL, 500, started=False), Origin()
         try:
             async with exchange.connected():
                 sent_s = time.perf_counter()
@@ -77,14 +83,19 @@ class Journey:
                 # A long stream must not keep the request in memory that it answers.
                 call = wire.shed(call)
                 exchange.forget_body()
+                if (origin := reply.origin).model:
+                    # What answered is what is paid for, under the same request id.
+                    call, hold = replace(call, model=origin.model), replace(hold, model=origin.model)
                 metrics.FIRST_BYTE.labels(route).observe(time.perf_counter() - sent_s)
-            outcome = await self._relay.copy(reply, exchange, call, self.answer_headers(hold), lease.watch)
+            extra = [*self.answer_headers(hold), *headers.origin(origin)]
+            outcome = await self._relay.copy(reply, exchange, call, extra, lease.watch)
         except (ClientGoneError, DrainingError, UpstreamError) as error:
             outcome = _unanswered(error, sent=lease.sent)
             raise
         finally:
             self._leases.drop(lease)
-            task = asyncio.create_task(self._settle(hold, call, outcome, begun_s, headers.client_request_id(exchange.headers)))
+            client_request_id = headers.client_request_id(exchange.headers)
+            task = asyncio.create_task(self._settle(hold, call, outcome, origin, begun_s, client_request_id))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 
@@ -97,7 +108,9 @@ class Journey:
         while self._settling:
             await asyncio.wait(self._settling)
 
-    async def _settle(self, hold: Hold, call: Call, outcome: Outcome, begun_s: float, client_request_id: str) -> None:
+    async def _settle(
+        self, hold: Hold, call: Call, outcome: Outcome, origin: Origin, begun_s: float, client_request_id: str
+    ) -> None:
         bill, settled = await self._settlement.settle(hold, call, outcome)
         self._admission.settle(hold, bill)
         if settled is not None:
@@ -113,6 +126,7 @@ class Journey:
             external_id=hold.caller.external_id,
             route=call.route,
             model=call.model,
+            fallback=bool(origin.model),
             stream=call.stream,
             status=outcome.status,
             ending=outcome.ending.value,

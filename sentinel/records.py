@@ -153,6 +153,17 @@ class Hold(Struct, frozen=True):
         return bool(self.degraded)
 
 
+class Origin(Struct, frozen=True):
+    """Where an answer comes from, where that is not plainly the provider's to what was asked.
+
+    `model` is the fallback that answered instead of the one asked. `cache` is "hit" for an answer that was kept, "miss" for one
+    that may be kept from now on.
+    """
+
+    model: str = ""
+    cache: str = ""
+
+
 class Ending(Enum):
     """How a request ended; the label of the metrics and of the log line."""
 

@@ -16,7 +16,7 @@ from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger, open_redis
 from sentinel.edges.ledger.gate import Gate
 from sentinel.edges.ledger.standby import Standby
-from sentinel.edges.provider import PROVIDERS
+from sentinel.edges.provider import PROVIDERS, Patience, Provider
 from sentinel.edges.sessions import open_session
 from sentinel.edges.zion import Zion
 from sentinel.errors import ClientGoneError, DrainingError
@@ -24,8 +24,9 @@ from sentinel.journey import Journey
 from sentinel.logs import Log
 from sentinel.ops.health import Health
 from sentinel.ops.usage_page import UsagePage
+from sentinel.protocol.models import Fallbacks, Models
 from sentinel.protocol.tokens import Tokenizer
-from sentinel.settings import Settings
+from sentinel.settings import Settings, lists
 from sentinel.stages.admission import Admission
 from sentinel.stages.auth import Auth
 from sentinel.stages.forward import Forward, RetryBudget
@@ -60,7 +61,7 @@ class Worker:
         standby = _standby(settings)
         self._zion = _zion(settings, gate)
         self._provider = PROVIDERS[settings.provider](
-            open_session(connect_s=settings.upstream_connect_s, idle_s=settings.upstream_idle_s, connections_max=0),
+            open_session(connect_s=settings.upstream_connect_s, idle_s=None, connections_max=0),
             settings.upstream_url,
             settings.upstream_key,
             connect_s=settings.upstream_connect_s,
@@ -89,11 +90,12 @@ class Worker:
         self.journey = Journey(
             auth,
             self._admission,
-            Forward(self._provider, RetryBudget()),
+            _forward(settings, self._provider),
             Relay(),
             self._leases,
             self._settlement,
             self._reporting,
+            models=Models(lists.patterns(settings.allowed_models)),
             body_bytes_max=settings.body_bytes_max,
             body_timeout_s=settings.body_timeout_s,
             body_budget=BodyBudget(settings.bodies_bytes_max),
@@ -228,6 +230,17 @@ def _reporting(settings: Settings, ledger: Ledger, gate: Gate, zion: Zion) -> Re
         retry_s=settings.report_retry_s,
     )
     return Reporting(ledger, delivery, items_max=settings.report_items_max, interval_ms=settings.report_interval_ms)
+
+
+def _forward(settings: Settings, provider: Provider) -> Forward:
+    fallbacks = lists.fallback_models(settings.fallback_models)
+    return Forward(
+        provider,
+        RetryBudget(),
+        Patience(settings.upstream_first_byte_s, settings.upstream_total_s),
+        {label: Patience(seconds, seconds) for label, seconds in lists.route_timeouts(settings.route_timeouts).items()},
+        Fallbacks({model: lists.fallback_chain(fallbacks, model) for model in fallbacks}),
+    )
 
 
 def _standby(settings: Settings) -> Standby:

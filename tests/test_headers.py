@@ -16,7 +16,7 @@ from sentinel.errors import (
     UpstreamTimeoutError,
 )
 from sentinel.protocol import headers, wire
-from sentinel.records import Caller, Hold, Remaining
+from sentinel.records import Caller, Hold, Origin, Remaining
 
 KEY = "sk-upstream-canary"
 TENANT = b"Bearer tenant.canary.token"
@@ -383,6 +383,20 @@ class TestError:
         """R3: neither header asks a client back before the limiter would let it in."""
         got = dict(headers.error(OverLimitError("x", retry_after_s=retry_after_s)))
         assert int(got[b"retry-after"]) * 1000 >= int(got[b"retry-after-ms"]) >= max(1, retry_after_s * 1000)
+
+    def test_retry_advice(self) -> None:
+        """R5: the provider's own advice passes, in lower case; nothing else of its headers does, and no broken value."""
+        given = [(b"Retry-After", b"7"), (b"X-Should-Retry", b"true"), (b"retry-after-ms", b"7\r\nx: y"), (b"server", b"x")]
+        assert headers.retry_advice(given) == ((b"retry-after", b"7"), (b"x-should-retry", b"true"))
+
+    def test_origin(self) -> None:
+        """Design §5: an answer of another model or from the cache says so; a plain one says nothing."""
+        assert headers.origin(Origin()) == []
+        assert headers.origin(Origin("gpt-4o-mini", "miss")) == [
+            (b"x-sentinel-model", b"gpt-4o-mini"),
+            (b"x-sentinel-cache", b"miss"),
+        ]
+        assert headers.origin(Origin("a\r\nb")) == []
 
     def test_no_retry(self) -> None:
         """R2, R4: where a retry cannot help, or might be billed twice, the client is told so."""

@@ -29,8 +29,11 @@ def _tell_sent() -> aiohttp.TraceConfig:
     return trace
 
 
-def open_session(*, connect_s: float, idle_s: float, connections_max: int) -> aiohttp.ClientSession:
-    """A pooled session: `connect_s` for a connection, `idle_s` of silence at most, `connections_max` (0 = the caller gates)."""
+def open_session(*, connect_s: float, idle_s: float | None, connections_max: int) -> aiohttp.ClientSession:
+    """A pooled session: `connect_s` for a connection, `idle_s` of silence at most, `connections_max`.
+
+    Where `idle_s` is None or `connections_max` 0, the caller bounds it.
+    """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections_max, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=60),
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sentinel.errors import INVALID_KEY_MESSAGE, BadRequestError, SentinelError, UnauthorizedError
-from sentinel.records import Hold, Remaining
+from sentinel.records import Hold, Origin, Remaining
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -33,6 +33,7 @@ _REQUEST_NAMES: Final = frozenset(
     }
 )
 _REQUEST_PREFIX: Final = b"x-stainless-"
+_RETRY_NAMES: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 _ANSWER_NAMES: Final = {
     b"content-type": b"content-type",
     b"content-disposition": b"content-disposition",
@@ -135,6 +136,21 @@ def downstream(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
         for name, value in named
         if name in _ANSWER_NAMES and name not in hop_by_hop and not _CONTROL.search(value)
     ]
+
+
+def retry_advice(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+    """What the provider says of trying again, for an error that Sentinel tells in its place (wire.md R5)."""
+    return tuple((name, value) for name, value in downstream(headers) if name in _RETRY_NAMES)
+
+
+def origin(known: Origin) -> list[tuple[bytes, bytes]]:
+    """Where an answer comes from, where that is not plainly the provider's to what was asked."""
+    sent = []
+    if known.model and not _CONTROL.search(known.model.encode()):
+        sent.append((b"x-sentinel-model", known.model.encode()))
+    if known.cache:
+        sent.append((b"x-sentinel-cache", known.cache.encode("ascii")))
+    return sent
 
 
 def error(failure: SentinelError) -> list[tuple[bytes, bytes]]:

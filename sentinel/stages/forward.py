@@ -1,26 +1,33 @@
-"""forward.open: the request to the provider, one retry rule, and the provider's failures in Sentinel's words.
+"""forward.open: the request to the provider, one retry rule, other models, and the provider's failures in Sentinel's words.
 
 Answers the client cannot be shown (401 and 403 quote the provider's key; 3xx would send it elsewhere) become `UpstreamError`.
 A connection that could not be made and a 500 are tried once more, a 503 twice with backoff; all retries together are bounded by
-a budget, so that a provider in trouble is not asked three times as much. Other answers, also 4xx, are the client's as they are.
+a budget, so that a provider in trouble is not asked three times as much. Where a model is unavailable after that, the next of
+its fallbacks is asked. Other answers, also 4xx, are the client's as they are.
 """
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from sentinel import metrics
-from sentinel.edges.provider import Provider, Reply
+from sentinel.edges.provider import Begun, Patience, Provider, Reply, Upload
 from sentinel.errors import UpstreamError, UpstreamUnavailableError
 from sentinel.logs import Log
-from sentinel.protocol import headers, wire
-from sentinel.records import Call, Hold
+from sentinel.protocol import headers, models, wire
+from sentinel.protocol.models import Fallbacks
+from sentinel.records import Call, Hold, Origin
 
 _log: Final = Log("forward")
 
 _BACKOFF_S: Final = 0.2
 _RETRIES_MAX: Final = {"unreachable": 1, "500": 1, "503": 2}
+# Enough for the code of any error; what comes after it is not looked at.
+_ERROR_BYTES_MAX: Final = 65_536
+_STREAM: Final = b"text/event-stream"
 
 
 class RetryBudget:
@@ -43,84 +50,187 @@ class RetryBudget:
         return True
 
 
-class Forward:
-    """Opens answers of one provider."""
+class _Attempt(msgspec.Struct):
+    """One attempt: a reason says why its reply is not yet the client's; there is a failure where there is no reply."""
 
-    def __init__(self, provider: Provider, budget: RetryBudget) -> None:
+    reason: str = ""
+    reply: Reply | None = None
+    failure: UpstreamError | None = None
+
+
+class _Asking(msgspec.Struct):
+    """What is sent, to whichever model: everything but the call itself."""
+
+    headers: list[tuple[str, str]]
+    patience: Patience
+    on_sent: Callable[[], None]
+    upload: Upload | None
+
+
+class Forward:
+    """Opens answers of one provider. `routes` are the routes whose patience is not the usual one."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        budget: RetryBudget,
+        patience: Patience,
+        routes: Mapping[str, Patience],
+        fallbacks: Fallbacks,
+    ) -> None:
         self._provider = provider
         self._budget = budget
+        self._patience = patience
+        self._routes = routes
+        self._fallbacks = fallbacks
 
     async def open(
-        self, call: Call, request_headers: Sequence[tuple[bytes, bytes]], hold: Hold, on_sent: Callable[[], None]
+        self,
+        call: Call,
+        request_headers: Sequence[tuple[bytes, bytes]],
+        hold: Hold,
+        on_sent: Callable[[], None],
+        upload: Upload | None = None,
     ) -> Reply:
         """The provider's answer to `call`, its body still arriving. A cap that `hold` imposed on the output goes along.
-        `on_sent` is called as soon as the provider may have begun to work.
+        `on_sent` is called as soon as the provider may have begun to work. `upload` is sent in place of the call's body.
 
-        Raises UpstreamError, UpstreamUnavailableError or UpstreamTimeoutError.
+        The reply's `origin` names the model that answered, where it is not the one that was asked.
+        Raises UpstreamError, UpstreamUnavailableError, UpstreamTimeoutError, or what the upload raises.
         """
-        sent = headers.upstream(request_headers, request_id=hold.request_id, key=self._provider.key)
+        asking = _Asking(
+            headers.upstream(request_headers, request_id=hold.request_id, key=self._provider.key),
+            self._routes.get(call.route, self._patience),
+            on_sent,
+            upload,
+        )
         if hold.output_capped:
             call = wire.capped(call, hold.output_tokens // call.choices, self._provider.chat_cap)
         self._budget.earn()
+        fallbacks = () if upload is not None else self._fallbacks.after(call)
+        for model in fallbacks:
+            attempt = await self._persist(call, asking)
+            attempt, why = await _looked_into(attempt)
+            if not why:
+                return await self._concluded(attempt, call, hold)
+            assert attempt.reply is not None
+            attempt.reply.close()
+            metrics.FALLBACKS.labels(why).inc()
+            _log.warning("model unavailable", request_id=hold.request_id, model=call.model, reason=why, fallback=model)
+            call = models.asking(call, model)
+        return await self._concluded(await self._persist(call, asking), call, hold)
+
+    async def _persist(self, call: Call, asking: _Asking) -> _Attempt:
+        """Attempts until one is final: by the retry rule, by the budget, or since an upload cannot be sent again."""
         tries = 0
         while True:
-            reason, reply, failure = await self._try(call, sent, on_sent)
-            if reply is not None and reason is None:
-                return reply
-            assert reason is not None
-            try:
-                if tries >= _RETRIES_MAX.get(reason, 0) or not self._budget.spend():
-                    raise self._refusal(reply, failure)
-                if reply is not None:
+            attempt = await self._try(call, asking)
+            reason, reply = attempt.reason, attempt.reply
+            consumed = asking.upload is not None and asking.upload.consumed
+            if consumed or tries >= _RETRIES_MAX.get(reason, 0) or not self._budget.spend():
+                return attempt
+            if reply is not None:
+                try:
                     await reply.drain(_BACKOFF_S)
-            finally:
-                # Also where the client leaves meanwhile: an open reply holds a connection.
-                if reply is not None:
+                finally:
+                    # Also where the client leaves meanwhile: an open reply holds a connection.
                     reply.close()
             metrics.UPSTREAM_RETRIES.labels(reason).inc()
             # Jittered, so that callers who failed together do not come back together.
             await asyncio.sleep(_BACKOFF_S * 2**tries * random.uniform(0.5, 1.0))
             tries += 1
 
-    async def _try(
-        self, call: Call, sent: list[tuple[str, str]], on_sent: Callable[[], None]
-    ) -> tuple[str | None, Reply | None, UpstreamError | None]:
-        """One attempt: (None, reply, None) is the client's answer; a reason says what stands against that."""
+    async def _try(self, call: Call, asking: _Asking) -> _Attempt:
+        body = call.body if asking.upload is None else asking.upload
         try:
-            reply = await self._provider.send(call.method, call.path, call.query, sent, call.body, on_sent)
+            reply = await self._provider.send(
+                call.method, call.path, call.query, asking.headers, body, asking.on_sent, asking.patience
+            )
         except UpstreamError as error:
             metrics.UPSTREAM.labels(error.code).inc()
             if error.code == "upstream_unreachable":
-                return "unreachable", None, error
+                return _Attempt("unreachable", failure=error)
             raise
         metrics.UPSTREAM.labels(f"{reply.status // 100}xx").inc()
         if reply.status in {500, 503}:
-            return str(reply.status), reply, None
-        if reply.status in {401, 403} or reply.status < 200 or 300 <= reply.status < 400:
-            return "hidden", reply, None
-        return None, reply, None
+            return _Attempt(str(reply.status), reply)
+        if reply.status in {401, 403} or 300 <= reply.status < 400:
+            return _Attempt("hidden", reply)
+        return _Attempt(reply=reply)
 
-    def _refusal(self, reply: Reply | None, failure: UpstreamError | None) -> UpstreamError:
-        """What the client is told where it cannot have the provider's own answer."""
+    async def _concluded(self, attempt: _Attempt, call: Call, hold: Hold) -> Reply:
+        """The reply that is the client's. Raises what it is told instead where there is none."""
+        reply = attempt.reply
         if reply is None:
-            assert failure is not None
-            return failure
+            assert attempt.failure is not None
+            raise attempt.failure
+        if attempt.reason:
+            reply.close()
+            raise self._refusal(reply)
+        if call.model != hold.model:
+            reply.origin = Origin(model=call.model)
+        return await _begun(reply)
+
+    def _refusal(self, reply: Reply) -> UpstreamError:
+        """What the client is told where it cannot have the provider's own answer; nothing was served, so nothing is owed."""
         status = reply.status
-        retry_after_s = _retry_after_s(reply)
-        if status == 503:
-            return UpstreamUnavailableError("The provider is overloaded.", retry_after_s=retry_after_s or 1.0, sent=False)
         if status in {401, 403}:
             _log.error("provider refuses the key of this deployment", status=status, provider=self._provider.name)
             return UpstreamError("The provider refused this gateway's credentials.", retry=False, sent=False)
         if status < 400:
             _log.error("provider answers with a redirect", status=status, provider=self._provider.name)
             return UpstreamError("The provider answered with a redirect.", retry=False, sent=False)
-        return UpstreamError("The provider failed.", sent=False)
+        advice = headers.retry_advice(reply.headers)
+        if status == 503:
+            wait_s = None if any(name.startswith(b"retry-after") for name, _ in advice) else 1.0
+            return UpstreamUnavailableError("The provider is overloaded.", retry_after_s=wait_s, sent=False, headers=advice)
+        return UpstreamError("The provider failed.", sent=False, headers=advice)
 
 
-def _retry_after_s(reply: Reply) -> float | None:
-    """The provider's own Retry-After in seconds; a date counts as absent."""
-    for name, value in reply.headers:
-        if name.lower() == b"retry-after" and value.isdigit():
-            return float(min(int(value), 3600))
-    return None
+async def _begun(reply: Reply) -> Reply:
+    """`reply` with the first bytes of its body here, unless it is a stream: the server sends no head before them either, so
+    a body that fails at its first byte can still be told as what it is, not as a defect of this gateway (wire.md E6).
+    """
+    if any(name.lower() == b"content-type" and value.lower().startswith(_STREAM) for name, value in reply.headers):
+        return reply
+    try:
+        return Begun(reply, await reply.read())
+    except BaseException as error:
+        reply.close()
+        if isinstance(error, UpstreamError) and reply.status >= 400:
+            error.sent = False  # it refused, and served nothing
+        raise
+
+
+async def _looked_into(attempt: _Attempt) -> tuple[_Attempt, str]:
+    """The attempt, and why its model is unavailable: "model_not_found", "429" or "5xx"; "" where it is not.
+
+    What had to be read for that comes first in the reply that is returned.
+    """
+    reply = attempt.reply
+    if reply is None:
+        return attempt, ""
+    if reply.status >= 500:
+        return attempt, "5xx"
+    if reply.status == 429:
+        return attempt, "429"
+    if reply.status != 404:
+        return attempt, ""
+    said = await _beginning(reply)
+    why = "model_not_found" if models.is_unknown(said) else ""
+    return _Attempt(attempt.reason, Begun(reply, said)), why
+
+
+async def _beginning(reply: Reply) -> bytes:
+    """The first bytes of a body, at least all of a usual error; fewer where it breaks off (and will again for its reader)."""
+    said = b""
+    try:
+        while len(said) < _ERROR_BYTES_MAX and (chunk := await reply.read()):
+            said += chunk
+    except UpstreamError as error:
+        _log.info("an error of the provider broke off", status=reply.status, code=error.code)
+    except BaseException:
+        # The client has left: an open reply holds a connection.
+        reply.close()
+        raise
+    return said

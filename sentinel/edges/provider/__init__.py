@@ -6,35 +6,25 @@ retried here. A reply that is not read to its end closes its connection, so that
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import ClassVar, Final, Protocol
 
 import aiohttp
 from yarl import URL
 
-from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
+from sentinel.edges.provider.reply import Begun, Reply, Through, opened
+from sentinel.edges.provider.upload import Patience, Sending, Upload
+from sentinel.errors import ClientGoneError, SentinelError, UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
+from sentinel.protocol import wire
 
-# The slowest upload that is waited for; a provider that takes less than this does not take the request.
-_UPLOAD_BYTES_PER_S: Final = 65_536
+__all__ = ["PROVIDERS", "Begun", "OpenAI", "Patience", "Provider", "Reply", "Through", "Upload", "Vercel"]
 
-
-class Reply(Protocol):
-    """An answer of the provider whose headers are here and whose body is still arriving."""
-
-    status: int
-    headers: tuple[tuple[bytes, bytes], ...]
-
-    async def read(self) -> bytes:
-        """The next bytes as they arrive, b"" at the end. Raises UpstreamError or UpstreamTimeoutError."""
-        ...
-
-    async def drain(self, timeout_s: float) -> None:
-        """Read and drop what is left, for at most `timeout_s`, so that the connection can be used again."""
-        ...
-
-    def close(self) -> None:
-        """Give the connection back if the body is complete, else close it. Twice is harmless."""
-        ...
+# What a request line cannot carry, or what would end a path or a query there: sent as %XX.
+_UNFIT_PATH: Final = re.compile(r"[^!\"$->@-~]")
+_UNFIT_QUERY: Final = re.compile(r"[^!\"$-~]")
+# What leads out of the base URL once somebody resolves it, however it is spelled.
+_ESCAPE: Final = re.compile(r"//|(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", re.IGNORECASE)
 
 
 class Provider(Protocol):
@@ -50,57 +40,21 @@ class Provider(Protocol):
         path: str,
         query: bytes,
         headers: list[tuple[str, str]],
-        body: bytes,
+        body: bytes | Upload,
         on_sent: Callable[[], None],
+        patience: Patience,
     ) -> Reply:
         """Send one request (`path` raw, below the version path) and wait for the headers of the answer.
 
-        `on_sent` is called when the head of the request is on its way: from then on the provider may work.
+        `on_sent` is called when the head of the request is on its way: from then on the provider may work. An upload is
+        passed on as it comes; an answer that comes before its end is returned at once, and takes its connection along. What
+        the upload raises is raised here as it is.
         """
         ...
 
     async def close(self) -> None:
         """Close every connection."""
         ...
-
-
-class _AiohttpReply:
-    """A reply over an aiohttp response."""
-
-    __slots__ = ("_release", "_response", "headers", "status")
-
-    def __init__(self, response: aiohttp.ClientResponse, release: Callable[[], None]) -> None:
-        self._response = response
-        self._release: Callable[[], None] | None = release
-        self.status = response.status
-        self.headers = response.raw_headers
-
-    async def read(self) -> bytes:
-        try:
-            return await self._response.content.readany()
-        except aiohttp.SocketTimeoutError:
-            raise UpstreamTimeoutError("The provider fell silent in the middle of its answer.") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamError("The provider broke off in the middle of its answer.", retry=False) from error
-
-    async def drain(self, timeout_s: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                while await self.read():
-                    pass
-        except (TimeoutError, UpstreamError):
-            # The client has its whole answer; only the connection is lost.
-            self._response.close()
-
-    def close(self) -> None:
-        if self._release is None:
-            return
-        self._release()
-        self._release = None
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
 
 
 class _HttpProvider:
@@ -127,8 +81,9 @@ class _HttpProvider:
         path: str,
         query: bytes,
         headers: list[tuple[str, str]],
-        body: bytes,
+        body: bytes | Upload,
         on_sent: Callable[[], None],
+        patience: Patience,
     ) -> Reply:
         if self._connections >= self._connections_max:
             raise UpstreamUnavailableError(
@@ -138,37 +93,70 @@ class _HttpProvider:
                 sent=False,
             )
         self._connections += 1
-        url = URL(self._url + path + (f"?{query.decode('latin-1')}" if query else ""), encoded=True)
+        sending: Sending | None = None
         try:
-            # The library's own time-out for reading begins when the body is written, which a provider could delay for ever.
-            async with asyncio.timeout(self._connect_s + self._idle_s + len(body) / _UPLOAD_BYTES_PER_S):
-                request = self._session.request(
-                    method, url, headers=headers, data=body or None, allow_redirects=False, trace_request_ctx=on_sent
+            async with asyncio.timeout(self._connect_s) as deadline:
+                sending = Sending(body, on_sent, deadline, patience, self._idle_s)
+                return self._opened(
+                    await self._request(method, self._target(method, path, query), headers, body, sending), sending
                 )
-                return self._answered(await request)
         except BaseException as error:
             self._release()
-            raise _failure(error) from error
+            raise _failure(error, sending) from error
+        finally:
+            if sending is not None:
+                sending.stop_waiting()
 
     async def close(self) -> None:
         await self._session.close()
 
-    def _answered(self, response: aiohttp.ClientResponse) -> Reply:
+    async def _request(
+        self, method: str, url: URL, headers: list[tuple[str, str]], body: bytes | Upload, sending: Sending
+    ) -> aiohttp.ClientResponse:
+        if not isinstance(body, bytes) and body.length is not None:
+            headers = [*headers, ("content-length", str(body.length))]
+        return await self._session.request(
+            method, url, headers=headers, data=sending.content, allow_redirects=False, trace_request_ctx=sending.head_sent
+        )
+
+    def _target(self, method: str, path: str, query: bytes) -> URL:
+        """Where a request goes: below the base URL, whatever stands in `path` and `query` (wire.md H8).
+
+        Raises UnknownPathError where the path would lead out of it.
+        """
+        if not path.startswith("/") or _ESCAPE.search(path):
+            raise wire.unknown_path(method, path)
+        url = self._url + _fit(path, _UNFIT_PATH) + (f"?{_fit(query.decode('latin-1'), _UNFIT_QUERY)}" if query else "")
+        return URL(url, encoded=True)
+
+    def _opened(self, response: aiohttp.ClientResponse, sending: Sending) -> Reply:
         if not 200 <= response.status <= 599:
             response.close()
             raise UpstreamError("The provider answered with a status that HTTP does not know.", retry=False)
-        return _AiohttpReply(response, self._release)
+        sending.stop_waiting()
+        return opened(response, sending, self._release, self._idle_s)
 
     def _release(self) -> None:
         self._connections -= 1
 
 
-def _failure(error: BaseException) -> BaseException:
+def _fit(text: str, unfit: re.Pattern[str]) -> str:
+    """`text` (latin-1) as a request line can carry it; what is fit stays as it is."""
+    return unfit.sub(lambda found: f"%{ord(found[0]):02X}", text)
+
+
+def _failure(error: BaseException, sending: Sending | None) -> BaseException:
     """What Sentinel calls a failure of the library; what is not one stays what it is."""
+    if sending is not None and sending.failure is not None and isinstance(error, Exception):
+        return sending.failure
     match error:
+        case SentinelError() | ClientGoneError():
+            return error
         case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
             return UpstreamError("The provider could not be reached.", code="upstream_unreachable", sent=False)
-        case aiohttp.SocketTimeoutError() | TimeoutError():
+        case TimeoutError() if sending is None or not sending.sent:
+            return UpstreamError("The provider could not be reached.", code="upstream_unreachable", sent=False)
+        case TimeoutError():
             return UpstreamTimeoutError("The provider did not answer in time.")
         case aiohttp.ClientError() | OSError() | ValueError():
             return UpstreamError("The provider broke off before it answered.", retry=False)
