@@ -13,15 +13,17 @@ from msgspec.structs import replace
 from sentinel import metrics
 from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
+from sentinel.edges.provider import Reply
 from sentinel.errors import ClientGoneError, DrainingError, UpstreamError, UpstreamTimeoutError
 from sentinel.logs import Log
 from sentinel.protocol import headers, wire
 from sentinel.protocol.models import Models
 from sentinel.records import Call, Ending, Hold, Origin, Outcome
 from sentinel.stages.admission import Admission
+from sentinel.stages.answer_cache import AnswerCache, unpriced
 from sentinel.stages.auth import Auth
 from sentinel.stages.forward import Forward
-from sentinel.stages.leases import Leases
+from sentinel.stages.leases import Lease, Leases
 from sentinel.stages.relay import Relay
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.settlement import Settlement
@@ -36,6 +38,7 @@ class Journey:
         self,
         auth: Auth,
         admission: Admission,
+        answer_cache: AnswerCache,
         forward: Forward,
         relay: Relay,
         leases: Leases,
@@ -50,6 +53,7 @@ class Journey:
         self._auth = auth
         self._models = models
         self._admission = admission
+        self._answer_cache = answer_cache
         self._forward = forward
         self._relay = relay
         self._leases = leases
@@ -77,8 +81,7 @@ class Journey:
             async with exchange.connected():
                 sent_s = time.perf_counter()
                 metrics.OVERHEAD.labels(route).observe(sent_s - begun_s)
-                self._settlement.start(hold)
-                reply = await self._forward.open(call, exchange.headers, hold, lease.mark_sent)
+                reply = await self._open(exchange, call, hold, lease)
                 outcome = Outcome(Ending.INTERNAL, 500, started=True)
                 # A long stream must not keep the request in memory that it answers.
                 call = wire.shed(call)
@@ -89,6 +92,8 @@ class Journey:
                 metrics.FIRST_BYTE.labels(route).observe(time.perf_counter() - sent_s)
             extra = [*self.answer_headers(hold), *headers.origin(origin)]
             outcome = await self._relay.copy(reply, exchange, call, extra, lease.watch)
+            if origin.cache == "hit":
+                outcome = unpriced(outcome)
         except (ClientGoneError, DrainingError, UpstreamError) as error:
             outcome = _unanswered(error, sent=lease.sent)
             raise
@@ -98,6 +103,16 @@ class Journey:
             task = asyncio.create_task(self._settle(hold, call, outcome, origin, begun_s, client_request_id))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
+
+    async def _open(self, exchange: Exchange, call: Call, hold: Hold, lease: Lease) -> Reply:
+        """The answer to `call`: one that was kept, or the provider's. Raises UpstreamError."""
+        name = self._answer_cache.name(hold, call)
+        kept = await self._answer_cache.find(name) if name else None
+        if kept is not None:
+            return kept
+        self._settlement.start(hold)
+        reply = await self._forward.open(call, exchange.headers, hold, lease.mark_sent)
+        return self._answer_cache.watch(name, reply) if name else reply
 
     def answer_headers(self, hold: Hold) -> list[tuple[bytes, bytes]]:
         """What every admitted answer carries: the request id and the caller's own limits."""
@@ -127,6 +142,7 @@ class Journey:
             route=call.route,
             model=call.model,
             fallback=bool(origin.model),
+            cache=origin.cache,
             stream=call.stream,
             status=outcome.status,
             ending=outcome.ending.value,

@@ -47,6 +47,7 @@ UNFINISHED: Final = Gauge(
     "sentinel_unfinished_work", "Requests whose work goes on at the provider, looked after here.", multiprocess_mode="livesum"
 )
 FALLBACKS: Final = Counter("sentinel_fallbacks_total", "Requests handed on to another model, by the reason.", ["reason"])
+ANSWER_CACHE: Final = Counter("sentinel_answer_cache_total", "Requests that may be answered again, by hit or miss.", ["result"])
 LEDGER_SECONDS: Final = Histogram("sentinel_ledger_seconds", "Round trips to Redis.", ["script"], buckets=_SECONDS)
 LEDGER_ERRORS: Final = Counter("sentinel_ledger_errors_total", "Failed calls to Redis.", ["script"])
 LEDGER_AWAY: Final = Gauge(

@@ -28,6 +28,7 @@ from sentinel.protocol.models import Fallbacks, Models
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.settings import Settings, lists
 from sentinel.stages.admission import Admission
+from sentinel.stages.answer_cache import AnswerCache
 from sentinel.stages.auth import Auth
 from sentinel.stages.forward import Forward, RetryBudget
 from sentinel.stages.leases import Leases
@@ -87,9 +88,11 @@ class Worker:
         auth = _auth(settings, self._ledger, self._zion)
         self.usage_page = _usage_page(settings, auth, self._admission, self._ledger)
         self.health = Health(self._ledger, self._journal, standby, self._zion, lambda: self.draining)
+        self._answer_cache = AnswerCache(self._ledger, ttl_s=settings.answer_cache_s, bytes_max=settings.answer_cache_bytes_max)
         self.journey = Journey(
             auth,
             self._admission,
+            self._answer_cache,
             _forward(settings, self._provider),
             Relay(),
             self._leases,
@@ -149,6 +152,7 @@ class Worker:
         await self._reporting.close()
         await self._leases.close()
         await self._admission.close()
+        await self._answer_cache.close()
         await self._provider.close()
         await self._zion.close()
         self._journal.close()

@@ -1,4 +1,4 @@
-"""The provider's side of a running gateway: the rows of docs/errors.md, other models, what is hidden."""
+"""The provider's side of a running gateway: the rows of docs/errors.md, other models, answers given again, what is hidden."""
 
 import asyncio
 import json
@@ -27,6 +27,7 @@ SETTINGS = {
     "SENTINEL_DRAIN_SECONDS": "1",
     "SENTINEL_FALLBACK_MODELS": "first=second,second=third",
     "SENTINEL_ALLOWED_MODELS": "gpt-4o*,first,second,third",
+    "SENTINEL_ANSWER_CACHE_SECONDS": "60",
     # What leads elsewhere where it is trusted.
     "HTTP_PROXY": "http://127.0.0.1:1/",
     "http_proxy": "http://127.0.0.1:1/",
@@ -309,7 +310,7 @@ async def _raw(town: Town, request: bytes) -> bytes:
     return answer
 
 
-# ---- compressed answers, models -------------------- -----------------------------------------------------------------------
+# ---- compressed answers, models, answers given again -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -372,3 +373,25 @@ async def test_a_model_that_is_not_allowed_is_403(town: Town, http: aiohttp.Clie
     assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "model_not_allowed", "model")
     assert len(town.liar.asked) == asked
     assert await used(town, http, user) == (0, 0, 0)
+
+
+async def test_an_answer_is_given_again_to_its_caller(town: Town, http: aiohttp.ClientSession) -> None:
+    """Design §5: the same bytes at temperature 0 are answered once by the provider; a hit is a request without tokens."""
+    user, other = await make_user(town.stack), await make_user(town.stack)
+    asked = len(town.liar.asked)
+    first = await ask(town, http, user, "well", temperature=0)
+    assert first.headers["x-sentinel-cache"] == "miss"
+    async with asyncio.timeout(10):
+        while (again := await ask(town, http, user, "well", temperature=0)).headers["x-sentinel-cache"] != "hit":
+            await asyncio.sleep(0.02)
+    assert (again.status, again.body, again.headers["content-type"]) == (200, HELLO, "application/json")
+    assert again.headers["x-request-id"] != first.headers["x-request-id"]
+    assert int(again.headers["x-ratelimit-remaining-requests"]) < int(first.headers["x-ratelimit-remaining-requests"])
+    misses = len(town.liar.asked) - asked
+    requests, given, made = await used(town, http, user)
+    assert (given, made) == (7 * misses, 3 * misses)
+    assert requests > misses
+    assert (await ask(town, http, other, "well", temperature=0)).headers["x-sentinel-cache"] == "miss"
+    assert "x-sentinel-cache" not in (await ask(town, http, user, "well", temperature=0.5)).headers
+    async with http.get(f"{town.stack.url}/metrics") as response:
+        assert 'sentinel_answer_cache_total{result="hit"} ' in await response.text()

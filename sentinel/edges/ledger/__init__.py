@@ -222,6 +222,14 @@ class Ledger(Outbox):
         """Keep Zion's answer for `ttl_s`, for other workers and for operators."""
         await self._pipeline.command("set", f"limits:{external_id}", value, "EX", ttl_s)
 
+    async def answer(self, name: str) -> bytes | None:
+        """An answer that is kept under `name`."""
+        return _optional_bytes(await self._pipeline.command("get", f"answer:{name}"))
+
+    async def keep_answer(self, name: str, value: bytes, ttl_s: int) -> None:
+        """Keep an answer for `ttl_s`."""
+        await self._pipeline.command("set", f"answer:{name}", value, "EX", ttl_s)
+
     async def ping(self) -> None:
         """Whether Redis answers. Raises LedgerUnavailableError."""
         await self._pipeline.command("ping")
