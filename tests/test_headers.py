@@ -2,9 +2,10 @@
 
 import json
 import re
+from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sentinel.errors import (
@@ -25,13 +26,19 @@ NEVER_UP = """
     authorization api-key x-api-key cookie host content-length expect accept-encoding openai-organization openai-project
     forwarded x-forwarded-for x-forwarded-host x-real-ip x-sentinel-debug x-request-id connection keep-alive
     proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade traceparent tracestate
-    x-portkey-custom-host range x-stainless origin x-canary
+    x-portkey-custom-host range if-range if-none-match x-stainless x-stainless- origin access-control-request-method
+    content-encoding x-canary
+"""
+DOWN = """
+    content-type content-disposition content-encoding x-upstream-request-id openai-processing-ms openai-version openai-model
+    retry-after retry-after-ms x-should-retry cache-control
 """
 NEVER_DOWN = """
     alt-svc strict-transport-security cf-ray cf-cache-status server via x-envoy-upstream-service-time set-cookie
     access-control-allow-origin x-ratelimit-limit-requests x-ratelimit-remaining-tokens openai-organization
     openai-project content-length transfer-encoding connection keep-alive trailer upgrade proxy-authenticate location
-    x-upstream-request-id x-sentinel-cache www-authenticate date x-canary
+    x-upstream-request-id x-sentinel-cache www-authenticate date accept-ranges content-range etag last-modified vary
+    traceparent x-canary
 """
 
 
@@ -116,7 +123,13 @@ class TestFraming:
 
     @pytest.mark.parametrize(
         "rest",
-        [[], [(b"content-length", b"12")], [(b"transfer-encoding", b"chunked")], [(b"content-length", b"0"), (b"te", b"x")]],
+        [
+            [],
+            [(b"content-length", b"12")],
+            [(b"transfer-encoding", b"chunked")],
+            [(b"content-length", b"0"), (b"te", b"x")],
+            [(b"content-type", b'multipart/form-data; boundary="a,b"')],
+        ],
     )
     def test_plain_framing_passes(self, rest: list[tuple[bytes, bytes]]) -> None:
         """H15: one Host, and at most one kind of framing."""
@@ -143,6 +156,10 @@ class TestFraming:
             [(b"host", b"a"), (b"content-length", b"1,1")],
             [(b"host", b"a"), (b"content-length", "٣".encode())],
             [(b"host", b"a"), (b"content-length", b"")],
+            [(b"host", b"a"), (b"content-length", b"1" * 5000)],
+            [(b"host", b"a"), (b"content-type", b"a/b"), (b"content-type", b"a/b")],
+            [(b"host", b"a"), (b"content-type", b"application/json"), (b"content-type", b"multipart/form-data; boundary=x")],
+            [(b"host", b"a"), (b"content-type", b"text/plain, application/json")],
         ],
         ids=repr,
     )
@@ -197,7 +214,24 @@ class TestUpstream:
     def test_no_value_can_end_its_line(self, value: bytes) -> None:
         """G10: a value with CR, LF, NUL or another control character is dropped, any other passes unchanged."""
         sent = sent_up((b"user-agent", value))
-        assert sent == ({} if re.search(rb"[\x00-\x08\n-\x1f\x7f]", value) else {"user-agent": value.decode("latin-1")})
+        passed = {name: text.encode() for name, text in sent.items()}
+        try:
+            wanted = value.decode("utf-8").encode()
+        except UnicodeDecodeError:
+            wanted = value.decode("latin-1").encode()  # the library writes UTF-8 only
+        assert passed == ({} if re.search(rb"[\x00-\x08\n-\x1f\x7f]", value) else {"user-agent": wanted})
+
+    def test_the_content_type_stays(self) -> None:
+        """H1, A11: the type by which a body was read is the type under which it goes on, whatever Connection lists."""
+        given_headers = [(b"connection", b"content-type, accept"), (b"content-type", b"a/b"), (b"accept", b"c/d")]
+        assert sent_up(*given_headers) == {"content-type": "a/b"}
+
+    def test_the_trace_goes_up_where_it_is_asked_for(self) -> None:
+        """H20: what the client says of its trace stays here; what Sentinel says of it goes up."""
+        given_headers = [(b"traceparent", b"00-canary"), (b"tracestate", b"canary")]
+        sent = headers.upstream(given_headers, request_id="r", key=KEY, trace=(("traceparent", "00-ours"),))
+        assert ("traceparent", "00-ours") in sent
+        assert "canary" not in str([pair for pair in sent if pair[0] != "authorization"])
 
     @given(st.lists(st.tuples(st.from_regex(rb"[a-z-]{1,20}", fullmatch=True), st.just(b"canary")), max_size=20))
     def test_any_names(self, given_headers: list[tuple[bytes, bytes]]) -> None:
@@ -267,6 +301,76 @@ class TestClientRequestId:
     def test_only_fit_ids(self, given_headers: list[tuple[bytes, bytes]], expected: str) -> None:
         """I2: printable ASCII of at most 128 characters, else none."""
         assert headers.client_request_id(given_headers) == expected
+
+
+class TestRetryCount:
+    """wire.md R4."""
+
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            (None, {}), (b"0", {"retry_count": 0}), (b"2", {"retry_count": 2}), (b"99", {"retry_count": 99}), (b"100", {}),
+            (b"-1", {}), (b"", {}), (b"1 ", {}), (b"1.0", {}), (b"x", {}), ("٣".encode(), {}), (b"1" * 10_000, {}),
+        ],
+    )  # fmt: skip
+    def test_only_small_numbers(self, value: bytes | None, expected: dict[str, int]) -> None:
+        """R4: the count the SDK sends is logged where it is one, 0 to 99."""
+        given_headers = [] if value is None else [(b"x-stainless-retry-count", value)]
+        assert headers.retry_count(given_headers) == expected
+
+
+NASTY_NAMES = [
+    name.encode()
+    for name in f"{NEVER_UP} {NEVER_DOWN} content-type accept user-agent x-stainless-lang x-request-id retry-after".split()
+]
+NASTY_VALUES = [
+    b"", b" ", b"\r\nset-cookie: a=b", b"a\nb", b"a\rb", b"a\x00b", b"a\x7f", b"\xff\xfe", b"\xc2\x85", b"close, authorization",
+    b"Bearer canary", b"bearer  canary\r\n", b"chunked, chunked", b"+1", b"1" * 5000,
+    b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-00",
+]  # fmt: skip
+ANY_HEADERS = st.lists(
+    st.tuples(
+        st.one_of(
+            st.sampled_from(NASTY_NAMES), st.binary(max_size=30), st.binary(max_size=9).map(lambda x: b"x-stainless-" + x)
+        ),
+        st.one_of(st.sampled_from(NASTY_VALUES), st.binary(max_size=60)),
+    ),
+    max_size=12,
+)
+
+
+class TestAnyHeaders:
+    """reliability.md G10, G3, G5, A11: what holds for every list of headers there can be."""
+
+    @settings(max_examples=400)
+    @given(ANY_HEADERS)
+    @example([(b"x-stainless-a\r\nb", b"c"), (b"x-stainless-\xff", b"c")])
+    @example([(b"connection", b"\xff, ,,authorization"), (b"authorization", b"Bearer canary")])
+    @example([(b"content-length", b"1" * 5000), (b"host", b"a")])
+    @example([(b"user-agent", b"\xed\xa0\x80"), (b"x-title", b"\xc2\x85")])
+    def test_requests(self, given_headers: list[tuple[bytes, bytes]]) -> None:
+        """H2, H15, G10: nothing but a refusal is ever raised; no line is broken, and no credential but Sentinel's goes up."""
+        for check in (headers.check_framing, headers.bearer_token, headers.client_request_id, headers.retry_count):
+            with suppress(SentinelError):
+                check(given_headers)
+        sent = headers.upstream(given_headers, request_id="r", key=KEY)
+        wire_form = "".join(f"{name}: {value}\r\n" for name, value in sent).encode("utf-8")
+        assert wire_form.count(b"\r") == wire_form.count(b"\n") == len(sent)
+        assert b"\x00" not in wire_form
+        assert [value for name, value in sent if name == "authorization"] == [f"Bearer {KEY}"]
+        assert not {name for name, _ in sent} & {"api-key", "x-api-key", "cookie", "proxy-authorization", "host", "connection"}
+        assert all(re.fullmatch(r"[a-z0-9-]+", name) for name, _ in sent)
+
+    @settings(max_examples=400)
+    @given(ANY_HEADERS)
+    @example([(b"Connection", b"\xff\x00"), (b"SET-COOKIE", b"a=b"), (b"Content-Type", b"a/b\r\nx: y")])
+    def test_answers(self, given_headers: list[tuple[bytes, bytes]]) -> None:
+        """H3, I6, G10: whatever the provider sends, its cookies, its account and broken lines stay here."""
+        sent = headers.downstream(given_headers)
+        wire_form = b"".join(name + b": " + value + b"\r\n" for name, value in sent)
+        assert wire_form.count(b"\r") == wire_form.count(b"\n") == len(sent)
+        assert b"\x00" not in wire_form
+        assert {name for name, _ in sent} <= set(DOWN.encode().split())
 
 
 def parsed_ms(text: str) -> float:

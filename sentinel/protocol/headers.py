@@ -32,8 +32,8 @@ _REQUEST_NAMES: Final = frozenset(
         b"x-title",
     }
 )
-_REQUEST_PREFIX: Final = b"x-stainless-"
 _RETRY_NAMES: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
+_REQUEST_PREFIXED: Final = re.compile(rb"x-stainless-[a-z0-9-]{1,64}")
 _ANSWER_NAMES: Final = {
     b"content-type": b"content-type",
     b"content-disposition": b"content-disposition",
@@ -50,6 +50,8 @@ _ANSWER_NAMES: Final = {
 # Visible ASCII (RFC 9110 §5.6.2 and §11.6.2 allow no more in a token); the scheme in any case, as §11.1 wants.
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([!-~]{1,%d})" % TOKEN_BYTES_MAX)
 _REQUEST_ID: Final = re.compile(rb"[!-~](?:[ -~]{0,%d}[!-~])?" % (REQUEST_ID_CHARACTERS_MAX - 2))
+_RETRY_COUNT: Final = re.compile(rb"[0-9]{1,2}")
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -70,14 +72,16 @@ def bearer_token(headers: Headers) -> str:
 
 
 def check_framing(headers: Headers) -> None:
-    """Raise BadRequestError where two servers could disagree on where this request goes or ends (wire.md H15).
+    """Raise BadRequestError where two servers could disagree on where this request goes, ends, or what it is (wire.md H15).
 
     That is: no Host, an empty one or several; any Transfer-Encoding but `chunked`; several lengths, one that is not a number,
-    or one beside Transfer-Encoding. Granian lets each of the first pass.
+    or one beside Transfer-Encoding; several content types, since one could be checked and another be read. Granian lets most
+    of these pass.
     """
     hosts: list[bytes] = []
     lengths: list[bytes] = []
     codings: list[bytes] = []
+    types: list[bytes] = []
     for name, value in headers:
         if name == b"host":
             hosts.append(value)
@@ -85,12 +89,17 @@ def check_framing(headers: Headers) -> None:
             lengths.append(value)
         elif name == b"transfer-encoding":
             codings.append(value)
+        elif name == b"content-type":
+            types.append(value)
     if len(hosts) != 1 or not hosts[0].strip():
         raise BadRequestError("A request must have exactly one Host header.")
     if codings and codings != [b"chunked"]:
         raise BadRequestError("No Transfer-Encoding but 'chunked' is supported.")
-    if lengths and (len(lengths) > 1 or codings or not lengths[0].isdigit()):
+    if lengths and (len(lengths) > 1 or codings or not _LENGTH.fullmatch(lengths[0])):
         raise BadRequestError("A request must have at most one Content-Length header, a number.")
+    # A comma may stand in a parameter, such as a boundary, but in no type.
+    if types and (len(types) > 1 or b"," in types[0].partition(b";")[0]):
+        raise BadRequestError("A request must have at most one Content-Type.")
 
 
 def client_request_id(headers: Headers) -> str:
@@ -102,19 +111,30 @@ def client_request_id(headers: Headers) -> str:
     return ""
 
 
-def upstream(headers: Headers, *, request_id: str, key: str) -> list[tuple[str, str]]:
-    """The headers that go to the provider: those the allow-list names, then Sentinel's own (wire.md H1, H2, H5).
+def retry_count(headers: Headers) -> dict[str, int]:
+    """How often the client had sent this request before, as `{"retry_count": 0..99}`; empty where it does not say (R4)."""
+    for name, value in headers:
+        if name == b"x-stainless-retry-count" and _RETRY_COUNT.fullmatch(value):
+            return {"retry_count": int(value)}
+    return {}
 
-    Sentinel's own are added last, so that no Connection header of the client can take them away (reliability.md A11).
+
+def upstream(headers: Headers, *, request_id: str, key: str, trace: Iterable[tuple[str, str]] = ()) -> list[tuple[str, str]]:
+    """The headers that go to the provider: those the allow-list names, then Sentinel's own (wire.md H1, H2, H5, H20).
+
+    Sentinel's own are added last, so that no Connection header of the client can take them away (reliability.md A11). Nor can
+    it take the content type, by which the body was read. `trace` is this request's own context, where the provider is to have
+    it.
     """
-    hop_by_hop = _named_by_connection(headers)
+    hop_by_hop = _named_by_connection(headers) - {b"content-type"}
     sent = [
-        (name.decode("latin-1"), value.decode("latin-1"))
+        (name.decode("ascii"), _text(value))
         for name, value in headers
-        if (name in _REQUEST_NAMES or name.startswith(_REQUEST_PREFIX))
+        if (name in _REQUEST_NAMES or _REQUEST_PREFIXED.fullmatch(name))
         and name not in hop_by_hop
         and not _CONTROL.search(value)
     ]
+    sent.extend(trace)
     sent.append(("authorization", f"Bearer {key}"))
     sent.append(("accept-encoding", "identity"))
     sent.append(("x-request-id", request_id))
@@ -237,3 +257,11 @@ def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[by
     """The names that Connection lists: they belong to that one hop (RFC 9110 §7.6.1)."""
     lists = [value for name, value in headers if name == b"connection"]
     return frozenset(name.strip().lower() for value in lists for name in value.split(b","))
+
+
+def _text(value: bytes) -> str:
+    """A header's value for a client library that writes UTF-8: the same bytes again, unless they were Latin-1."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
