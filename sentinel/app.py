@@ -13,7 +13,7 @@ from typing import Any, Final
 from sentinel import logs, metrics, settings
 from sentinel.edges.exchange import Exchange, Scope, Send
 from sentinel.edges.upload import Receive
-from sentinel.errors import ClientGoneError, SentinelError, Source
+from sentinel.errors import BadRequestError, ClientGoneError, SentinelError, Source
 from sentinel.logs import Log
 from sentinel.ops import metrics_page
 from sentinel.protocol import headers, wire
@@ -82,6 +82,7 @@ class _Answering:
     def __init__(self, worker: Worker, scope: Scope, receive: Receive, send: Send) -> None:
         self._worker = worker
         self._exchange = Exchange(scope, receive, send, worker.request_id())
+        self._exchange.always = worker.cors.answer(self._exchange.headers)
         self._route = "unknown"
 
     async def run(self) -> None:
@@ -90,7 +91,7 @@ class _Answering:
         try:
             await self._answer()
         except ClientGoneError:
-            exchange.status = exchange.status or 499
+            await self._tell_gone()
         except SentinelError as error:
             await self._tell(error)
         except Exception as error:  # noqa: BLE001 - a defect: the caller gets a bare 500, the log gets everything
@@ -108,6 +109,10 @@ class _Answering:
         if path in _OPS:
             await self._operate(path)
             return
+        if exchange.method == "OPTIONS" and (granted := self._worker.cors.preflight(exchange.headers)):
+            self._route = "preflight"
+            await self._write(204, granted, b"")
+            return
         if path == _USAGE:
             await self._show_usage(path)
             return
@@ -121,8 +126,8 @@ class _Answering:
         """A caller's own usage: authenticated, but nothing is held, forwarded or billed."""
         exchange = self._exchange
         self._route = "usage"
-        if exchange.method != "GET":
-            raise wire.wrong_method(exchange.method, path, "GET")
+        if exchange.method not in {"GET", "HEAD"}:
+            raise wire.wrong_method(exchange.method, path, "GET, HEAD")
         self._worker.enter(exchange)
         page = await self._worker.usage_page.render(exchange.headers)
         await self._write(200, [*_JSON, (b"cache-control", b"no-store")], page)
@@ -132,7 +137,7 @@ class _Answering:
         exchange = self._exchange
         self._route = "ops"
         if exchange.method not in {"GET", "HEAD"}:
-            raise wire.wrong_method(exchange.method, path, "GET")
+            raise wire.wrong_method(exchange.method, path, "GET, HEAD")
         if path == "/metrics":
             page = metrics_page.render()
             await self._write(200, [(b"content-type", metrics_page.CONTENT_TYPE)], page)
@@ -160,11 +165,22 @@ class _Answering:
         if not exchange.started:
             await self._write(error.status, headers.error(error), wire.error_body(error))
 
+    async def _tell_gone(self) -> None:
+        """The answer to a client that left. It is still read where only one side is closed, or where the server says
+        "disconnect" of a body whose framing is broken; without one the server would answer 500 by itself (wire.md E6).
+        """
+        exchange = self._exchange
+        if not exchange.started:
+            gone = BadRequestError("The connection was closed, or the framing of the body is broken.", code="client_closed")
+            await self._write(gone.status, headers.error(gone), wire.error_body(gone))
+            exchange.status = 499
+
     async def _write(self, status: int, head: list[tuple[bytes, bytes]], body: bytes) -> None:
         exchange = self._exchange
-        length = (b"content-length", str(len(body)).encode())
-        await exchange.start(status, [*head, (b"x-request-id", exchange.request_id.encode()), length])
+        length = [] if status == 204 else [(b"content-length", str(len(body)).encode())]  # RFC 9110 §8.6
+        await exchange.start(status, [*head, (b"x-request-id", exchange.request_id.encode()), *length])
         await exchange.finish(body)
+        await exchange.linger()
 
 
 def _match(path: str, method: str) -> tuple[str, str]:

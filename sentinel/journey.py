@@ -49,6 +49,7 @@ class Journey:
         body_bytes_max: int,
         body_timeout_s: float,
         body_budget: BodyBudget,
+        trace_upstream: bool,
     ) -> None:
         self._auth = auth
         self._models = models
@@ -62,6 +63,7 @@ class Journey:
         self._body_bytes_max = body_bytes_max
         self._body_timeout_s = body_timeout_s
         self._body_budget = body_budget
+        self._trace_upstream = trace_upstream
         self._settling: set[asyncio.Task[None]] = set()
 
     async def travel(self, exchange: Exchange, route: str, path: str) -> None:
@@ -73,6 +75,8 @@ class Journey:
         call = wire.read_call(route, exchange.method, path, exchange.query, body)
         del body
         self._models.check(call, needed=bool(call.body))
+        if self._trace_upstream:
+            call = replace(call, trace=exchange.trace.sent())
         self._settlement.require_journal()
         hold = await self._admission.admit(caller, call, exchange.request_id)
         lease = self._leases.take(hold)
@@ -99,8 +103,7 @@ class Journey:
             raise
         finally:
             self._leases.drop(lease)
-            client_request_id = headers.client_request_id(exchange.headers)
-            task = asyncio.create_task(self._settle(hold, call, outcome, origin, begun_s, client_request_id))
+            task = asyncio.create_task(self._settle(exchange, hold, call, outcome, origin, begun_s))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 
@@ -124,7 +127,7 @@ class Journey:
             await asyncio.wait(self._settling)
 
     async def _settle(
-        self, hold: Hold, call: Call, outcome: Outcome, origin: Origin, begun_s: float, client_request_id: str
+        self, exchange: Exchange, hold: Hold, call: Call, outcome: Outcome, origin: Origin, begun_s: float
     ) -> None:
         bill, settled = await self._settlement.settle(hold, call, outcome)
         self._admission.settle(hold, bill)
@@ -136,7 +139,9 @@ class Journey:
         _log.info(
             "request",
             request_id=hold.request_id,
-            client_request_id=client_request_id,
+            client_request_id=headers.client_request_id(exchange.headers),
+            **headers.retry_count(exchange.headers),
+            **exchange.trace.logged(),
             upstream_request_id=outcome.upstream_request_id,
             external_id=hold.caller.external_id,
             route=call.route,

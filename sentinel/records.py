@@ -92,7 +92,7 @@ class Call(Struct, frozen=True):
     `stream_options.include_usage` spliced in where `usage_hidden` says so. `output_tokens_declared` is the largest cap the
     client declared times `n`, or None where it declared none. `route` is a label from the closed set of the path table.
     `stored` says that the answer stays with the provider under its id, `background` that the work may go on after the answer,
-    `named` holds the ids of objects that the body names.
+    `named` holds the ids of objects that the body names. `trace` are the headers that hand the request's trace on.
     """
 
     route: str
@@ -110,6 +110,7 @@ class Call(Struct, frozen=True):
     stored: bool = False
     background: bool = False
     named: frozenset[str] = frozenset()
+    trace: tuple[tuple[str, str], ...] = ()
 
 
 class Usage(Struct, frozen=True):

@@ -22,7 +22,6 @@ from sentinel.settings import Settings
 _BACKLOG: Final = 4096
 # Connections a worker takes before the kernel queues the rest; idle keep-alive ones count.
 _CONNECTIONS_MAX: Final = 8192
-_HEADER_TIMEOUT_MS: Final = 60_000
 _HEADER_BYTES_MAX: Final = 131_072
 # Granian calls a second death within 5.5 s of a respawn a crash loop.
 _RESPAWN_S: Final = 3.5
@@ -98,7 +97,9 @@ def _server(settings: Settings) -> _Server:
         runtime_mode=RuntimeModes.st,
         backlog=_BACKLOG,
         backpressure=_CONNECTIONS_MAX,
-        http1_settings=HTTP1Settings(header_read_timeout=_HEADER_TIMEOUT_MS, max_buffer_size=_HEADER_BYTES_MAX),
+        http1_settings=HTTP1Settings(
+            header_read_timeout=int(settings.head_timeout_s * 1000), max_buffer_size=_HEADER_BYTES_MAX
+        ),
         log_level=LogLevels(settings.log_level),
         log_dictconfig=logs.GRANIAN,
         respawn_failed_workers=True,

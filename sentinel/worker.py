@@ -24,9 +24,11 @@ from sentinel.journey import Journey
 from sentinel.logs import Log
 from sentinel.ops.health import Health
 from sentinel.ops.usage_page import UsagePage
+from sentinel.protocol.cors import Cors
 from sentinel.protocol.models import Fallbacks, Models
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.settings import Settings, lists
+from sentinel.settings.origins import origins
 from sentinel.stages.admission import Admission
 from sentinel.stages.answer_cache import AnswerCache
 from sentinel.stages.auth import Auth
@@ -50,6 +52,7 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self.draining = False
+        self.cors = Cors(origins(settings.cors_origins))
         self._drain_s = settings.drain_s
         self._downstream_idle_s = settings.downstream_idle_s
         self._watch: asyncio.Task[None] | None = None
@@ -102,6 +105,7 @@ class Worker:
             body_bytes_max=settings.body_bytes_max,
             body_timeout_s=settings.body_timeout_s,
             body_budget=BodyBudget(settings.bodies_bytes_max),
+            trace_upstream=settings.trace_upstream == "true",
         )
 
     async def open(self) -> None:

@@ -24,8 +24,8 @@ class Line:
         for message in messages:
             self.incoming.put_nowait(message)
 
-    def exchange(self, *headers: tuple[bytes, bytes]) -> Exchange:
-        scope = {"method": "POST", "path": "/x", "raw_path": b"/x", "query_string": b"", "headers": headers}
+    def exchange(self, *headers: tuple[bytes, bytes], method: str = "POST") -> Exchange:
+        scope = {"method": method, "path": "/x", "raw_path": b"/x", "query_string": b"", "headers": headers}
         return Exchange(scope, self.incoming.get, self._send, "req_1")
 
     async def _send(self, message: Any) -> None:
@@ -187,3 +187,73 @@ async def test_an_answer_is_counted() -> None:
     await exchange.finish(b"two!")
     assert (exchange.started, exchange.status, exchange.bytes_down) == (True, 200, 7)
     assert [message.get("more_body") for message in line.sent] == [None, True, False]
+
+
+async def test_a_head_is_answered_without_a_body() -> None:
+    """wire.md H16: HEAD has the headers of GET, its length included, and no byte of its body."""
+    line = Line(*parts(b""))
+    exchange = line.exchange(method="HEAD")
+    await exchange.start(200, [(b"content-length", b"7")])
+    await exchange.send(b"one")
+    await exchange.finish(b"two!")
+    assert (b"content-length", b"7") in line.sent[0]["headers"]
+    assert [message["body"] for message in line.sent[1:]] == [b""]
+    assert exchange.bytes_down == 0
+
+
+async def test_what_is_always_said_is_in_every_answer() -> None:
+    """wire.md H16: what the exchange was given for every answer follows the answer's own headers."""
+    line = Line(*parts(b""))
+    exchange = line.exchange()
+    exchange.always = ((b"vary", b"Origin"),)
+    await exchange.start(500, [(b"a", b"b")])
+    assert line.sent[0]["headers"] == [(b"a", b"b"), (b"vary", b"Origin"), (b"server", b"sentinel")]
+
+
+async def test_an_early_answer_lets_the_client_finish() -> None:
+    """reliability.md A5: what is still on its way is read to its end, so that the connection stays whole and in step."""
+    line = Line(*parts(b"x" * 10, b"y" * 10, b""), *parts(b"the next request"))
+    exchange = line.exchange((b"content-length", b"20"))
+    await exchange.start(413, [])
+    await exchange.finish(b"no")
+    await exchange.linger()
+    assert line.incoming.qsize() == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (408, [(b"content-length", b"20")]),
+        (413, [(b"content-length", b"20"), (b"expect", b"100-continue")]),
+        (404, [(b"content-length", b"0")]),
+        (404, []),
+    ],
+)
+async def test_nobody_lingers_for_nothing(status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    """wire.md H13, H14: a slow client, one that waits for a 100, and one without a body are not read any more."""
+    line = Line(*parts(b"x"))
+    exchange = line.exchange(*headers)
+    await exchange.start(status, [])
+    await exchange.finish(b"no")
+    await exchange.linger()
+    assert line.incoming.qsize() == 1
+
+
+async def test_lingering_is_bounded() -> None:
+    """reliability.md A5, A9: no more than 64 MiB are read of a body nobody wants, and a drain ends it."""
+    line = Line()
+    for _ in range(70):
+        line.incoming.put_nowait({"type": "http.request", "body": b"x" * 2**20, "more_body": True})
+    exchange = line.exchange((b"transfer-encoding", b"chunked"))
+    await exchange.start(413, [])
+    await exchange.linger()
+    assert line.incoming.qsize() == 6
+    exchange.interrupt(DrainingError("now"))
+    await exchange.linger()
+    assert line.incoming.qsize() == 6
+
+
+async def test_the_trace_is_one_over_the_request() -> None:
+    """wire.md H20: whoever asks for the trace of an exchange gets the same."""
+    exchange = Line().exchange()
+    assert exchange.trace is exchange.trace

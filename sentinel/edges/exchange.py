@@ -9,18 +9,29 @@ on while others work.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.upload import Receive, Upload
-from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError
+from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, SentinelError
+from sentinel.protocol import trace
+from sentinel.protocol.trace import Trace
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+# After an answer that came before the end of the request: what is still on its way is read and dropped, up to these.
+_LINGER_S: Final = 5.0
+_LINGER_BYTES_MAX: Final = 64 * 2**20
+# Named by us, since the server would else name itself and its version (reliability.md A17).
+_SERVER: Final = (b"server", b"sentinel")
+
 
 class Exchange:
-    """The client's request and the answer to it. `path` and `query` are raw bytes of the request line (wire.md H8)."""
+    """The client's request and the answer to it. `path` and `query` are raw bytes of the request line (wire.md H8).
+
+    `always` are headers that whatever answer comes will carry.
+    """
 
     __slots__ = (
         "_body_budget",
@@ -30,7 +41,9 @@ class Exchange:
         "_interruption",
         "_receive",
         "_send",
+        "_trace",
         "_watch",
+        "always",
         "blocked_since_s",
         "bytes_down",
         "ended",
@@ -52,8 +65,10 @@ class Exchange:
         self.bytes_down = 0
         self.ended = False
         self.blocked_since_s: float | None = None
+        self.always: Iterable[tuple[bytes, bytes]] = ()
         self._receive = receive
         self._send = send
+        self._trace: Trace | None = None
         self._body_read = False
         self._body_budget: BodyBudget | None = None
         self._body_bytes_taken = 0
@@ -65,6 +80,13 @@ class Exchange:
     def started(self) -> bool:
         """Whether the status line is out, so that a failure can only be told in the body."""
         return self.status != 0
+
+    @property
+    def trace(self) -> Trace:
+        """The trace this request belongs to, the client's or a new one (wire.md H20)."""
+        if self._trace is None:
+            self._trace = trace.begin(self.headers)
+        return self._trace
 
     async def read_body(self, body_bytes_max: int, timeout_s: float, budget: BodyBudget) -> bytes:
         """The whole request body, which counts against `budget` until `forget_body` or `close`.
@@ -141,11 +163,14 @@ class Exchange:
         """Send the status line and headers. A status outside 200..599 would abort the worker (reliability.md R5)."""
         assert 200 <= status <= 599
         self.status = status
-        # Named by us, since the server would else name itself and its version (reliability.md A17).
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, (b"server", b"sentinel")]})
+        sent = [*headers, *self.always, _SERVER]
+        await self._send({"type": "http.response.start", "status": status, "headers": sent})
 
     async def send(self, chunk: bytes) -> None:
         """Send a part of the body at once; waits while the client's buffer is full (wire.md D6)."""
+        if self.method == "HEAD":
+            # The answer of a GET without its body (wire.md H16); the server would take these bytes for an error.
+            return
         self.bytes_down += len(chunk)
         self.blocked_since_s = asyncio.get_running_loop().time()
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -154,14 +179,38 @@ class Exchange:
     async def finish(self, chunk: bytes = b"") -> None:
         """Send the last part of the body."""
         self.ended = True
+        chunk = b"" if self.method == "HEAD" else chunk
         self.bytes_down += len(chunk)
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+
+    async def linger(self) -> None:
+        """After an answer that came early: read what the client still sends, within bounds, and drop it (RFC 9112 §9.6).
+
+        Else the connection is reset under its hands, and with it goes the answer. A client that waits for a 100 sends nothing
+        more, and one that is too slow would send for ever: theirs is closed at once.
+        """
+        if self._body_read or self.status == BodyTimeoutError.status or self.header(b"expect") or not self._has_body():
+            return
+        left = _LINGER_BYTES_MAX
+        try:
+            async with _Guard(self), asyncio.timeout(_LINGER_S):
+                while left > 0:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        return
+                    left -= len(message.get("body", b""))
+        except (TimeoutError, SentinelError, ClientGoneError):
+            # The answer is out; all that is lost is the connection.
+            return
 
     def close(self) -> None:
         """Stop listening for a disconnect and make room for others; nothing may be sent afterwards."""
         self.forget_body()
         if self._watch is not None:
             self._watch.cancel()
+
+    def _has_body(self) -> bool:
+        return self.header(b"content-length") not in (b"", b"0") or bool(self.header(b"transfer-encoding"))
 
     def _take_body(self, count: int) -> None:
         """Room for a body of `count` bytes: all at once where it declares its length, else as it grows."""

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from sentinel.settings.ledger import LedgerSettings
+from sentinel.settings.origins import origins
 from sentinel.settings.variable import Variable
 
 
@@ -36,6 +37,16 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
         float,
         Variable("SENTINEL_BODY_TIMEOUT_SECONDS", "How long a request body may take to arrive.", "s", low=0.1, high=3600),
     ] = 30.0
+    head_timeout_s: Annotated[
+        float,
+        Variable(
+            "SENTINEL_HEAD_TIMEOUT_SECONDS",
+            "How long the head of a request may take, and a connection may idle before one; above a load balancer's own.",
+            "s",
+            low=1,
+            high=60,
+        ),
+    ] = 60.0
     downstream_idle_s: Annotated[
         float,
         Variable(
@@ -46,6 +57,22 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
             high=3600,
         ),
     ] = 300.0
+    cors_origins: Annotated[
+        str,
+        Variable(
+            "SENTINEL_CORS_ORIGINS",
+            "Web origins whose pages may call Sentinel (`https://app.example.com,…`, or `*`); none where it is empty.",
+            reads=origins,
+        ),
+    ] = ""
+    trace_upstream: Annotated[
+        str,
+        Variable(
+            "SENTINEL_TRACE_UPSTREAM",
+            "Whether the provider is told the trace of a request (`traceparent`, `tracestate`).",
+            choices=("true", "false"),
+        ),
+    ] = "false"
     jwt_cache_ttl_s: Annotated[
         int, Variable("JWT_CACHE_TTL_SECONDS", "How long a token's profile is kept at most.", "s", low=1, high=86400)
     ] = 300
