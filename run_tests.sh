@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything a change must pass: set-up, lint, format, types, tests with coverage. Needs Python 3.11 or newer, and nothing else.
+# Everything a change must pass: set-up, lint, format, types, tests with coverage. Needs Python 3.11 or newer, and nothing else;
+# with Node 20 or newer on PATH the clients of Node are tried too. The first run installs the clients (tests/clients).
 # Arguments go on to pytest; where they choose some of the tests, the bound on coverage does not count.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

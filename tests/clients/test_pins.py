@@ -1,0 +1,39 @@
+"""The clients' locks: complete, hashed, without a registry's address, and what the documents say of them."""
+
+import json
+import re
+
+import pytest
+
+from tests.clients.installation import LOCKS, ROOT
+from tests.clients.roster import CLIENTS
+from tests.clients.running import Client
+
+PAGE = ROOT / "docs" / "compatibility-clients.md"
+PYTHON = [client for client in CLIENTS if not client.node]
+NODE = [client for client in CLIENTS if client.node]
+
+
+@pytest.mark.parametrize("client", PYTHON, ids=str)
+def test_a_python_client_is_pinned(client: Client) -> None:
+    """Every package of the lock has its hashes, the client is there at its version, and no address is."""
+    lock = (LOCKS / f"{client.name}.txt").read_text()
+    assert f"\n{client.package}=={client.version} " in f"\n{lock}"
+    packages = re.split(r"\n(?=\S)", lock.strip())
+    assert all("--hash=sha256:" in package for package in packages)
+    assert "://" not in lock
+
+
+@pytest.mark.parametrize("client", NODE, ids=str)
+def test_a_node_client_is_pinned(client: Client) -> None:
+    """Every package of the lock has its hash, the client is there at its version, and no address is."""
+    lock = json.loads((LOCKS / "node" / "package-lock.json").read_text())
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert packages[f"node_modules/{client.module}"]["version"] == client.version
+    assert all("integrity" in package and "resolved" not in package for package in packages.values())
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=str)
+def test_a_client_is_documented(client: Client) -> None:
+    """The table of clients names each package with the version that is tried."""
+    assert re.search(rf"\| `{re.escape(client.package)}`[^|]*\| {re.escape(client.version)} \|", PAGE.read_text())
