@@ -81,7 +81,7 @@ BROKEN: Final = {
 ROUTES: Final = frozenset(
     {
         *("models", "model", "tool_calls", "tool_calls_stream", "embeddings", "embeddings_floats", "files", "images"),
-        *("responses", "responses_stream", "responses_background", "speech", "transcription"),
+        *("responses", "responses_stream", "responses_background", "responses_call", "speech", "transcription"),
     }
 )
 
@@ -103,7 +103,9 @@ DIFFERENT: Final[dict[str, tuple[str, ...]]] = {
     "headers_stream": (),
 }
 
-_MADE_UP: Final = re.compile(r"^(chatcmpl|cmpl|resp|msg|req|file|lc_run|run)[-_].*")
+_MADE_UP: Final = re.compile(r"^(chatcmpl|cmpl|resp|msg|fc|call|rs|req|file|lc_run|run)[-_].*")
+
+_TIMES: Final = frozenset({"created", "created_at", "completed_at"})
 
 
 def usage_seen(client: Client, scenario: str) -> bool:
@@ -130,7 +132,7 @@ def comparable(value: Any) -> Any:
     """
     if isinstance(value, dict):
         kept = {name: item for name, item in value.items() if name != "obfuscation" and (name, item) != ("usage", None)}
-        return {name: 0 if name == "created" else comparable(item) for name, item in kept.items()}
+        return {name: 0 if name in _TIMES else comparable(item) for name, item in kept.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [comparable(item) for item in value]
     return _MADE_UP.sub(r"\1", value) if isinstance(value, str) else value

@@ -27,6 +27,7 @@ LATER: Final = frozenset(
         "responses",
         "responses_stream",
         "responses_background",
+        "responses_call",
         "files",
         "images",
         "speech",
@@ -52,7 +53,7 @@ _OPENAI: Final = (
     *("unknown_path", "wrong_method", "provider_401", "provider_409", "provider_422", "provider_429_stream", "provider_html"),
     *("cut_plain", "no_done", "bad_key_large"),
     *_SDKS_LATER,
-    *("embeddings_floats", "responses_background", "files", "images", "speech", "transcription"),
+    *("embeddings_floats", "responses_background", "responses_call", "files", "images", "speech", "transcription"),
 )
 
 SCENARIOS: Final = {

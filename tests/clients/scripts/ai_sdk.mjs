@@ -2,7 +2,7 @@
 
 import { APICallError, embedMany, generateText, jsonSchema, RetryError, streamText, tool } from "ai";
 
-import { HELLO, MARK, PARAMETERS, run, TOOL_SIMULATE } from "./lines.mjs";
+import { CALL, HELLO, MARK, PARAMETERS, run } from "./lines.mjs";
 
 const compatible = process.env.CLIENT_MODULE === "@ai-sdk/openai-compatible";
 const { createOpenAI, createOpenAICompatible } = await import(process.env.CLIENT_MODULE);
@@ -72,7 +72,7 @@ async function twice() {
 }
 
 async function called(name, { stream }) {
-  const call = asked(name, { tools, options: { simulate: TOOL_SIMULATE } });
+  const call = asked(name, { tools, options: { simulate: CALL } });
   const made = stream ? await streamText(call).toolCalls : (await generateText(call)).toolCalls;
   return { calls: made.map(({ toolName, input }) => [toolName, input]) };
 }

@@ -56,7 +56,7 @@ def embedded() -> dict[str, Any]:
 
 def called(name: str, *, stream: bool) -> dict[str, Any]:
     """The tool calls of an answer."""
-    bound = model(name, simulate={"tool_calls": 1}).bind_tools(TOOLS)
+    bound = model(name, simulate={"call": "get_weather"}).bind_tools(TOOLS)
     if not stream:
         return {"calls": [[call["name"], call["args"]] for call in bound.invoke(QUESTION).tool_calls]}
     whole = streamed(bound)["whole"]

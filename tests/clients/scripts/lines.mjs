@@ -11,8 +11,8 @@ export const TOOLS = [
 ];
 export const BYTES = Uint8Array.from({ length: 264_000 }, (_, at) => at % 256);
 export const MARK = process.env.CLIENT_MARK;
-// What makes the provider's simulator call a tool.
-export const TOOL_SIMULATE = { tool_calls: 1 };
+// What makes the provider's simulator call the tool of this name.
+export const CALL = { call: "get_weather" };
 
 // {"scenario", "told"} for what a scenario returns, {"scenario", "error"} for what it raises.
 export async function run(scenarios, failure) {

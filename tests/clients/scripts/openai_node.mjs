@@ -1,6 +1,6 @@
 // The scenarios of the `openai` package for Node; CLIENT_MODULE is the name under which one release of it is installed.
 
-import { BYTES, HELLO, MARK, run, TOOL_SIMULATE, TOOLS } from "./lines.mjs";
+import { BYTES, CALL, HELLO, MARK, run, TOOLS } from "./lines.mjs";
 
 const { default: OpenAI, toFile } = await import(process.env.CLIENT_MODULE);
 
@@ -107,6 +107,12 @@ async function calls(call) {
   return { calls: answer.choices[0].message.tool_calls.map((made) => made.function) };
 }
 
+async function responseCalls() {
+  const tools = [{ type: "function", ...TOOLS[0].function, strict: false }];
+  const answer = await respond("responses_call", { tools, simulate: CALL });
+  return { calls: answer.output.filter((item) => item.type === "function_call").map((item) => [item.name, item.arguments]) };
+}
+
 const large = [{ role: "user", content: "x".repeat(2 ** 22) }];
 const legacy = { model: "gpt-3.5-turbo-instruct", prompt: "One river" };
 const usage = { stream: true, stream_options: { include_usage: true } };
@@ -150,13 +156,14 @@ const scenarios = {
   error_event: () => streamed(ask("error_event", { simulate: { error_first_event: true }, stream: true })),
   no_done: () => streamed(ask("no_done", { simulate: { no_done: true }, stream: true })),
   aborted: () => streamed(ask("aborted", { simulate: { stall_after_events: 5 }, stream: true }), 3),
-  tool_calls: () => calls(ask("tool_calls", { tools: TOOLS, simulate: TOOL_SIMULATE })),
-  tool_calls_stream: () => streamed(ask("tool_calls_stream", { tools: TOOLS, simulate: TOOL_SIMULATE, stream: true })),
+  tool_calls: () => calls(ask("tool_calls", { tools: TOOLS, simulate: CALL })),
+  tool_calls_stream: () => streamed(ask("tool_calls_stream", { tools: TOOLS, simulate: CALL, stream: true })),
   embeddings: () => embedded(),
   embeddings_floats: () => embedded({ encoding_format: "float" }),
   responses: async () => responded(await respond("responses")),
   responses_stream: responseEvents,
   responses_background: background,
+  responses_call: responseCalls,
   files: fileRound,
   images: async () => ({ images: (await client.images.generate({ model: "gpt-image-1", prompt: "A river" })).data.length }),
   speech: async () => {

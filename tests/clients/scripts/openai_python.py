@@ -136,11 +136,14 @@ def calls(answer: Any) -> list[Any]:
     return [call.function.model_dump(mode="json") for call in answer.choices[0].message.tool_calls]
 
 
-def tool_simulate() -> dict[str, Any]:
-    """What makes the provider's simulator call a tool."""
-    return {"tool_calls": 1}
+def response_calls() -> dict[str, Any]:
+    """The tool calls of a response."""
+    tool = {"type": "function", **TOOLS[0]["function"], "strict": False}
+    answer = respond("responses_call", tools=[tool], extra_body={"simulate": CALL})
+    return {"calls": [[item.name, item.arguments] for item in answer.output if item.type == "function_call"]}
 
 
+CALL: dict[str, Any] = {"call": "get_weather"}  # the provider's simulator calls the tool of this name
 LARGE: list[Any] = [{"role": "user", "content": "x" * 2**22}]
 LEGACY: dict[str, Any] = {"model": "gpt-3.5-turbo-instruct", "prompt": "One river"}
 USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
@@ -188,13 +191,14 @@ SCENARIOS = {
     "error_event": lambda: streamed(ask("error_event", simulate={"error_first_event": True}, stream=True)),
     "no_done": lambda: streamed(ask("no_done", simulate={"no_done": True}, stream=True)),
     "aborted": lambda: streamed(ask("aborted", simulate={"stall_after_events": 5}, stream=True), most=3),
-    "tool_calls": lambda: {"calls": calls(ask("tool_calls", tools=TOOLS, simulate=tool_simulate()))},
-    "tool_calls_stream": lambda: streamed(ask("tool_calls_stream", tools=TOOLS, simulate=tool_simulate(), stream=True)),
+    "tool_calls": lambda: {"calls": calls(ask("tool_calls", tools=TOOLS, simulate=CALL))},
+    "tool_calls_stream": lambda: streamed(ask("tool_calls_stream", tools=TOOLS, simulate=CALL, stream=True)),
     "embeddings": embedded,
     "embeddings_floats": lambda: embedded(encoding_format="float"),
     "responses": lambda: responded(respond("responses")),
     "responses_stream": response_events,
     "responses_background": background,
+    "responses_call": response_calls,
     "files": file_round,
     "images": lambda: {"images": len(client.images.generate(model="gpt-image-1", prompt="A river").data or [])},
     "speech": lambda: {"bytes": len(client.audio.speech.create(model="tts-1", voice="alloy", input="A river").read())},
