@@ -87,6 +87,15 @@ async def test_streams_and_downloads_have_no_total_bound(act: str, body: bytes) 
         assert await read(await ask(one, act, QUICK)) == body
 
 
+async def test_the_bound_of_json_is_not_that_of_a_stream_s_headers() -> None:
+    """wire.md O1: a total time-out below the first-byte one ends a late JSON answer, never a stream that begins late."""
+    patience = Patience(10, 0.01)
+    async with Liar() as liar, edge(liar.url) as one:
+        assert await read(await ask(one, "late stream", patience)) == STREAM
+        with pytest.raises(UpstreamTimeoutError):
+            await read(await ask(one, "late json", patience))
+
+
 async def test_silence_in_the_middle_is_a_timeout() -> None:
     """wire.md O1, D7: a stream that falls silent ends after the idle time-out."""
     async with Liar() as liar, edge(liar.url, idle_s=0.2) as one:

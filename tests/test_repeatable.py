@@ -14,10 +14,10 @@ from sentinel.records import Call, Caller
 CALLER = Caller("customer-1", "one@example.test")
 
 
-def call(route: str = "chat_completions", **members: Any) -> Call:
+def call(path: str = "/chat/completions", **members: Any) -> Call:
     """A call whose body holds `members`, at temperature 0."""
     asked = {"model": "gpt-4o", "temperature": 0} | members
-    return Call(route, "POST", "/chat/completions", model="gpt-4o", body=json.dumps(asked).encode())
+    return Call("a_route", "POST", path, model="gpt-4o", body=json.dumps(asked).encode())
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,11 @@ def call(route: str = "chat_completions", **members: Any) -> Call:
         (call(temperature=None), False),
         (call(temperature=False), False),
         (call(temperature="0"), False),
-        (call("completions"), True),
-        (call("completions", best_of=2), False),
-        (call("embeddings", temperature=None), True),
-        (call("responses"), False),
-        (call("images"), False),
+        (call("/completions"), True),
+        (call("/completions", best_of=2), False),
+        (call("/embeddings", temperature=None), True),
+        (call("/responses"), False),
+        (call("/chat/completions/chatcmpl-1"), False),
         (call(n=1), True),
         (call(n=2), False),
         (call(stream=True), False),

@@ -12,8 +12,8 @@ import msgspec
 from sentinel.protocol.answers import decode
 from sentinel.records import Call, Caller
 
-_ROUTES: Final = frozenset({"chat_completions", "completions", "embeddings"})
-_CERTAIN: Final = "embeddings"  # whose answers have no chance in them
+_PATHS: Final = frozenset({"/chat/completions", "/completions", "/embeddings"})
+_CERTAIN: Final = "/embeddings"  # whose answers have no chance in them
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -37,13 +37,13 @@ _decoder: Final = msgspec.json.Decoder(_Asked)
 
 def is_repeatable(call: Call) -> bool:
     """Whether an answer to the same bytes may be given again."""
-    if call.route not in _ROUTES or call.method != "POST" or call.stream or call.stored or call.background:
+    if call.path not in _PATHS or call.method != "POST" or call.stream or call.stored or call.background:
         return False
     try:
         asked = _decoder.decode(call.body)
     except _UNREADABLE:
         return False
-    certain = call.route == _CERTAIN or asked.temperature == 0
+    certain = call.path == _CERTAIN or asked.temperature == 0
     alone = asked.n in {None, 1} and asked.best_of in {None, 1}
     lasting = asked.stream or asked.store or asked.background
     beside = asked.tools or asked.functions or asked.web_search_options is not None or asked.audio is not None

@@ -150,6 +150,8 @@ class Liar:
             "endless headers": _endless_headers,
             "trickling headers": lambda writer: _trickle(writer, b"HTTP/1.1 200 OK\r\nx-long: ", b"x"),
             "silent after its head": lambda writer: _trickle(writer, _head_of(b"application/json", 100), b"", 1, b"", 60),
+            "late stream": lambda writer: _trickle(writer, b"", b"", 5, _head_of(b"text/event-stream") + STREAM),
+            "late json": lambda writer: _trickle(writer, b"", b"", 5, _head_of(b"application/json"), 0),
             "trickle": lambda writer: _trickle(writer, _head_of(b"application/json", 10_000), b" "),
             "trickling stream": lambda writer: _trickle(writer, _head_of(b"text/event-stream"), EVENT, 40, STREAM),
             "trickling download": lambda writer: _trickle(writer, _head_of(b"audio/mpeg"), b"\x00\xff", 40),

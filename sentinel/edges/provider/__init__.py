@@ -97,9 +97,17 @@ class _HttpProvider:
         try:
             async with asyncio.timeout(self._connect_s) as deadline:
                 sending = Sending(body, on_sent, deadline, patience, self._idle_s)
-                return self._opened(
-                    await self._request(method, self._target(method, path, query), headers, body, sending), sending
+                if not isinstance(body, bytes) and body.length is not None:
+                    headers = [*headers, ("content-length", str(body.length))]
+                request = self._session.request(
+                    method,
+                    self._target(method, path, query),
+                    headers=headers,
+                    data=sending.content,
+                    allow_redirects=False,
+                    trace_request_ctx=sending.head_sent,
                 )
+                return self._opened(await request, sending)
         except BaseException as error:
             self._release()
             raise _failure(error, sending) from error
@@ -109,15 +117,6 @@ class _HttpProvider:
 
     async def close(self) -> None:
         await self._session.close()
-
-    async def _request(
-        self, method: str, url: URL, headers: list[tuple[str, str]], body: bytes | Upload, sending: Sending
-    ) -> aiohttp.ClientResponse:
-        if not isinstance(body, bytes) and body.length is not None:
-            headers = [*headers, ("content-length", str(body.length))]
-        return await self._session.request(
-            method, url, headers=headers, data=sending.content, allow_redirects=False, trace_request_ctx=sending.head_sent
-        )
 
     def _target(self, method: str, path: str, query: bytes) -> URL:
         """Where a request goes: below the base URL, whatever stands in `path` and `query` (wire.md H8).

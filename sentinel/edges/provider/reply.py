@@ -88,7 +88,8 @@ def opened(response: aiohttp.ClientResponse, sending: Sending, release: Callable
         connection.protocol.read_timeout = idle_s
         connection.protocol.start_timeout()
     reply = _AiohttpReply(response, sending, release, sending.ends_s if is_json else None)
-    codings = _codings(reply.headers) if is_json or media == "text/event-stream" else []
+    encoded = response.headers.getall("content-encoding", None)
+    codings = _codings(encoded) if encoded and (is_json or media == "text/event-stream") else []
     if not codings:
         return reply
     if len(codings) > 1 or not readable(codings[0]):
@@ -97,10 +98,9 @@ def opened(response: aiohttp.ClientResponse, sending: Sending, release: Callable
     return _Inflated(reply, codings[0])
 
 
-def _codings(headers: Headers) -> list[bytes]:
-    lists = [value for name, value in headers if name.lower() == b"content-encoding"]
-    named = [name.strip().lower() for value in lists for name in value.split(b",")]
-    return [name for name in named if name not in {b"", b"identity"}]
+def _codings(lists: list[str]) -> list[bytes]:
+    names = [name.strip().lower().encode("utf-8", "surrogateescape") for value in lists for name in value.split(",")]
+    return [name for name in names if name not in {b"", b"identity"}]
 
 
 class _AiohttpReply:
@@ -124,7 +124,8 @@ class _AiohttpReply:
     async def read(self) -> bytes:
         """See Reply. What ended the request's own body, if something did, is raised as it is."""
         try:
-            if self._ends_s is None:
+            if self._ends_s is None or self._response.content.is_eof():
+                # Unbounded, or all of it is here: nothing is waited for.
                 return await self._response.content.readany()
             async with asyncio.timeout_at(self._ends_s):
                 return await self._response.content.readany()

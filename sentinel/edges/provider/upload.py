@@ -146,7 +146,8 @@ class Sending:
     def _wait_for_answer(self, allowance_s: float) -> None:
         now_s = self._loop.time() + allowance_s
         self.ends_s = now_s + self._patience.total_s
-        self._move(now_s + min(self._patience.first_byte_s, self._patience.total_s))
+        # Whether the answer is one that is bounded as a whole is known only when its headers are here.
+        self._move(now_s + self._patience.first_byte_s)
 
     def _move(self, when_s: float | None) -> None:
         if self._deadline is not None and not self._deadline.expired():
