@@ -22,8 +22,9 @@ ROWS = [
     {"protocol.routes"},
     {"protocol"},
     # The parts the readers of the row above are made of.
-    {"protocol.dialects"},
-    {"protocol.splice", "protocol.sse", "protocol.answers", "protocol.texts", "protocol.kept", "protocol.prompts"},
+    {"protocol.dialects", "protocol.formats", "protocol.forms"},
+    {"protocol.sse", "protocol.answers", "protocol.texts", "protocol.kept", "protocol.prompts"},
+    {"protocol.splice", "protocol.structure", "protocol.named", "protocol.refusals", "protocol.media", "protocol.schemas"},
     {"lua", "vocab"},
     {"settings", "records", "metrics", "logs", "errors"},
 ]

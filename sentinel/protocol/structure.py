@@ -1,0 +1,100 @@
+"""How deep and how large a JSON body is, found out before anything is built of it.
+
+Fails closed: too deep or too many values raise BadRequestError (wire.md H12, H13; reliability.md G7). Whether a text is JSON at
+all is not asked here: up to its first fault a text is measured as the parser would read it, and there the parser stops.
+"""
+
+from itertools import accumulate
+from typing import Final
+
+from sentinel.errors import BadRequestError
+
+NESTING_MAX: Final = 64
+# Arrays, objects, and the values in them. OpenAI takes 300 000 tokens in one embeddings request, each a value of its own;
+# so many values are decoded in some 50 ms, the millions that fit into a body in seconds.
+VALUES_MAX: Final = 500_000
+
+# A body up to this size cannot hold VALUES_MAX values, and is measured at once; longer ones in slices of this size, so that
+# other threads get their turn in between.
+SLICE_BYTES: Final = 256 * 1024
+
+_QUOTE: Final = b'"'
+_BRACKETS: Final = b"[]{}"
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(_QUOTE + _BRACKETS))
+_NOT_STRUCTURE: Final = bytes(set(range(256)) - set(_QUOTE + _BRACKETS + b","))
+_ALIKE: Final = bytes.maketrans(b"{}", b"[]")
+# +1 and -1 as signed bytes.
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NOT_STEPS: Final = bytes(set(range(256)) - set(_BRACKETS))
+
+
+def check_structure(body: bytes, *, slice_bytes: int = SLICE_BYTES) -> None:
+    """Raise BadRequestError where `body` nests deeper than NESTING_MAX or holds more than VALUES_MAX values.
+
+    Ordinary bodies are settled by counting their opening brackets, wherever those stand; only bodies with many of them are
+    looked at with their strings left out. Stops at the first of the slices, `slice_bytes` each, that is too much.
+    """
+    if len(body) <= slice_bytes:
+        if body.count(b"{") + body.count(b"[") > NESTING_MAX:
+            _measure(body)
+        return
+    opened = commas = 0
+    for start in range(0, len(body), slice_bytes):
+        end = start + slice_bytes
+        opened += body.count(b"{", start, end) + body.count(b"[", start, end)
+        commas += body.count(b",", start, end)
+        if opened > NESTING_MAX or commas > VALUES_MAX - NESTING_MAX:
+            _measure_slices(body, slice_bytes)
+            return
+
+
+def _measure(body: bytes) -> None:
+    """Each round takes away the innermost level, which is faster than to follow every bracket; what is left is odd."""
+    outside = _outside(body, _NOT_BRACKETS)
+    left = outside.translate(_ALIKE)
+    for _ in range(NESTING_MAX):
+        left = left.replace(b"[]", b"")
+        if not left:
+            return
+    _deepest(outside, 0)
+
+
+def _measure_slices(body: bytes, slice_bytes: int) -> None:
+    """The same for a long body, whose values are counted as well."""
+    depth = values = start = 0
+    inside = False
+    while start < len(body):
+        text = body[start : start + slice_bytes]
+        if (len(text) - len(text.rstrip(b"\\"))) % 2:
+            text = body[start : start + slice_bytes + 1]  # no slice ends within an escape
+        start += len(text)
+        outside = _outside(_QUOTE + text if inside else text, _NOT_STRUCTURE)
+        inside ^= _unescaped(text).count(_QUOTE) % 2 == 1
+        values += outside.count(b",") + outside.count(b"{") + outside.count(b"[")
+        if values > VALUES_MAX:
+            raise BadRequestError(f"The body holds too many values: at most {VALUES_MAX} are read.", code="invalid_body")
+        depth = _deepest(outside, depth)
+
+
+def _unescaped(text: bytes) -> bytes:
+    """`text` without escaped backslashes and escaped quotes, so that each quote left begins or ends a string."""
+    return text.replace(b"\\\\", b"").replace(b'\\"', b"") if b'\\"' in text else text
+
+
+def _outside(text: bytes, left_out: bytes) -> bytes:
+    """What is outside the strings of `text`, which begins outside of one, without the bytes `left_out`.
+
+    Once these are gone most strings are two quotes with nothing between them, as is what lay between two strings; neither
+    matters for what is inside and what is outside.
+    """
+    text = _unescaped(text).translate(None, left_out).replace(b'""', b"")
+    return b"".join(text.split(_QUOTE)[::2])
+
+
+def _deepest(outside: bytes, depth: int) -> int:
+    """The depth behind `outside`, which begins at `depth`."""
+    reached = depth
+    for reached in accumulate(memoryview(outside.translate(_STEPS, _NOT_STEPS)).cast("b"), initial=depth):
+        if reached > NESTING_MAX:
+            raise BadRequestError(f"The body is nested too deeply: at most {NESTING_MAX} levels are read.", code="invalid_body")
+    return reached
