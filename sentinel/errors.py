@@ -123,6 +123,15 @@ class BodyTooLargeError(SentinelError):
     code = "request_too_large"
 
 
+class UnsupportedMediaTypeError(SentinelError):
+    """415: a content type that the route does not read (wire.md H11)."""
+
+    source = Source.DOWNSTREAM
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_type"
+
+
 class OverLimitError(SentinelError):
     """429: a limit of the caller is used up; the message names it."""
 
