@@ -23,10 +23,20 @@ class Caller(Struct, frozen=True):
 
 
 class ChatPrompt(Struct, frozen=True):
-    """The parts of a chat request that become input tokens, as decoded JSON."""
+    """The parts of a chat request that become input tokens, as decoded JSON; `rest` holds its other such members by name."""
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Any] = ()
+    rest: Mapping[str, Any] = {}
+
+
+class ResponsesPrompt(Struct, frozen=True):
+    """The parts of a request for a response that become input tokens, as decoded JSON; `items` is a text or a list of items."""
+
+    items: str | Sequence[Any] = ()
+    instructions: Any = None
+    tools: Sequence[Any] = ()
+    rest: Mapping[str, Any] = {}
 
 
 class TextPrompt(Struct, frozen=True):
@@ -34,6 +44,9 @@ class TextPrompt(Struct, frozen=True):
 
     texts: Sequence[str] = ()
     tokens_given: int = 0
+
+
+Prompt = ChatPrompt | ResponsesPrompt | TextPrompt
 
 
 class Reads(Enum):
@@ -103,7 +116,7 @@ class Call(Struct, frozen=True):
     body: bytes = b""
     stream: bool = False
     usage_hidden: bool = False
-    prompt: ChatPrompt | TextPrompt | None = None
+    prompt: Prompt | None = None
     output_tokens_declared: int | None = None
     choices: int = 1
     dialect: Dialect = Dialect.CHAT

@@ -14,7 +14,7 @@ from tiktoken import model as tiktoken_model
 
 from sentinel import vocab
 from sentinel.protocol.tokens import PATTERNS, Tokenizer, encoding_name, read_encodings
-from sentinel.records import ChatPrompt, TextPrompt
+from sentinel.records import ChatPrompt, ResponsesPrompt, TextPrompt
 
 ENCODINGS = read_encodings(vocab.ranks)
 TOKENIZER = Tokenizer(ENCODINGS)
@@ -67,6 +67,9 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
     max_leaves=12,
 )
+
+
+RESTS = ["response_format", "format", "tool_choice", "function_call", "prediction", "variables", "web_search_options"]
 
 
 @pytest.mark.parametrize(
@@ -256,6 +259,112 @@ def test_schemas_beyond_the_formula_count_in_full() -> None:
     assert TOKENIZER.prompt(ChatPrompt([], [{"type": "custom", "custom": {"description": text}}]), "gpt-4o") > 200
 
 
+def test_tools_of_a_response_count_as_those_of_a_chat() -> None:
+    """wire.md T2: the flat shape of a function is the same function."""
+    flat = {"type": "function", **WEATHER["function"]}
+    messages = [{"role": message["role"], "content": message["content"]} for message in WEATHER_MESSAGES]
+    assert TOKENIZER.prompt(ResponsesPrompt(messages, tools=[flat]), "gpt-4o") == 101
+    assert TOKENIZER.prompt(ResponsesPrompt(messages, tools=[flat]), "gpt-4") == 105
+
+
+def test_hosted_tools_are_counted_without_their_media() -> None:
+    """wire.md T2, T3: what a hosted tool is told counts, a picture in it does not count as text."""
+    told = {"type": "mcp", "server_label": "hello", "server_description": "world " * 100}
+    assert TOKENIZER.prompt(ResponsesPrompt("", tools=[told]), "gpt-4o") > 100
+    masked = {"type": "image_generation", "input_image_mask": {"image_url": "data:image/png;base64," + BASE64}}
+    assert TOKENIZER.prompt(ResponsesPrompt("", tools=[masked]), "gpt-4o") < 10_000
+
+
+def test_a_response_counts_as_the_same_chat() -> None:
+    """wire.md T1: messages as items, a text as a message of the user, instructions as one of the developer."""
+    developer, user = {"role": "developer", "content": "be brief"}, {"role": "user", "content": "hello world"}
+    chat = TOKENIZER.prompt(ChatPrompt([developer, user]), "gpt-4o")
+    parts = {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_text", "text": "hello world"}],
+        "status": "completed",
+    }
+    for prompt in (
+        ResponsesPrompt("hello world", "be brief"),
+        ResponsesPrompt([user], "be brief"),
+        ResponsesPrompt([developer, parts]),
+        ResponsesPrompt([user], [{"type": "input_text", "text": "be brief"}]),
+    ):
+        assert TOKENIZER.prompt(prompt, "gpt-4o") == chat
+
+
+@pytest.mark.parametrize(
+    ("item", "tokens"),
+    [
+        ({"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "hello", "arguments": "hello world"}, 6),
+        ({"type": "function_call_output", "call_id": "call_1", "output": "hello world"}, 5),
+        ({"type": "function_call_output", "call_id": "call_1", "output": [{"type": "input_text", "text": "hello world"}]}, 5),
+        ({"type": "custom_tool_call", "call_id": "call_1", "name": "hello", "input": "hello world"}, 6),
+        ({"type": "custom_tool_call_output", "call_id": "call_1", "output": "hello world"}, 5),
+        ({"type": "item_reference", "id": "msg_1"}, 3),
+        ({"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hello world"}]}, 5),
+        ({"type": "reasoning", "summary": [], "encrypted_content": "A" * 6000}, 1003),
+        ({"type": "compaction", "encrypted_content": "A" * 600}, 103),
+        ({"type": "image_generation_call", "id": "ig_1", "result": "A" * 10_000_000}, 768),
+        (
+            {
+                "type": "computer_call_output",
+                "output": {"type": "computer_screenshot", "image_url": "data:image/png;base64,AA"},
+            },
+            768,
+        ),
+        ({"role": "user", "content": [{"type": "input_image", "file_id": "file-1", "detail": "low"}]}, 89),
+        ({"role": "user", "content": [{"type": "input_file", "file_data": "A" * 400_000}]}, 3004),
+        ({"type": "mcp_call", "name": "hello", "arguments": "hello world", "output": "hello world", "error": None}, 8),
+        ("hello world", 5),
+        (5, 4),
+        (None, 3),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_items_of_a_response(item: Any, tokens: int) -> None:
+    """wire.md T1, T3: each kind of item costs its texts, and media their constants, whatever its ids and their base64."""
+    assert TOKENIZER.prompt(ResponsesPrompt([item]), "gpt-4o") - TOKENIZER.prompt(ResponsesPrompt(), "gpt-4o") == tokens
+
+
+@given(json_values, json_values, st.lists(json_values, max_size=3), st.dictionaries(st.sampled_from(RESTS), json_values))
+def test_odd_responses_never_raise(items: Any, instructions: Any, tools: list[Any], rest: dict[str, Any]) -> None:
+    """wire.md T1-T3: any JSON has a count, wherever it stands."""
+    prompt = ResponsesPrompt(items if isinstance(items, str | list) else [items], instructions, tools, rest)
+    assert TOKENIZER.prompt(prompt, "gpt-4o") >= 3
+    assert TOKENIZER.prompt(ChatPrompt([], tools, rest), "gpt-4o") >= 3
+    assert TOKENIZER.characters(prompt) >= 0
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("rest", "tokens"),
+    [
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "hello", "schema": SCHEMA}}}, 3 + 1 + 14),
+        ({"format": {"type": "json_schema", "name": "hello", "description": "hello", "schema": SCHEMA}}, 3 + 2 + 14),
+        ({"response_format": {"type": "json_object"}}, 0),
+        ({"tool_choice": "required"}, 0),
+        ({"tool_choice": {"type": "function", "function": {"name": "hello"}}}, 5),
+        ({"tool_choice": {"type": "function", "name": "hello"}}, 5),
+        ({"tool_choice": {"type": "allowed_tools", "tools": [{"name": "hello"}]}}, 6),
+        ({"function_call": {"name": "hello"}}, 5),
+        ({"function_call": "auto"}, 0),
+        ({"prediction": {"type": "content", "content": "hello world"}}, 2),
+        ({"prediction": {"type": "content", "content": [{"type": "text", "text": "hello world"}]}}, 2),
+        ({"web_search_options": {"user_location": {"city": "hello"}}}, 4),
+        ({"variables": {"a": "hello", "b": {"type": "input_text", "text": "hello world"}}}, 3),
+    ],
+    ids=str,
+)
+def test_what_else_a_prompt_holds(rest: dict[str, Any], tokens: int) -> None:
+    """wire.md T2: schemas of answers, demanded tools, predictions and locations count; switches do not."""
+    bare = TOKENIZER.prompt(ChatPrompt([]), "gpt-4o")
+    assert TOKENIZER.prompt(ChatPrompt([], rest=rest), "gpt-4o") - bare == tokens
+
+
 def test_inputs_may_be_texts_or_token_lists() -> None:
     """wire.md T4: texts are counted, given tokens count as their number."""
     assert TOKENIZER.prompt(TextPrompt(["hello world", "hello"], 5), "gpt-3.5-turbo-instruct") == 8
@@ -300,6 +409,8 @@ def test_size_is_judged_without_looking_at_everything() -> None:
         assert TOKENIZER.characters(ChatPrompt([message])) > 20_000
     assert TOKENIZER.characters(ChatPrompt([{"role": "user", "content": "x"}] * 1000)) > 16_384
     assert TOKENIZER.characters(ChatPrompt([{}] * 100_000)) < 200_000
+    assert TOKENIZER.characters(ResponsesPrompt("x" * 20_000)) > 20_000
+    assert 16_384 < TOKENIZER.characters(ResponsesPrompt([{"type": "new", "y": [1] * 500_000}])) < 200_000
 
 
 def test_the_memo_is_bounded() -> None:

@@ -13,7 +13,7 @@ from typing import Final, Self
 import tiktoken
 
 from sentinel.protocol import prompts
-from sentinel.records import ChatPrompt, TextPrompt
+from sentinel.records import Prompt
 
 O200K: Final = "o200k_base"
 CL100K: Final = "cl100k_base"
@@ -129,7 +129,7 @@ class Tokenizer:
             return _approximate(text)
         return self._counters[encoding_name(model)].count(text)
 
-    def prompt(self, prompt: ChatPrompt | TextPrompt, model: str) -> int:
+    def prompt(self, prompt: Prompt, model: str) -> int:
         """Input tokens of `prompt` for `model`, by the formula of wire.md T1-T4."""
         name = encoding_name(model)
         counter = self._counters[name]
@@ -145,7 +145,7 @@ class Tokenizer:
                 tokens += _approximate(piece)
         return tokens
 
-    def characters(self, prompt: ChatPrompt | TextPrompt) -> int:
+    def characters(self, prompt: Prompt) -> int:
         """How much there is to count, in characters: cheap, and not looked at further once it is plainly large.
 
         Images and other attachments do not matter here, many small messages do.
