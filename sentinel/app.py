@@ -17,6 +17,7 @@ from sentinel.errors import BadRequestError, ClientGoneError, SentinelError, Sou
 from sentinel.logs import Log
 from sentinel.ops import metrics_page
 from sentinel.protocol import headers, wire
+from sentinel.records import Dialect, Reads, Route
 from sentinel.worker import Worker
 
 _log: Final = Log("app")
@@ -26,10 +27,11 @@ _log: Final = Log("app")
 DRAIN_SIGNAL: Final = signal.SIGUSR1
 
 _ROUTES: Final = {
-    "/v1/chat/completions": ("chat_completions", "POST"),
-    "/v1/completions": ("completions", "POST"),
-    "/v1/models": ("models", "GET"),
+    "/v1/chat/completions": Route("POST", "/chat/completions", "chat_completions", Reads.CHAT, Dialect.CHAT),
+    "/v1/completions": Route("POST", "/completions", "completions", Reads.COMPLETIONS, Dialect.CHAT),
+    "/v1/models": Route("GET", "/models", "models", Reads.NOTHING, Dialect.NONE),
 }
+_MODEL_ROUTE: Final = Route("GET", "/models/{model}", "model", Reads.NOTHING, Dialect.NONE)
 _USAGE: Final = "/v1/usage"
 _OPS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
 _MODEL: Final = re.compile(r"/v1/models/[^?#]+")
@@ -116,11 +118,12 @@ class _Answering:
         if path == _USAGE:
             await self._show_usage(path)
             return
-        self._route, method = _match(path, exchange.method)
-        if exchange.method != method:
-            raise wire.wrong_method(exchange.method, path, method)
+        route = _match(path, exchange.method)
+        self._route = route.label
+        if exchange.method != route.method:
+            raise wire.wrong_method(exchange.method, path, route.method)
         self._worker.enter(exchange)
-        await self._worker.journey.travel(exchange, self._route, path.removeprefix("/v1"))
+        await self._worker.journey.travel(exchange, route, path.removeprefix("/v1"))
 
     async def _show_usage(self, path: str) -> None:
         """A caller's own usage: authenticated, but nothing is held, forwarded or billed."""
@@ -183,11 +186,11 @@ class _Answering:
         await exchange.linger()
 
 
-def _match(path: str, method: str) -> tuple[str, str]:
-    """(route label, its method). Raises UnknownPathError."""
+def _match(path: str, method: str) -> Route:
+    """The row of the path table. Raises UnknownPathError."""
     found = _ROUTES.get(path)
     if found is None and _MODEL.fullmatch(path) and not _DOUBTFUL.search(path):
-        found = ("model", "GET")
+        found = _MODEL_ROUTE
     if found is None:
         raise wire.unknown_path(method, path)
     return found

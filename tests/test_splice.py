@@ -10,21 +10,31 @@ from hypothesis import strategies as st
 
 from sentinel.errors import BadRequestError
 from sentinel.protocol import splice, wire
-from sentinel.records import Call
+from sentinel.records import Call, Dialect, Reads, Route
 
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION: dict[str, Any] = {"model": "gpt-3.5-turbo-instruct", "prompt": "hi"}
+ROUTES = {
+    "chat_completions": Route("POST", "/chat/completions", "chat_completions", Reads.CHAT, Dialect.CHAT),
+    "completions": Route("POST", "/completions", "completions", Reads.COMPLETIONS, Dialect.CHAT),
+}
 READ_BY_CHAT = {
     "model",
     "messages",
     "stream",
     "stream_options",
+    "store",
     "n",
     "max_tokens",
     "max_completion_tokens",
     "max_output_tokens",
     "tools",
     "functions",
+    "response_format",
+    "tool_choice",
+    "function_call",
+    "prediction",
+    "web_search_options",
 }
 
 # No lone surrogates: JSON can spell them, UTF-8 cannot, and they are refused (tests/test_wire.py).
@@ -48,8 +58,8 @@ options = st.none() | st.builds(
 def read(body: bytes | dict[str, Any], route: str = "chat_completions") -> Call:
     """The call a body becomes."""
     given_bytes = body if isinstance(body, bytes) else json.dumps(body).encode()
-    path = "/chat/completions" if route == "chat_completions" else "/completions"
-    return wire.read_call(route, "POST", path, b"", given_bytes)
+    row = ROUTES[route]
+    return wire.read_call(row, "POST", row.template, b"", given_bytes, b"application/json")
 
 
 def refused(body: bytes | dict[str, Any], route: str = "chat_completions") -> BadRequestError:
@@ -150,6 +160,7 @@ class TestDuplicates:
         """H10: the second spelling may be escaped, and its place does not matter."""
         valid = CHAT | {"stream": True, "stream_options": {}, "n": 1, "tools": [], "functions": []}
         valid |= dict.fromkeys(("max_tokens", "max_completion_tokens", "max_output_tokens"), 5)
+        valid |= dict.fromkeys(READ_BY_CHAT - valid.keys())
         spelled = f"\\u{ord(name[0]):04x}{name[1:]}" if escaped else name
         again = f'"{spelled}":{json.dumps(valid[name])}'
         inner = json.dumps(valid, separators=(",", ":"))[1:-1]

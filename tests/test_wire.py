@@ -2,32 +2,35 @@
 
 import json
 import re
-import sys
-import time
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sentinel.errors import BadRequestError, OverLimitError, SentinelError
-from sentinel.protocol import wire
-from sentinel.records import Call, ChatPrompt, TextPrompt
+from sentinel.errors import BadRequestError, OverLimitError, SentinelError, UnsupportedMediaTypeError
+from sentinel.protocol import formats, prompts, refusals, wire
+from sentinel.records import Call, ChatPrompt, Dialect, Reads, ResponsesPrompt, Route, TextPrompt
 
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION: dict[str, Any] = {"model": "gpt-3.5-turbo-instruct", "prompt": "hi"}
-READ_BY_CHAT = {
-    "model",
-    "messages",
-    "stream",
-    "stream_options",
-    "n",
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "tools",
-    "functions",
+ROUTES = {
+    "chat_completions": Route("POST", "/chat/completions", "chat_completions", Reads.CHAT, Dialect.CHAT),
+    "completions": Route("POST", "/completions", "completions", Reads.COMPLETIONS, Dialect.CHAT),
+    "embeddings": Route("POST", "/embeddings", "embeddings", Reads.EMBEDDINGS, Dialect.EVENTS),
+    "responses": Route("POST", "/responses", "responses", Reads.RESPONSES, Dialect.RESPONSES),
+    "images": Route("POST", "/images/generations", "images", Reads.ANY, Dialect.EVENTS),
+    "audio": Route("POST", "/audio/speech", "audio", Reads.ANY, Dialect.EVENTS),
+    "cancel": Route("POST", "/batches/{batch_id}/cancel", "batch_cancel", Reads.ANY, Dialect.NONE),
+    "videos": Route("POST", "/videos", "videos", Reads.FORM, Dialect.EVENTS),
+    "model": Route("GET", "/models/{model}", "model", Reads.NOTHING, Dialect.NONE),
 }
+READS_JSON = ["chat_completions", "completions", "embeddings", "responses", "images", "videos"]
+READ_BY_CHAT = {"messages", "stream_options", "n", "max_tokens", "max_completion_tokens", "max_output_tokens", "tools"}
+READ_BY_CHAT |= {"model", "stream", "store", "functions", "response_format", "tool_choice", "function_call", "prediction"}
+
+RATES = prompts.rates("gpt-4o", "o200k_base")
 
 # No lone surrogates: JSON can spell them, UTF-8 cannot, and they are refused (H12, below).
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
@@ -40,8 +43,8 @@ values = st.recursive(
 def read(body: bytes | dict[str, Any], route: str = "chat_completions") -> Call:
     """The call a body becomes."""
     given_bytes = body if isinstance(body, bytes) else json.dumps(body).encode()
-    path = "/chat/completions" if route == "chat_completions" else "/completions"
-    return wire.read_call(route, "POST", path, b"", given_bytes)
+    row = ROUTES[route]
+    return wire.read_call(row, "POST", row.template, b"", given_bytes, b"application/json")
 
 
 def refused(body: bytes | dict[str, Any], route: str = "chat_completions") -> BadRequestError:
@@ -63,6 +66,19 @@ def refusal_of(body: bytes) -> BadRequestError | None:
 VALID = json.dumps(CHAT).encode()
 INSIDE = b'{"model":"m","messages":[{"content":%s}]}'
 OUTSIDE = b'{"model":"m","messages":[{}],"metadata":%s}'
+EVERY = b'{"model":"m","messages":[{}],"input":"x","metadata":%s}'
+NOT_JSON = {
+    "nan": b"NaN",
+    "infinity": b"-Infinity",
+    "lone high surrogate": b'"\\ud83d"',
+    "surrogate and text": b'"\\ud83dx"',
+    "invalid utf-8": b'"\xff"',
+    "overlong utf-8": b'"\xc0\x80"',
+    "encoded surrogate": b'"\xed\xa0\xbd"',
+    "control character": b'"\x01"',
+    "bad escape": b'"\\x41"',
+    "leading zero": b"01",
+}
 UNPARSABLE = {
     "empty": b"",
     "blank": b" \n",
@@ -79,26 +95,10 @@ UNPARSABLE = {
     "nan alone": b"NaN",
     "number out of range inside": INSIDE % b"1e400",
     "huge integer inside": INSIDE % (b"9" * 5000),
-    "deep arrays inside": INSIDE % (b"[" * 100_000),
-    "deep and closed inside": INSIDE % (b"[" * 5000 + b"]" * 5000),
-    "deep and closed outside": OUTSIDE % (b"[" * 5000 + b"]" * 5000),
-    "deep objects": b'{"a":' * 1_000_000,
-    "10 MB of [ inside": INSIDE % (b"[" * 10_000_000),
     **{
         f"{what} {where}": body % text
         for where, body in (("inside", INSIDE), ("outside", OUTSIDE))
-        for what, text in {
-            "nan": b"NaN",
-            "infinity": b"-Infinity",
-            "lone high surrogate": b'"\\ud83d"',
-            "surrogate and text": b'"\\ud83dx"',
-            "invalid utf-8": b'"\xff"',
-            "overlong utf-8": b'"\xc0\x80"',
-            "encoded surrogate": b'"\xed\xa0\xbd"',
-            "control character": b'"\x01"',
-            "bad escape": b'"\\x41"',
-            "leading zero": b"01",
-        }.items()
+        for what, text in NOT_JSON.items()
     },
 }
 
@@ -110,37 +110,50 @@ class TestUnparsable:
     def test_each_raiser(self, body: bytes) -> None:
         """H12, G7: the message is OpenAI's, and no parameter is blamed."""
         error = refused(body)
-        assert (error.status, error.message, error.param, error.code) == (400, wire.PARSE_MESSAGE, None, None)
+        assert (error.status, error.message, error.param, error.code) == (400, refusals.PARSE_MESSAGE, None, None)
 
-    @pytest.mark.parametrize("body", [b"", b'{"model":"m","prompt":"\\ud83d"}', b'{"model":"m","prompt":"\xff"}'])
-    def test_completions(self, body: bytes) -> None:
-        """H12: both routes read with the same care."""
-        assert refused(body, "completions").message == wire.PARSE_MESSAGE
-
-    def test_ten_megabytes_of_brackets(self) -> None:
-        """G7: 10 MB of [ neither crashes nor stalls the worker."""
-        begun = time.perf_counter()
-        assert refused(b"[" * 10_000_000).status == 400
-        assert refused(b'{"model":"m","x":' + b"[" * 10_000_000).status == 400
-        assert time.perf_counter() - begun < 2
+    @pytest.mark.parametrize("route", READS_JSON)
+    @pytest.mark.parametrize("text", [b"[", b'{"a":'])
+    def test_ten_megabytes_of_brackets(self, route: str, text: bytes) -> None:
+        """G7, H12: neither 10 MB of [ nor as deep an object reaches the parser, whose recursion it would exhaust."""
+        for body in (text * 2_000_000, b'{"model":"m","x":' + text * 2_000_000, INSIDE % (b"[" * 5000 + b"]" * 5000)):
+            error = refused(body, route)
+            assert (error.code, error.message) == ("invalid_body", "The body is nested too deeply: at most 64 levels are read.")
 
     def test_low_surrogate_alone(self) -> None:
         """H12: a low surrogate without its high one never becomes a str that cannot be encoded."""
         for text in (b'"\\ude00"', b'"x\\udfff"'):
             error = refused(INSIDE % text)
-            assert error.message == wire.PARSE_MESSAGE
+            assert error.message == refusals.PARSE_MESSAGE
 
-    @pytest.mark.parametrize("prefix", ["", '"stream":true,', '"stream":true,"stream_options":{"a":1,"include_usage":false},'])
-    def test_nesting_at_the_edge(self, prefix: str) -> None:
-        """H12: at every depth the body is read or refused, also where only a later step meets the limit of recursion."""
-        outcomes = set()
-        for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit() + 5):
-            body = f'{{"model":"m",{prefix}"messages":[{{}}],"x":{"[" * depth}{"]" * depth}}}'.encode()
-            try:
-                outcomes.add(read(body).model)
-            except BadRequestError as error:
-                outcomes.add(error.message)
-        assert wire.PARSE_MESSAGE in outcomes
+    @pytest.mark.parametrize(
+        ("around", "levels"),
+        [
+            ('{"model":"m","messages":[{}],"x":%s}', 1),
+            ('{"model":"m","messages":[{"x":%s}]}', 3),
+            ('{"model":"m","stream":true,"messages":[{}],"stream_options":{"x":%s}}', 2),
+        ],
+    )
+    def test_nesting_at_the_edge(self, around: str, levels: int) -> None:
+        """G7: 64 levels are read, 65 are not, wherever they are."""
+        assert read((around % ("[" * (64 - levels) + "]" * (64 - levels))).encode()).model == "m"
+        assert refused((around % ("[" * (65 - levels) + "]" * (65 - levels))).encode()).code == "invalid_body"
+
+    @pytest.mark.parametrize("route", READS_JSON)
+    def test_every_reader(self, route: str) -> None:
+        """H12: what is no JSON is none for any route, also where it stands in parts that nobody reads."""
+        valid = EVERY % b'"x"'
+        assert read(valid, route).body == valid
+        for text in NOT_JSON.values():
+            assert refused(EVERY % text, route).message == refusals.PARSE_MESSAGE
+        for body in (
+            valid[:-1],
+            valid + b"x",
+            b"\xef\xbb\xbf" + valid,
+            valid.decode().encode("utf-16"),
+            valid.replace(b'"', b"'"),
+        ):
+            assert refused(body, route).message == refusals.PARSE_MESSAGE
 
     @given(st.binary(max_size=60), st.integers(0, 200))
     def test_any_bytes(self, noise: bytes, at: int) -> None:
@@ -264,7 +277,9 @@ class TestRead:
         body = json.dumps(
             CHAT | {"n": 3, "max_tokens": 10, "max_completion_tokens": 20, "tools": [{"type": "function"}]}
         ).encode()
-        call = wire.read_call("chat_completions", "POST", "/chat/completions", b"a[]=1&a[]=%2F", body)
+        call = wire.read_call(
+            ROUTES["chat_completions"], "POST", "/chat/completions", b"a[]=1&a[]=%2F", body, b"application/json"
+        )
         assert call == Call(
             route="chat_completions",
             method="POST",
@@ -320,17 +335,16 @@ class TestRead:
     def test_declared_output_is_bounded(self) -> None:
         """G12: no number of prompts makes a figure that Lua cannot add up exactly."""
         call = read(COMPLETION | {"prompt": ["a"] * 5000, "n": 128, "max_tokens": 2**31}, "completions")
-        assert call.output_tokens_declared == wire.OUTPUT_TOKENS_DECLARED_MAX
+        assert call.output_tokens_declared == formats.OUTPUT_TOKENS_DECLARED_MAX
 
     def test_cap_of_zero(self) -> None:
         """A completion with max_tokens 0 only scores its prompt; one token is held, since a hold is never empty."""
         assert read(COMPLETION | {"max_tokens": 0}, "completions").output_tokens_declared == 1
 
-    @pytest.mark.parametrize("route", ["models", "model"])
-    def test_model_routes_have_no_body(self, route: str) -> None:
-        """H8: path and query stay raw, and a body nobody asked for is not forwarded."""
-        call = wire.read_call(route, "GET", "/models/openai%2Fgpt-4o", b"a=+", b"{not json")
-        assert Call(route, "GET", "/models/openai%2Fgpt-4o", b"a=+") == call
+    def test_routes_without_a_body(self) -> None:
+        """H8: path and query stay raw, and a body nobody asked for is not forwarded, whatever it says it is."""
+        call = wire.read_call(ROUTES["model"], "GET", "/models/openai%2Fgpt-4o", b"a=+", b"{not json", b"x")
+        assert Call("model", "GET", "/models/openai%2Fgpt-4o", b"a=+", dialect=Dialect.NONE) == call
 
     def test_model_is_not_normalised(self) -> None:
         """R12: the model is the one the bytes say, in case and spelling."""
@@ -341,6 +355,282 @@ class TestRead:
         call = read(INSIDE % b'"\\ud83d\\ude00"')
         assert isinstance(call.prompt, ChatPrompt)
         assert call.prompt.messages[0]["content"] == "\U0001f600"
+
+    @pytest.mark.parametrize(("store", "stored"), [(True, True), (False, False), (None, False)])
+    def test_a_stored_chat(self, store: bool | None, stored: bool) -> None:
+        """P3: a chat stays with the provider only where it is asked to."""
+        assert read(CHAT | {"store": store}).stored is stored
+        assert not read(CHAT).stored
+
+    def test_what_else_is_priced(self) -> None:
+        """T2: members beside messages and tools that become tokens are kept by name."""
+        rest = {"response_format": {"type": "json_object"}, "tool_choice": "auto", "prediction": {"content": "x"}}
+        prompt = read(CHAT | rest | {"function_call": None, "web_search_options": {}, "seed": 1}).prompt
+        assert isinstance(prompt, ChatPrompt)
+        assert prompt.rest == rest | {"web_search_options": {}}
+
+    def test_ids_are_named(self) -> None:
+        """G6: the file of a chat is named; an agent's calls name nothing."""
+        file = {"type": "file", "file": {"file_id": "file-1"}}
+        messages = [{"role": "user", "content": [file]}, {"role": "tool", "tool_call_id": "call_1", "content": "x"}]
+        assert read(CHAT | {"messages": messages}).named == {"file-1"}
+        assert read(CHAT | {"messages": messages[1:], "metadata": {"file_id": "file-1"}}).named == frozenset()
+
+    def test_case_variants_pass(self) -> None:
+        """H10: `Model` is another member than `model`, which is read; the provider sees both as they are."""
+        assert read(CHAT | {"Model": "other", "STREAM": True}).model == "gpt-4o"
+
+
+class TestEmbeddings:
+    """POST /v1/embeddings."""
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            ("hi", TextPrompt(("hi",))),
+            (["a", "b"], TextPrompt(["a", "b"])),
+            ([1, 2, 3], TextPrompt(tokens_given=3)),
+            ([[1, 2], [3]], TextPrompt(tokens_given=3)),
+        ],
+    )
+    def test_inputs(self, given: Any, expected: TextPrompt) -> None:
+        """T4: each shape of an input; nothing is produced, so that no output is held and none is capped."""
+        body = {"model": "text-embedding-3-small", "input": given, "stream": True}
+        call = read(body, "embeddings")
+        assert (expected, 0, False) == (call.prompt, call.output_tokens_declared, call.stream)
+        assert json.loads(call.body) == body
+
+    @pytest.mark.parametrize("given", [[], [[]], [[1], []]])
+    def test_empty_inputs(self, given: Any) -> None:
+        """T4: an empty array embeds nothing."""
+        error = refused({"model": "m", "input": given}, "embeddings")
+        assert (error.param, error.code) == ("input", "empty_array")
+
+
+RESPONSE: dict[str, Any] = {"model": "gpt-4o", "input": "hi"}
+
+
+class TestResponses:
+    """POST /v1/responses."""
+
+    def test_what_is_read(self) -> None:
+        """P1, P3, T4: what is priced, capped, stored and named; the bytes stay, also of a stream (U3)."""
+        body = {
+            "model": "gpt-4o",
+            "instructions": "be brief",
+            "input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}],
+            "tools": [{"type": "function", "name": "f"}, {"type": "file_search", "vector_store_ids": ["vs_1"]}],
+            "tool_choice": {"type": "function", "name": "f"},
+            "text": {"format": {"type": "json_schema", "name": "n", "schema": {}}, "verbosity": "low"},
+            "prompt": {"id": "pmpt_1", "variables": {"a": "b"}},
+            "previous_response_id": "resp_1",
+            "conversation": {"id": "conv_1"},
+            "stream": True,
+            "background": True,
+            "max_output_tokens": 99,
+        }
+        call = read(body, "responses")
+        rest = {"format": body["text"]["format"], "tool_choice": body["tool_choice"], "variables": {"a": "b"}}  # type: ignore[index]
+        assert call.prompt == ResponsesPrompt(body["input"], "be brief", body["tools"], rest)  # type: ignore[arg-type]
+        assert (call.model, call.stream, call.usage_hidden, call.background, call.stored) == ("gpt-4o", True, False, True, True)
+        assert (call.output_tokens_declared, call.choices, call.dialect) == (99, 1, Dialect.RESPONSES)
+        assert call.named == {"file-1", "vs_1", "resp_1", "conv_1"}
+        assert call.body == json.dumps(body).encode()
+
+    @pytest.mark.parametrize(("store", "stored"), [(True, True), (False, False), (None, True)])
+    def test_stored_unless_told_otherwise(self, store: bool | None, stored: bool) -> None:
+        """P3: responses are kept by default."""
+        assert read(RESPONSE | {"store": store}, "responses").stored is stored
+
+    @pytest.mark.parametrize(
+        "members",
+        [
+            {"prompt": {"id": "pmpt_1"}},
+            {"model": "m", "previous_response_id": "resp_1"},
+            {"model": "m", "conversation": "conv_1"},
+            {"model": "m", "input": []},
+        ],
+    )
+    def test_what_may_be_missing(self, members: dict[str, Any]) -> None:
+        """SPEC: a template brings model and input, an earlier response or a conversation the input."""
+        call = read(members, "responses")
+        assert call.prompt == ResponsesPrompt()
+        assert call.model == members.get("model", "")
+
+    @pytest.mark.parametrize(
+        ("members", "param", "code"),
+        [
+            ({"input": "hi"}, "model", "missing_required_parameter"),
+            ({"model": "m"}, "input", "missing_required_parameter"),
+            ({"model": "m", "input": {}}, "input", "invalid_type"),
+            ({"model": "m\n", "input": "hi"}, "model", "invalid_value"),
+            (RESPONSE | {"max_output_tokens": 0}, "max_output_tokens", "integer_below_min_value"),
+            (RESPONSE | {"stream": "yes"}, "stream", "invalid_type"),
+            (RESPONSE | {"store": 1}, "store", "invalid_type"),
+            (RESPONSE | {"background": "true"}, "background", "invalid_type"),
+            (RESPONSE | {"conversation": 5}, "conversation", "invalid_type"),
+            (RESPONSE | {"previous_response_id": {}}, "previous_response_id", "invalid_type"),
+            (RESPONSE | {"tools": {}}, "tools", "invalid_type"),
+        ],
+    )
+    def test_refusals(self, members: dict[str, Any], param: str, code: str) -> None:
+        """E3: a wrong parameter is named, in OpenAI's codes."""
+        error = refused(members, "responses")
+        assert (param, code) == (error.param, error.code)
+
+    @pytest.mark.parametrize(
+        "name", ["model", "input", "stream", "store", "background", "previous_response_id", "conversation"]
+    )
+    def test_repeats(self, name: str) -> None:
+        """H10: a parameter that is read may be given once."""
+        body = json.dumps(RESPONSE | {name: None})[:-1] + f',"{name[:-1]}\\u{ord(name[-1]):04x}":null}}'
+        error = refused(body.encode(), "responses")
+        assert (name, "duplicate_parameter") == (error.param, error.code)
+
+
+class TestAnything:
+    """Routes whose JSON is only looked at."""
+
+    @pytest.mark.parametrize(
+        ("members", "prompt"),
+        [
+            ({"prompt": "a cat"}, TextPrompt(["a cat"])),
+            ({"input": "say", "instructions": "slowly"}, TextPrompt(["slowly", "say"])),
+            ({"input": ["a", "b"]}, TextPrompt(["a", "b"])),
+            ({"input": [1, 2]}, TextPrompt([], 2)),
+            ({"input": [[1, 2], [3]]}, TextPrompt([], 3)),
+            (
+                {"input": [{"role": "user", "content": "x"}], "instructions": "y"},
+                ResponsesPrompt([{"role": "user", "content": "x"}], "y"),
+            ),
+            ({"prompt": ""}, TextPrompt(tokens_given=1)),
+            ({"input": {"a": 1}, "prompt": 5}, TextPrompt(tokens_given=1)),
+            ({}, TextPrompt(tokens_given=1)),
+        ],
+    )
+    def test_prompts(self, members: dict[str, Any], prompt: Any) -> None:
+        """T4: texts count; where nothing is known one token is held, so that an empty account is refused."""
+        call = read(members, "images")
+        assert (prompt, 0, members) == (call.prompt, call.output_tokens_declared, json.loads(call.body))
+
+    @pytest.mark.parametrize(("model", "read_as"), [("m", "m"), ("m\n", ""), (5, ""), ("m" * 257, ""), (None, "")])
+    def test_models(self, model: Any, read_as: str) -> None:
+        """I2: a model that is none is the provider's to refuse, and is not logged."""
+        assert read({"model": model}, "images").model == read_as
+
+    @pytest.mark.parametrize(("route", "body"), [("cancel", b""), ("cancel", b" \r\n"), ("images", b""), ("videos", b"")])
+    def test_without_a_body(self, route: str, body: bytes) -> None:
+        """SPEC: many actions have no body."""
+        call = read(body, route)
+        assert (body, frozenset()) == (call.body, call.named)
+        assert call.prompt == (None if route == "cancel" else TextPrompt(tokens_given=1))
+
+    def test_what_is_never_billed_holds_nothing(self) -> None:
+        """R12: where the answer's tokens were paid by another request, no tokens are held; ids are named all the same."""
+        call = read({"input": "x", "file": {"id": "file-1"}}, "cancel")
+        assert (None, {"file-1"}, 0) == (call.prompt, call.named, call.output_tokens_declared)
+
+    def test_repeats(self) -> None:
+        """H10: the model is named once."""
+        assert refused(b'{"model":"a","model":"b"}', "images").param == "model"
+
+    @pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"x"'])
+    def test_only_objects(self, body: bytes) -> None:
+        """SPEC: every JSON body is an object."""
+        assert refused(body, "images").code == "invalid_type"
+
+
+class TestContentTypes:
+    """wire.md H11."""
+
+    @pytest.mark.parametrize("route", ["chat_completions", "completions", "embeddings", "responses"])
+    @pytest.mark.parametrize(
+        "content_type", [b"text/plain", b"multipart/form-data; boundary=x", b"application/json; charset=utf-16"]
+    )
+    def test_json_routes(self, route: str, content_type: bytes) -> None:
+        """H11: 415 for what is not JSON in UTF-8; with charset, as a JSON kind, or unsaid it is read."""
+        body = EVERY % b"{}"
+        with pytest.raises(UnsupportedMediaTypeError):
+            wire.read_call(ROUTES[route], "POST", "/x", b"", body, content_type)
+        for fine in (b"", b"application/json; charset=utf-8", b"application/x+json"):
+            assert wire.read_call(ROUTES[route], "POST", "/x", b"", body, fine).body == body
+
+    @pytest.mark.parametrize(
+        "content_type", [b"multipart/form-data; boundary=x", b"application/octet-stream", b"application/sdp"]
+    )
+    def test_what_streams_by(self, content_type: bytes) -> None:
+        """H18: what is not JSON is not read where anything may come."""
+        call = wire.read_call(ROUTES["audio"], "POST", "/audio/speech", b"", b"", content_type)
+        expected = Call("audio", "POST", "/audio/speech", prompt=TextPrompt(tokens_given=1), dialect=Dialect.EVENTS)
+        assert call == msgspec.structs.replace(expected, output_tokens_declared=0)
+
+    @pytest.mark.parametrize("route", ["audio", "videos"])
+    @pytest.mark.parametrize("content_type", [b"application/x-www-form-urlencoded", b"text/plain", b"nonsense"])
+    def test_what_might_be_json_is_refused(self, route: str, content_type: bytes) -> None:
+        """H11: a lenient provider could read it, and with it ids that nobody has looked at."""
+        with pytest.raises(UnsupportedMediaTypeError):
+            wire.read_call(ROUTES[route], "POST", "/x", b"", b"{}", content_type)
+
+    def test_forms_are_looked_through(self) -> None:
+        """G6, H18: a form goes up as it came, and the ids in it are named."""
+        body = b'--x\r\nContent-Disposition: form-data; name="input_reference[file_id]"\r\n\r\nfile-1\r\n--x--\r\n'
+        call = wire.read_call(ROUTES["videos"], "POST", "/videos", b"", body, b"multipart/form-data; boundary=x")
+        assert (body, {"file-1"}, TextPrompt(tokens_given=1)) == (call.body, call.named, call.prompt)
+        with pytest.raises(UnsupportedMediaTypeError):
+            wire.read_call(ROUTES["videos"], "POST", "/videos", b"", body, b"application/octet-stream")
+
+
+members = st.dictionaries(
+    st.sampled_from(
+        ["model", "messages", "input", "prompt", "stream", "stream_options", "tools", "file_id", "conversation", "store"]
+    )
+    | st.sampled_from(["max_tokens", "max_output_tokens", "n", "instructions", "text", "metadata", "previous_response_id"])
+    | texts,
+    values | st.just([{"role": "user", "content": "x"}]) | st.just("gpt-4o"),
+    max_size=8,
+)
+layouts = st.sampled_from([{}, {"indent": 1}, {"separators": (",", ":")}, {"ensure_ascii": False}])
+content_types = st.sampled_from([b"", b"application/json", b"multipart/form-data; boundary=x", b"text/plain"]) | st.binary(
+    max_size=40
+)
+
+
+class TestFuzz:
+    """wire.md H9, H12: any bytes, any JSON, on any route."""
+
+    @given(st.sampled_from(sorted(ROUTES)), st.binary(max_size=200), content_types)
+    @example("videos", b'{"a":{"_id":[]}}', b"")
+    @example("images", b'{"\\ud83d":1}', b"application/json")
+    @example("responses", b'\xef\xbb\xbf{"model":"m","input":"x"}', b"application/json")
+    @example("chat_completions", b'{"model":"m","messages":[{}],"stream":true,"stream_options":{"\\ud83d":1}}', b"")
+    @example("images", b'{"file_id":' + b"9" * 5000 + b"}", b"")
+    @example("videos", b"--x\r\n\r\n", b"multipart/form-data; boundary=x")
+    def test_any_bytes(self, route: str, body: bytes, content_type: bytes) -> None:
+        """H12: there is a call or a refusal, never another error, and unread bodies go up as they came."""
+        try:
+            call = wire.read_call(ROUTES[route], "POST", "/x", b"", body, content_type)
+        except SentinelError as error:
+            assert error.status in {400, 415}
+        else:
+            assert call.body in (body, b"") or call.usage_hidden
+
+    @given(st.sampled_from(sorted(ROUTES)), members, layouts)
+    @example("completions", {"model": "m", "prompt": [], "stream": True}, {})
+    def test_any_json(self, route: str, given_members: dict[str, Any], layout: dict[str, Any]) -> None:
+        """H9, H12: what goes up is what came, except for usage that is asked for; every prompt has a count."""
+        body = json.dumps(given_members, **layout).encode()
+        try:
+            call = wire.read_call(ROUTES[route], "POST", "/x", b"", body, b"application/json")
+        except SentinelError as error:
+            assert error.status == 400
+            return
+        if call.usage_hidden:
+            options = given_members.get("stream_options") or {}
+            expected = given_members | {"stream_options": options | {"include_usage": True}}
+            assert json.loads(call.body) == expected
+        else:
+            assert call.body == (b"" if route == "model" else body)
+        assert call.prompt is None or all(isinstance(piece, str | int) for piece in prompts.pieces(call.prompt, RATES))
 
 
 class TestErrors:
@@ -399,3 +689,11 @@ class TestCapped:
         """The older API has one name for it, and at least one token is asked for."""
         call = read({"model": "m", "prompt": "x"}, "completions")
         assert json.loads(wire.capped(call, 0, "max_completion_tokens").body) == {"model": "m", "prompt": "x", "max_tokens": 1}
+
+    def test_a_response_gets_max_output_tokens(self) -> None:
+        """SPEC: a response has its own name for it, and OpenAI takes no less than 16, which is held at least."""
+        call = read(RESPONSE, "responses")
+        assert json.loads(wire.capped(call, 99, "max_tokens").body) == RESPONSE | {"max_output_tokens": 99}
+        assert json.loads(wire.capped(call, 3, "max_tokens").body) == RESPONSE | {"max_output_tokens": 16}
+        assert wire.output_min(call) == 16
+        assert wire.output_min(read(CHAT | {"n": 3})) == 3

@@ -20,7 +20,7 @@ from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.zion import Zion
 from sentinel.errors import ForbiddenError, LedgerUnavailableError, OverLimitError, ZionUnavailableError
 from sentinel.logs import Log
-from sentinel.protocol import headers, limits
+from sentinel.protocol import headers, limits, wire
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.records import Bill, Call, Caller, Hold, Remaining
 
@@ -186,7 +186,8 @@ class Admission:
             return 0, 0
         if call.output_tokens_declared is not None:
             return call.output_tokens_declared, call.output_tokens_declared
-        return self._output_tokens_default * call.choices, call.choices
+        least = wire.output_min(call)
+        return max(self._output_tokens_default * call.choices, least), least
 
     def _start(self, external_id: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin to learn a caller's limits, unless somebody already does."""
