@@ -6,7 +6,6 @@ bare 500 and logged with its trace. What cannot be opened at start-up is told to
 """
 
 import asyncio
-import re
 import signal
 from typing import Any, Final
 
@@ -16,8 +15,7 @@ from sentinel.edges.upload import Receive
 from sentinel.errors import BadRequestError, ClientGoneError, SentinelError, Source
 from sentinel.logs import Log
 from sentinel.ops import metrics_page
-from sentinel.protocol import headers, wire
-from sentinel.records import Dialect, Reads, Route
+from sentinel.protocol import headers, routes, wire
 from sentinel.worker import Worker
 
 _log: Final = Log("app")
@@ -26,17 +24,8 @@ _log: Final = Log("app")
 # connection has already ended.
 DRAIN_SIGNAL: Final = signal.SIGUSR1
 
-_ROUTES: Final = {
-    "/v1/chat/completions": Route("POST", "/chat/completions", "chat_completions", Reads.CHAT, Dialect.CHAT),
-    "/v1/completions": Route("POST", "/completions", "completions", Reads.COMPLETIONS, Dialect.CHAT),
-    "/v1/models": Route("GET", "/models", "models", Reads.NOTHING, Dialect.NONE),
-}
-_MODEL_ROUTE: Final = Route("GET", "/models/{model}", "model", Reads.NOTHING, Dialect.NONE)
 _USAGE: Final = "/v1/usage"
 _OPS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
-_MODEL: Final = re.compile(r"/v1/models/[^?#]+")
-# What could be read as another path by whoever is asked next (wire.md H8).
-_DOUBTFUL: Final = re.compile(r"//|/\.|\\|%00|%2e", re.IGNORECASE)
 _JSON: Final = [(b"content-type", b"application/json")]
 
 
@@ -118,12 +107,10 @@ class _Answering:
         if path == _USAGE:
             await self._show_usage(path)
             return
-        route = _match(path, exchange.method)
-        self._route = route.label
-        if exchange.method != route.method:
-            raise wire.wrong_method(exchange.method, path, route.method)
+        match = routes.match(exchange.method, path)
+        self._route = match.route.label
         self._worker.enter(exchange)
-        await self._worker.journey.travel(exchange, route, path.removeprefix("/v1"))
+        await self._worker.journey.travel(exchange, match)
 
     async def _show_usage(self, path: str) -> None:
         """A caller's own usage: authenticated, but nothing is held, forwarded or billed."""
@@ -184,16 +171,6 @@ class _Answering:
         await exchange.start(status, [*head, (b"x-request-id", exchange.request_id.encode()), *length])
         await exchange.finish(body)
         await exchange.linger()
-
-
-def _match(path: str, method: str) -> Route:
-    """The row of the path table. Raises UnknownPathError."""
-    found = _ROUTES.get(path)
-    if found is None and _MODEL.fullmatch(path) and not _DOUBTFUL.search(path):
-        found = _MODEL_ROUTE
-    if found is None:
-        raise wire.unknown_path(method, path)
-    return found
 
 
 def _with(head: list[tuple[bytes, bytes]], answer: tuple[int, bytes]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:

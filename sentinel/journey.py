@@ -6,24 +6,28 @@ of its own so that nothing can cancel it half-way. Failures rise to `app.py`, th
 
 import asyncio
 import time
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
 
 from sentinel import metrics
-from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Reply
-from sentinel.errors import ClientGoneError, DrainingError, UpstreamError, UpstreamTimeoutError
+from sentinel.edges.upload import Upload
+from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
 from sentinel.logs import Log
-from sentinel.protocol import headers, wire
-from sentinel.protocol.models import Models
-from sentinel.records import Call, Ending, Hold, Origin, Outcome
+from sentinel.protocol import headers, routes, wire
+from sentinel.protocol.routes import Match
+from sentinel.records import Bill, Call, Ending, Hold, Origin, Outcome
 from sentinel.stages.admission import Admission
 from sentinel.stages.answer_cache import AnswerCache, unpriced
 from sentinel.stages.auth import Auth
+from sentinel.stages.background import Background
 from sentinel.stages.forward import Forward
+from sentinel.stages.intake import Intake
 from sentinel.stages.leases import Lease, Leases
+from sentinel.stages.owners import Owners
 from sentinel.stages.relay import Relay
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.settlement import Settlement
@@ -36,7 +40,10 @@ class Journey:
 
     def __init__(
         self,
+        *,
         auth: Auth,
+        intake: Intake,
+        owners: Owners,
         admission: Admission,
         answer_cache: AnswerCache,
         forward: Forward,
@@ -44,15 +51,11 @@ class Journey:
         leases: Leases,
         settlement: Settlement,
         reporting: Reporting,
-        *,
-        models: Models,
-        body_bytes_max: int,
-        body_timeout_s: float,
-        body_budget: BodyBudget,
-        trace_upstream: bool,
+        background: Background,
     ) -> None:
         self._auth = auth
-        self._models = models
+        self._intake = intake
+        self._owners = owners
         self._admission = admission
         self._answer_cache = answer_cache
         self._forward = forward
@@ -60,23 +63,17 @@ class Journey:
         self._leases = leases
         self._settlement = settlement
         self._reporting = reporting
-        self._body_bytes_max = body_bytes_max
-        self._body_timeout_s = body_timeout_s
-        self._body_budget = body_budget
-        self._trace_upstream = trace_upstream
+        self._background = background
         self._settling: set[asyncio.Task[None]] = set()
 
-    async def travel(self, exchange: Exchange, route: str, path: str) -> None:
+    async def travel(self, exchange: Exchange, match: Match) -> None:
         """Answer one request. Raises SentinelError or ClientGoneError, before or after the answer has begun."""
         begun_s = time.perf_counter()
         headers.check_framing(exchange.headers)
         caller = await self._auth.identify(exchange.headers)
-        body = await exchange.read_body(self._body_bytes_max, self._body_timeout_s, self._body_budget)
-        call = wire.read_call(route, exchange.method, path, exchange.query, body)
-        del body
-        self._models.check(call, needed=bool(call.body))
-        if self._trace_upstream:
-            call = replace(call, trace=exchange.trace.sent())
+        self._owners.check_scope(match)
+        call, upload = await self._intake.read(exchange, match.route)
+        call = await self._owners.check(caller, match, call)
         self._settlement.require_journal()
         hold = await self._admission.admit(caller, call, exchange.request_id)
         lease = self._leases.take(hold)
@@ -84,8 +81,8 @@ class Journey:
         try:
             async with exchange.connected():
                 sent_s = time.perf_counter()
-                metrics.OVERHEAD.labels(route).observe(sent_s - begun_s)
-                reply = await self._open(exchange, call, hold, lease)
+                metrics.OVERHEAD.labels(call.route).observe(sent_s - begun_s)
+                reply = await self._open(exchange, call, upload, hold, lease)
                 outcome = Outcome(Ending.INTERNAL, 500, started=True)
                 # A long stream must not keep the request in memory that it answers.
                 call = wire.shed(call)
@@ -93,28 +90,29 @@ class Journey:
                 if (origin := reply.origin).model:
                     # What answered is what is paid for, under the same request id.
                     call, hold = replace(call, model=origin.model), replace(hold, model=origin.model)
-                metrics.FIRST_BYTE.labels(route).observe(time.perf_counter() - sent_s)
+                metrics.FIRST_BYTE.labels(call.route).observe(time.perf_counter() - sent_s)
             extra = [*self.answer_headers(hold), *headers.origin(origin)]
-            outcome = await self._relay.copy(reply, exchange, call, extra, lease.watch)
+            keep = partial(self._owners.keep, caller)
+            outcome = await self._relay.copy(reply, exchange, call, extra, lease.watch, keep)
             if origin.cache == "hit":
                 outcome = unpriced(outcome)
-        except (ClientGoneError, DrainingError, UpstreamError) as error:
+        except (ClientGoneError, SentinelError) as error:
             outcome = _unanswered(error, sent=lease.sent)
             raise
         finally:
             self._leases.drop(lease)
-            task = asyncio.create_task(self._settle(exchange, hold, call, outcome, origin, begun_s))
+            task = asyncio.create_task(self._end(exchange, match, hold, call, outcome, origin, begun_s))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 
-    async def _open(self, exchange: Exchange, call: Call, hold: Hold, lease: Lease) -> Reply:
+    async def _open(self, exchange: Exchange, call: Call, upload: Upload | None, hold: Hold, lease: Lease) -> Reply:
         """The answer to `call`: one that was kept, or the provider's. Raises UpstreamError."""
         name = self._answer_cache.name(hold, call)
         kept = await self._answer_cache.find(name) if name else None
         if kept is not None:
             return kept
         self._settlement.start(hold)
-        reply = await self._forward.open(call, exchange.headers, hold, lease.mark_sent)
+        reply = await self._forward.open(call, exchange.headers, hold, lease.mark_sent, upload)
         return self._answer_cache.watch(name, reply) if name else reply
 
     def answer_headers(self, hold: Hold) -> list[tuple[bytes, bytes]]:
@@ -126,45 +124,63 @@ class Journey:
         while self._settling:
             await asyncio.wait(self._settling)
 
-    async def _settle(
-        self, exchange: Exchange, hold: Hold, call: Call, outcome: Outcome, origin: Origin, begun_s: float
+    async def _end(
+        self, exchange: Exchange, match: Match, hold: Hold, call: Call, outcome: Outcome, origin: Origin, begun_s: float
     ) -> None:
+        """Settle, at once or when the work is done that goes on at the provider."""
+        # A client that left has ended its own answer, but not work in the background (wire.md P3).
+        goes_on = outcome.unfinished and (call.background or outcome.ending is Ending.SUCCESS)
+        if path := routes.state_path(match, outcome.left) if goes_on else "":
+            ended = await self._background.follow(hold, outcome, path)
+            if ended is None:
+                return
+            outcome = replace(ended, upstream_request_id=outcome.upstream_request_id)
         bill, settled = await self._settlement.settle(hold, call, outcome)
         self._admission.settle(hold, bill)
         if settled is not None:
             self._reporting.report(settled.partition, settled)
-        seconds = time.perf_counter() - begun_s
-        metrics.ENDINGS.labels(call.route, outcome.ending.value).inc()
-        metrics.DURATION.labels(call.route).observe(seconds)
-        _log.info(
-            "request",
-            request_id=hold.request_id,
-            client_request_id=headers.client_request_id(exchange.headers),
-            **headers.retry_count(exchange.headers),
-            **exchange.trace.logged(),
-            upstream_request_id=outcome.upstream_request_id,
-            external_id=hold.caller.external_id,
-            route=call.route,
-            model=call.model,
-            fallback=bool(origin.model),
-            cache=origin.cache,
-            stream=call.stream,
-            status=outcome.status,
-            ending=outcome.ending.value,
-            input_tokens=bill.input_tokens,
-            output_tokens=bill.output_tokens,
-            estimated=bill.reason,
-            bytes_down=outcome.bytes_down,
-            milliseconds=round(seconds * 1000, 1),
-        )
+        if path:
+            await self._background.done(hold)
+        _tell(exchange, hold, call, outcome, origin, bill, begun_s)
 
 
-def _unanswered(error: ClientGoneError | DrainingError | UpstreamError, *, sent: bool) -> Outcome:
+def _tell(exchange: Exchange, hold: Hold, call: Call, outcome: Outcome, origin: Origin, bill: Bill, begun_s: float) -> None:
+    """Count the request and log its one line."""
+    seconds = time.perf_counter() - begun_s
+    metrics.ENDINGS.labels(call.route, outcome.ending.value).inc()
+    metrics.DURATION.labels(call.route).observe(seconds)
+    _log.info(
+        "request",
+        request_id=hold.request_id,
+        client_request_id=headers.client_request_id(exchange.headers),
+        **headers.retry_count(exchange.headers),
+        **exchange.trace.logged(),
+        upstream_request_id=outcome.upstream_request_id,
+        external_id=hold.caller.external_id,
+        route=call.route,
+        model=call.model,
+        fallback=bool(origin.model),
+        cache=origin.cache,
+        stream=call.stream,
+        status=outcome.status,
+        ending=outcome.ending.value,
+        input_tokens=bill.input_tokens,
+        output_tokens=bill.output_tokens,
+        estimated=bill.reason,
+        bytes_down=outcome.bytes_down,
+        milliseconds=round(seconds * 1000, 1),
+    )
+
+
+def _unanswered(error: ClientGoneError | SentinelError, *, sent: bool) -> Outcome:
     """The outcome where no answer of the provider came down; nothing is billed where nothing was sent to it."""
     if isinstance(error, ClientGoneError):
         return Outcome(Ending.CLIENT_CLOSED, 499, started=sent)
     if isinstance(error, DrainingError):
         return Outcome(Ending.INTERNAL, error.status, started=sent)
+    if not isinstance(error, UpstreamError):
+        # A body that streamed by and broke its bounds: the provider never had the whole request.
+        return Outcome(Ending.REFUSED, error.status, started=False)
     started = sent and error.sent
     if isinstance(error, UpstreamTimeoutError):
         return Outcome(Ending.UPSTREAM_TIMEOUT, error.status, started=started)

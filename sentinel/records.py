@@ -106,6 +106,7 @@ class Call(Struct, frozen=True):
     client declared times `n`, or None where it declared none. `route` is a label from the closed set of the path table.
     `stored` says that the answer stays with the provider under its id, `background` that the work may go on after the answer,
     `named` holds the ids of objects that the body names. `trace` are the headers that hand the request's trace on.
+    `named` holds the ids of objects that the body names, `leaves` is the route's where the answer names new ones.
     """
 
     route: str
@@ -124,6 +125,7 @@ class Call(Struct, frozen=True):
     background: bool = False
     named: frozenset[str] = frozenset()
     trace: tuple[tuple[str, str], ...] = ()
+    leaves: tuple[str, ...] = ()
 
 
 class Usage(Struct, frozen=True):
@@ -195,7 +197,8 @@ class Outcome(Struct, frozen=True):
 
     `started` says that the provider may have begun to work (the request was sent). `usage` is the provider's own figure;
     `produced` holds the texts that came after it, all of them where it is None (one per choice and field, wire.md L1), and
-    `produced_bytes_uncounted` the bytes past the cap that were not kept (counted as bytes / 4, wire.md L4).
+    `produced_bytes_uncounted` the bytes past the cap that were not kept (counted as bytes / 4, wire.md L4). `left` holds the
+    ids the answer names, by the paths of `Call.leaves`; `unfinished` says that the work goes on after it (wire.md P3).
     """
 
     ending: Ending
@@ -206,6 +209,8 @@ class Outcome(Struct, frozen=True):
     produced_bytes_uncounted: int = 0
     bytes_down: int = 0
     upstream_request_id: str = ""
+    left: Mapping[str, Sequence[str]] = {}
+    unfinished: bool = False
 
 
 class Bill(Struct, frozen=True):

@@ -32,8 +32,11 @@ from sentinel.settings.origins import origins
 from sentinel.stages.admission import Admission
 from sentinel.stages.answer_cache import AnswerCache
 from sentinel.stages.auth import Auth
+from sentinel.stages.background import Background
 from sentinel.stages.forward import Forward, RetryBudget
+from sentinel.stages.intake import Intake
 from sentinel.stages.leases import Leases
+from sentinel.stages.owners import Owners
 from sentinel.stages.recovery import Recovery
 from sentinel.stages.relay import Relay
 from sentinel.stages.reporting import Reporting
@@ -84,6 +87,9 @@ class Worker:
             missing_limit=settings.missing_limit,
         )
         self._leases = Leases(self._ledger, lease_s=settings.lease_s)
+        self._background = Background(
+            self._ledger, self._provider, self._boot, poll_s=settings.background_poll_s, lease_s=settings.lease_s
+        )
         self._journal = _journal(settings, self._boot)
         self._settlement = Settlement(self._ledger, self._journal, tokenizer)
         self._recovery = Recovery(self._ledger, self._journal)
@@ -92,20 +98,19 @@ class Worker:
         self.usage_page = _usage_page(settings, auth, self._admission, self._ledger)
         self.health = Health(self._ledger, self._journal, standby, self._zion, lambda: self.draining)
         self._answer_cache = AnswerCache(self._ledger, ttl_s=settings.answer_cache_s, bytes_max=settings.answer_cache_bytes_max)
+        owners = Owners(self._ledger, mode=settings.passthrough, life_s=settings.object_life_s)
         self.journey = Journey(
-            auth,
-            self._admission,
-            self._answer_cache,
-            _forward(settings, self._provider),
-            Relay(),
-            self._leases,
-            self._settlement,
-            self._reporting,
-            models=Models(lists.patterns(settings.allowed_models)),
-            body_bytes_max=settings.body_bytes_max,
-            body_timeout_s=settings.body_timeout_s,
-            body_budget=BodyBudget(settings.bodies_bytes_max),
-            trace_upstream=settings.trace_upstream == "true",
+            auth=auth,
+            intake=_intake(settings, owners),
+            owners=owners,
+            admission=self._admission,
+            answer_cache=self._answer_cache,
+            forward=_forward(settings, self._provider),
+            relay=Relay(),
+            leases=self._leases,
+            settlement=self._settlement,
+            reporting=self._reporting,
+            background=self._background,
         )
 
     async def open(self) -> None:
@@ -116,6 +121,7 @@ class Worker:
         self._settlement.open()
         self._recovery.open()
         self._reporting.open()
+        self._background.open()
         self._watch = asyncio.create_task(self._watch_writers())
         _log.info("worker open", boot=self._boot)
 
@@ -150,6 +156,7 @@ class Worker:
         self._end_open()
         if self._watch is not None:
             self._watch.cancel()
+        await self._background.close()
         await self.journey.settled()
         await self._settlement.close()
         await self._recovery.close()
@@ -268,6 +275,18 @@ def _auth(settings: Settings, ledger: Ledger, zion: Zion) -> Auth:
         profile_ttl_s=settings.jwt_cache_ttl_s,
         refusal_ttl_s=settings.jwt_refusal_ttl_s,
         entries_max=settings.jwt_cache_entries_max,
+    )
+
+
+def _intake(settings: Settings, owners: Owners) -> Intake:
+    return Intake(
+        BodyBudget(settings.bodies_bytes_max),
+        Models(lists.patterns(settings.allowed_models)),
+        body_bytes_max=settings.body_bytes_max,
+        body_timeout_s=settings.body_timeout_s,
+        upload_bytes_max=settings.upload_bytes_max,
+        searching=owners.guarding,
+        trace_upstream=settings.trace_upstream == "true",
     )
 
 

@@ -5,7 +5,7 @@ measured, however long it is.
 """
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from sentinel.protocol import kept
 from sentinel.protocol.answers import Head, decode, decode_head
@@ -97,12 +97,16 @@ class BodyMeter:
         say = GRAMMARS[self._dialect].say
         if say is None or self.usage is not None:
             return [], 0
-        fields = decode(b"".join(self._body))
+        fields = self.fields()
         if fields is None:
             return [], self._body_bytes
         texts = Texts(self._kept_bytes_max)
         say(fields, texts)
         return texts.joined(), texts.bytes_uncounted
+
+    def fields(self) -> dict[str, Any] | None:
+        """The whole body decoded, None where it is not whole JSON or was not kept."""
+        return decode(b"".join(self._body))
 
     def _read_ends(self) -> Head | None:
         """The first and last keys of a body that was not kept.

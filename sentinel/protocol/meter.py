@@ -34,6 +34,7 @@ class StreamMeter:
     object is wanted: it is known before the bytes that tell it are returned. What `feed` and `finish` return is what goes
     downstream; after `finish` the client always stands at an event boundary, so that an event can be added there.
     `terminated` says that the stream's own end was passed on: `[DONE]`, or the last event of a response (wire.md P1).
+    `working_id` names the object whose state `unfinished` is, where it was said.
     """
 
     __slots__ = (
@@ -60,6 +61,7 @@ class StreamMeter:
         "terminated",
         "unfinished",
         "usage",
+        "working_id",
     )
 
     def __init__(
@@ -76,6 +78,7 @@ class StreamMeter:
         self.terminated = False
         self.object_id = ""
         self.unfinished = False
+        self.working_id = ""
         self._dialect = dialect
         self._grammar = GRAMMARS[dialect]
         self._counts = self._grammar.say is not None
@@ -227,6 +230,7 @@ class StreamMeter:
             self._failed_last = reading.fails
         if reading.unfinished is not None:
             self.unfinished = reading.unfinished
+            self.working_id = reading.object_id
         if self._nameless_events:
             self.object_id = reading.object_id
             self._nameless_events = 0 if self.object_id else self._nameless_events - 1

@@ -6,7 +6,7 @@ authenticated, limited and billed as a request, and tokens are counted where the
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -20,6 +20,7 @@ from sentinel.records import Dialect, Reads, Route, Scope
 _DOUBTFUL: Final = re.compile(r"(?:/|%2f)(?:/|%2f|\.|\Z)|\\|%[01]|%2[35e]|%3f|%5c|%7f|%(?![0-9a-f]{2})|[^!-~]", re.IGNORECASE)
 # Unreserved characters only: an escaped one could spell another object's id.
 _SEGMENT: Final = r"[A-Za-z0-9_:~-][A-Za-z0-9_.:~-]{0,255}"
+_ID: Final = re.compile(_SEGMENT)
 _PLACEHOLDER: Final = re.compile(r"\{(_?)([a-z_]+)\}")
 _DAY_S: Final = 86_400
 
@@ -46,7 +47,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "batch": _kind("batch", "batch_"),
     "response": Kind(("resp_",), "Response with id '{id}' not found.", life_s=31 * _DAY_S),
     "completion": _kind("chat completion", "chatcmpl-", life_s=31 * _DAY_S),
-    "conversation": _kind("conversation", "conv_"),
+    "conversation": Kind(("conv_",), "Conversation with id '{id}' not found."),
     "vector_store": _kind("vector store", "vs_"),
     "assistant": _kind("assistant", "asst_"),
     "thread": _kind("thread", "thread_"),
@@ -94,6 +95,16 @@ def not_found(kind: str, object_id: str) -> NotFoundError:
     """What the provider answers where it has no such object: nobody can tell another's object from none."""
     words = KINDS[kind]
     return NotFoundError(words.message.format(id=object_id), param=words.param)
+
+
+def state_path(match: Match, left: Mapping[str, Sequence[str]]) -> str:
+    """Where the work of an answer that names `left` can be looked at, "" where that cannot be told."""
+    polls = match.route.polls
+    known = {path: ids[0] for path, ids in left.items() if ids and _ID.fullmatch(ids[0])}
+    # The thread of a run stands in the path, or in the answer where the run has made it.
+    known |= {f"{kind}_id": name for kind, name in match.named}
+    names = [name for _, name in _PLACEHOLDER.findall(polls)]
+    return polls.format_map(known) if names and all(name in known for name in names) else ""
 
 
 def kind_of(object_id: str) -> str:

@@ -112,6 +112,11 @@ def output_min(call: Call) -> int:
     return RESPONSES_CAP_MIN if isinstance(call.prompt, ResponsesPrompt) else call.choices
 
 
+def unstored(call: Call) -> Call:
+    """`call` whose answer the provider does not keep, whatever its default is."""
+    return msgspec.structs.replace(call, body=splice.with_member(call.body, "store", b"false"), stored=False, leaves=())
+
+
 def shed(call: Call) -> Call:
     """`call` without what it asked, once that is sent: its body and prompt may be large, and its answer long."""
     return msgspec.structs.replace(call, body=b"", prompt=None if call.prompt is None else _SENT)

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from sentinel.settings.provider import ProviderSettings
+from sentinel.settings.objects import ObjectSettings
 from sentinel.settings.variable import Variable
 
 
-class LedgerSettings(ProviderSettings, frozen=True, kw_only=True):
+class LedgerSettings(ObjectSettings, frozen=True, kw_only=True):
     """Redis, and the limits that are held in it."""
 
     redis_url: Annotated[

@@ -6,8 +6,10 @@ that the client can tell. The relay follows the content type of the answer, not 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
+
+import msgspec
 
 from sentinel import metrics
 from sentinel.edges.exchange import Exchange
@@ -16,11 +18,14 @@ from sentinel.errors import ClientGoneError, DrainingError, SentinelError, Upstr
 from sentinel.logs import Log
 from sentinel.protocol import headers
 from sentinel.protocol.bodies import BodyMeter, PassMeter
+from sentinel.protocol.finds import Finds
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
 from sentinel.records import Call, Dialect, Ending, Outcome
 
 _log: Final = Log("relay")
+
+Keep = Callable[[list[str]], Awaitable[None]]
 
 # The client has its whole answer by then; only the connection to the provider is at stake (wire.md D5).
 _TAIL_S: Final = 1.0
@@ -44,17 +49,30 @@ class Relay:
         self._reading = asyncio.Semaphore(1)
 
     async def copy(
-        self, reply: Reply, exchange: Exchange, call: Call, extra: list[tuple[bytes, bytes]], watch: Callable[[Meter], None]
+        self,
+        reply: Reply,
+        exchange: Exchange,
+        call: Call,
+        extra: list[tuple[bytes, bytes]],
+        watch: Callable[[Meter], None],
+        keep: Keep,
     ) -> Outcome:
-        """Copy `reply` to the client under its own headers and `extra` (request id and limits); `watch` is given its meter."""
+        """Copy `reply` to the client under its own headers and `extra` (request id and limits).
+
+        `watch` is given its meter, `keep` the ids of new objects, before the client can know them.
+        """
         meter, head = _opened(reply, call)
+        finds = Finds(call.leaves)
         watch(meter)
         failure: Exception | None = None
         try:
             try:
                 async with exchange.connected():
                     await exchange.start(reply.status, [*head, *extra])
-                    await self._pump(reply, exchange, meter)
+                    if call.leaves and reply.status < 300:
+                        await self._pump_found(reply, exchange, meter, finds, keep)
+                    else:
+                        await self._pump(reply, exchange, meter)
                     failure = _truncation(meter)
                     if failure is None:
                         await exchange.finish(meter.ending() if isinstance(meter, StreamMeter) else b"")
@@ -66,18 +84,41 @@ class Relay:
                 await self._tell(exchange, meter, failure)
         finally:
             reply.close()
-        return await _outcome(reply, exchange, meter, failure, self._reading)
+        outcome = await _outcome(reply, exchange, meter, failure, self._reading)
+        if not call.leaves:
+            return outcome
+        return msgspec.structs.replace(outcome, left=finds.state_of(meter), unfinished=meter.unfinished)
 
     async def _pump(self, reply: Reply, exchange: Exchange, meter: Meter) -> None:
-        """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6).
-
-        The meter has seen what goes down before it goes: the id of a stream's object is known before the client can use it.
-        """
+        """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6)."""
         ended = False
         while not ended:
             chunk = b"" if meter.terminated else await reply.read()
             ended = not chunk
             if passed := meter.feed(chunk) if chunk else meter.finish():
+                await exchange.send(passed)
+
+    async def _pump_found(self, reply: Reply, exchange: Exchange, meter: Meter, finds: Finds, keep: Keep) -> None:
+        """The same for an answer that names new objects: each is kept before the client has its id.
+
+        The ids of a plain body are known when it is whole, so its last piece waits for that.
+        """
+        held = b""
+        ended = False
+        while not ended:
+            chunk = b"" if meter.terminated else await reply.read()
+            ended = not chunk
+            passed = meter.feed(chunk) if chunk else meter.finish()
+            new: list[str] = []
+            if isinstance(meter, StreamMeter):
+                new = finds.in_stream(meter, passed)
+            elif not ended:
+                passed, held = held, passed
+            elif isinstance(meter, BodyMeter):
+                passed, new = held, finds.in_body(meter)
+            if new:
+                await keep(new)
+            if passed:
                 await exchange.send(passed)
 
     async def _tell(self, exchange: Exchange, meter: Meter, failure: Exception) -> None:
@@ -148,18 +189,18 @@ def _opened(reply: Reply, call: Call) -> tuple[Meter, list[tuple[bytes, bytes]]]
     if kind == b"text/event-stream" and reply.status < 400:
         kept = [(name, value) for name, value in head if name != b"cache-control"]
         unbuffered = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        return StreamMeter(call.dialect, usage_hidden=call.usage_hidden, names=call.stored), kept + unbuffered
+        return StreamMeter(call.dialect, usage_hidden=call.usage_hidden, names=bool(call.leaves)), kept + unbuffered
     lengths = [value for name, value in reply.headers if name.lower() == b"content-length"]
     return _plain(kind, reply, call), [*head, (b"content-length", lengths[0])] if len(lengths) == 1 else head
 
 
 def _plain(kind: bytes, reply: Reply, call: Call) -> Meter:
     """An error costs nothing and passes as it is (wire.md E5); of JSON nothing is read where nothing is asked for."""
-    if reply.status >= 400 or (call.dialect is Dialect.NONE and not call.stored):
+    if reply.status >= 400 or (call.dialect is Dialect.NONE and not call.leaves):
         return PassMeter()
     # Some providers name no type; what they send is JSON.
     if kind in (b"", b"application/json") or kind.endswith(b"+json"):
-        return BodyMeter(call.dialect, names=call.stored)
+        return BodyMeter(call.dialect, names=bool(call.leaves))
     return PassMeter(call.dialect)
 
 

@@ -14,12 +14,10 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 
-from sentinel.devstack.child import StackError
-from sentinel.devstack.claims import require_free
 from sentinel.devstack.stack import Stack
 from sentinel.edges.journal.segment import entries
 from tests.process.test_lifecycle import _children
-from tests.support.running import HELLO, User, booked, make_user, reconciled, redis_away, sdk
+from tests.support.running import HELLO, User, booked, kill_workers, make_user, reconciled, redis_away, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
@@ -81,20 +79,6 @@ async def at_work(stack: Stack, user: User) -> None:
             if any(row["user"] == user.email and row["input_tokens"] for row in rows):
                 return
             await asyncio.sleep(0.02)
-
-
-async def kill_workers(stack: Stack) -> None:
-    """kill -9 of the supervisor and all workers at once; when this returns the port is free and the locks are too."""
-
-    def gone() -> bool:
-        try:
-            require_free(stack.port)
-        except StackError:
-            return False
-        return True
-
-    await stack.kill("sentinel")
-    await until(gone)
 
 
 async def read(client: AsyncOpenAI, user: User, simulate: dict[str, object], seen: list[str]) -> None:

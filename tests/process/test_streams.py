@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import aiohttp
 import openai
@@ -13,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
+from tests.support.memory import rss_bytes
 from tests.support.running import HELLO, User, booked, make_user, sdk
 from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, plain, usage
 
@@ -279,16 +278,3 @@ async def test_a_slow_reader_costs_no_memory(town: Town) -> None:
         while b"[DONE]" not in await reader.read(1 << 20):
             pass
     writer.close()
-
-
-def rss_bytes(stack: Stack) -> int:
-    """The resident memory of the stack's one worker: the largest process of Sentinel's group."""
-    group = os.getpgid(stack.child("sentinel").pid)
-    pages = [0]
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getpgid(int(process.name)) == group:
-                pages.append(int((process / "statm").read_text().split()[1]))
-        except (ProcessLookupError, FileNotFoundError):
-            continue
-    return max(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -8,9 +8,14 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from sentinel import errors, metrics
 from sentinel.settings import read
-from tests.support.documents import ROOT, env_example, settings_page
+from tests.support.documents import ROOT, compatibility_page, env_example, settings_page
 
 METRICS = {name: metric for name, metric in vars(metrics).items() if isinstance(metric, Counter | Gauge | Histogram)}
+
+
+def test_routes_are_documented() -> None:
+    """docs/compatibility.md has every row of the route table as it is (`python -m tests.support.documents` writes it)."""
+    assert (ROOT / "docs" / "compatibility.md").read_text() == compatibility_page()
 
 
 def test_settings_are_documented() -> None:

@@ -1,5 +1,6 @@
 """The documents that follow from the code: `python -m tests.support.documents` writes them, tests/rules compares them.
 
+The route table of docs/compatibility.md follows from sentinel/protocol/routes.py,
 docs/settings.md and `.env.example` follow from sentinel/settings/. Metrics are described by hand, so only their
 names, types, labels and help are compared.
 """
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from sentinel.protocol.routes import ROUTES
+from sentinel.records import Dialect, Reads, Route
 from sentinel.settings import Settings, variables
 from sentinel.settings.variable import Variable
 
@@ -26,6 +29,16 @@ with secrets hidden. A secret may come from a file: `NAME_FILE` names it.
 _ENV_HEAD = """# Settings of Sentinel; copy to .env. Everything is described in docs/settings.md.
 # Required: Zion, and the key of one provider.
 """
+
+_ROUTES_BEGIN, _ROUTES_END = "<!-- routes: written by `python -m tests.support.documents` -->\n", "<!-- end of routes -->"
+_ROUTES_HEAD = "| path | methods | forwarded in | body | tokens counted |\n| --- | --- | --- | --- | --- |\n"
+_BODIES = {Reads.ANY: "any", Reads.FORM: "any, searched", Reads.NOTHING: "–"}
+_COUNTED = {
+    Dialect.CHAT: "usage, else what came down",
+    Dialect.RESPONSES: "usage of the last event, else what came down",
+    Dialect.EVENTS: "where the answer has usage",
+    Dialect.NONE: "–",
+}
 
 _COMPUTED = {"provider": "openai or vercel, by key", "workers": "one a core"}
 _EXAMPLES = {"zion_api_url": "https://zion.example.com", "zion_api_key": "change-me", "openai_api_key": "change-me"}
@@ -58,6 +71,22 @@ def env_example() -> str:
     return "\n".join(parts)
 
 
+def compatibility_page() -> str:
+    """docs/compatibility.md with the route table as it is; the rest is written by hand."""
+    before, _, rest = (ROOT / "docs" / "compatibility.md").read_text().partition(_ROUTES_BEGIN)
+    _, _, after = rest.partition(_ROUTES_END)
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for route in ROUTES:
+        rows.setdefault(_route_cells(route), []).append(route.method)
+    lines = [f"| `/v1{path}` | {' '.join(verbs)} | {' | '.join(cells)} |" for (path, *cells), verbs in rows.items()]
+    return f"{before}{_ROUTES_BEGIN}\n{_ROUTES_HEAD}" + "\n".join(lines) + f"\n\n{_ROUTES_END}{after}"
+
+
+def _route_cells(route: Route) -> tuple[str, str, str, str]:
+    path = route.template.replace("{_", "{")
+    return path, f"`{route.scope.value}`", _BODIES.get(route.reads, "JSON, read"), _COUNTED[route.dialect]
+
+
 def _allowed(variable: Variable) -> str:
     if variable.choices:
         return ", ".join(f"`{choice}`" for choice in variable.choices)
@@ -70,4 +99,5 @@ def _allowed(variable: Variable) -> str:
 
 if __name__ == "__main__":
     (ROOT / "docs" / "settings.md").write_text(settings_page())
+    (ROOT / "docs" / "compatibility.md").write_text(compatibility_page())
     (ROOT / ".env.example").write_text(env_example())

@@ -9,6 +9,8 @@ import aiohttp
 from openai import AsyncOpenAI
 
 from sentinel.devstack import reconcile
+from sentinel.devstack.child import StackError
+from sentinel.devstack.claims import require_free
 from sentinel.devstack.comparison import Comparison, Sums
 from sentinel.devstack.stack import Stack
 
@@ -59,6 +61,19 @@ async def redis_away(stack: Stack, workers: int) -> None:
             if f"\nsentinel_ledger_away {workers}.0\n" in page or (workers == 0 and "\nsentinel_ledger_away " not in page):
                 return
             await asyncio.sleep(0.05)
+
+
+async def kill_workers(stack: Stack) -> None:
+    """kill -9 of the supervisor and all workers at once; when this returns the port is free and the locks are too."""
+    await stack.kill("sentinel")
+    async with asyncio.timeout(RECONCILED_S):
+        while True:
+            try:
+                require_free(stack.port)
+            except StackError:
+                await asyncio.sleep(0.02)
+            else:
+                return
 
 
 async def booked(stack: Stack) -> Sums:

@@ -1,0 +1,45 @@
+"""What passes through: which routes, whose objects, how large. Values only, which `sentinel.settings` checks."""
+
+from typing import Annotated
+
+from sentinel.settings.provider import ProviderSettings
+from sentinel.settings.variable import Variable
+
+
+class ObjectSettings(ProviderSettings, frozen=True, kw_only=True):
+    """What passes through beyond chat, completions, embeddings, responses and models."""
+
+    passthrough: Annotated[
+        str,
+        Variable(
+            "SENTINEL_PASSTHROUGH",
+            "Which other routes are forwarded: none, those that leave nothing behind, also objects by their owner, or all.",
+            choices=("off", "stateless", "owned", "all"),
+        ),
+    ] = "owned"
+    object_life_s: Annotated[
+        int,
+        Variable(
+            "SENTINEL_OBJECT_LIFE_SECONDS",
+            "How long the owner of an object is known after its last use, where the provider sets no end.",
+            "s",
+            low=3600,
+            high=2**31,
+        ),
+    ] = 34_560_000
+    upload_bytes_max: Annotated[
+        int,
+        Variable(
+            "SENTINEL_UPLOAD_BYTES_MAX", "The largest body that streams through, such as a file.", "bytes", low=1024, high=2**40
+        ),
+    ] = 2**30
+    background_poll_s: Annotated[
+        float,
+        Variable(
+            "SENTINEL_BACKGROUND_POLL_SECONDS",
+            "How often work that goes on after its answer is looked at.",
+            "s",
+            low=0.05,
+            high=3600,
+        ),
+    ] = 10.0

@@ -1,0 +1,194 @@
+"""background.follow: work that goes on at the provider after its answer is looked at until its cost is known, then settled.
+
+A background response, a batch or a run answers before it has worked. Its hold stays, with its lease, and a record in Redis
+names it, so that another worker goes on where this one ends. Fails late, never silently: what cannot be looked at is tried
+again; what the provider forgets, or has not finished after two days, is charged by the estimate; where no record can be
+written, at once.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from sentinel import metrics
+from sentinel.edges.ledger import Ledger
+from sentinel.edges.ledger.unfinished import Work
+from sentinel.edges.provider import Patience, Provider, Reply
+from sentinel.errors import LedgerUnavailableError, UpstreamError
+from sentinel.logs import Log
+from sentinel.protocol import headers
+from sentinel.protocol.bodies import BodyMeter
+from sentinel.records import Caller, Dialect, Ending, Entry, Hold, Outcome, Remaining
+
+_log: Final = Log("background")
+
+_GIVE_UP_S: Final = 172_800.0
+_FIRST_LOOK_S: Final = 1.0
+# More is left to other workers, or to later: each costs a call to the provider in every round.
+_FOLLOWED_MAX: Final = 1000
+# To show the state of something is no work.
+_PATIENCE: Final = Patience(first_byte_s=30.0, total_s=60.0)
+_UNKNOWN: Final = Remaining(None, None, None)
+
+
+class Background:
+    """Follows unfinished work, this worker's own and what others left. `worker` names it; `now_s` is the wall clock."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        provider: Provider,
+        worker: str,
+        *,
+        poll_s: float,
+        lease_s: float,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._provider = provider
+        self._worker = worker
+        # Each look renews the lease: two may fail before it is over.
+        self._poll_s = min(poll_s, lease_s / 3)
+        self._adopt_s = lease_s / 2
+        self._now_s = now_s
+        self._closing = asyncio.Event()
+        self._followed: set[str] = set()
+        self._adopted: set[asyncio.Task[None]] = set()
+        self._adopter: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin to look for work that others left."""
+        self._adopter = asyncio.create_task(self._adopt_all())
+
+    async def close(self) -> None:
+        """Stop to look; what is unfinished stays in Redis for another worker."""
+        self._closing.set()
+        tasks = [*self._adopted, *([self._adopter] if self._adopter is not None else [])]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def follow(self, hold: Hold, outcome: Outcome, path: str) -> Outcome | None:
+        """What the work of `hold` has cost in the end; `path` shows its state. None: it goes on, with another worker.
+
+        Call `done` when it is settled. Where Redis cannot note it, `outcome` is all that will be known.
+        """
+        caller = hold.caller
+        work = Work(
+            hold.request_id, caller.external_id, caller.email, hold.model, hold.input_tokens, path, int(self._now_s() * 1000)
+        )
+        try:
+            await self._ledger.unfinished.claim(work, self._worker, renew=True)
+            await self._ledger.unfinished.add(work)
+        except LedgerUnavailableError:
+            _log.error("unfinished work cannot be noted: it is charged by estimate", request_id=hold.request_id)
+            return outcome
+        return await self._watch(work, hold)
+
+    async def done(self, hold: Hold) -> None:
+        """The work of `hold` is settled, or its bill waits in the journal."""
+        await self._forget(Work(hold.request_id, hold.caller.external_id, "", "", 0, "", 0))
+
+    async def _watch(self, work: Work, hold: Hold) -> Outcome | None:
+        wait_s = min(_FIRST_LOOK_S, self._poll_s)
+        self._followed.add(work.request_id)
+        metrics.UNFINISHED.inc()
+        try:
+            while not await self._closes_within(wait_s):
+                wait_s = min(2 * wait_s, self._poll_s)
+                await self._renew(work, hold)
+                if (outcome := await self._look(work)) is not None:
+                    return outcome
+                if self._now_s() - work.since_ms / 1000 > _GIVE_UP_S:
+                    _log.warning("unfinished work is given up", request_id=work.request_id)
+                    return Outcome(Ending.TRUNCATED, 504, started=True)
+            return None
+        finally:
+            self._followed.discard(work.request_id)
+            metrics.UNFINISHED.dec()
+
+    async def _renew(self, work: Work, hold: Hold) -> None:
+        try:
+            await self._ledger.beat(hold, 0)
+            await self._ledger.unfinished.claim(work, self._worker, renew=True)
+        except LedgerUnavailableError:
+            _log.debug("lease of unfinished work not renewed", request_id=work.request_id)
+
+    async def _look(self, work: Work) -> Outcome | None:
+        """The outcome if the provider shows an end, None while it works or does not answer."""
+        sent = headers.upstream((), request_id=work.request_id, key=self._provider.key)
+        try:
+            reply = await self._provider.send("GET", work.path, b"", sent, b"", _ignore, _PATIENCE)
+            try:
+                return await _read(reply)
+            finally:
+                reply.close()
+        except UpstreamError as error:
+            _log.debug("unfinished work cannot be looked at", request_id=work.request_id, error=error.message)
+            return None
+
+    async def _closes_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        return self._closing.is_set()
+
+    # ---- what others left ----------------------------------------------------------------------------------------------
+
+    async def _adopt_all(self) -> None:
+        while not await self._closes_within(self._adopt_s):
+            try:
+                async for work in self._ledger.unfinished.all():
+                    if work.request_id in self._followed or len(self._followed) >= _FOLLOWED_MAX:
+                        continue
+                    if await self._ledger.unfinished.claim(work, self._worker, renew=False):
+                        task = asyncio.create_task(self._adopt(work))
+                        self._adopted.add(task)
+                        task.add_done_callback(self._adopted.discard)
+            except LedgerUnavailableError:
+                _log.debug("unfinished work cannot be listed")
+
+    async def _adopt(self, work: Work) -> None:
+        """Follow `work` of a worker that is gone, and settle it: the truth corrects what its ended lease was charged."""
+        caller = Caller(work.external_id, work.email)
+        hold = Hold(work.request_id, caller, work.model, work.input_tokens, 0, _UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN)
+        outcome = await self._watch(work, hold)
+        if outcome is None:
+            return
+        usage = outcome.usage
+        tokens = (work.input_tokens, 0) if usage is None else (usage.input_tokens, usage.output_tokens)
+        at_ms = int(self._now_s() * 1000)
+        entry = Entry("settled", at_ms, work.request_id, work.external_id, work.email, work.model, *tokens, 1)
+        try:
+            await self._ledger.replay(entry)
+        except LedgerUnavailableError:
+            _log.debug("unfinished work is settled later", request_id=work.request_id)
+        else:
+            _log.info("unfinished work of another worker settled", request_id=work.request_id)
+            await self._forget(work)
+
+    async def _forget(self, work: Work) -> None:
+        try:
+            await self._ledger.unfinished.remove(work)
+        except LedgerUnavailableError:
+            # Whoever finds it settles it again, which changes nothing.
+            _log.debug("settled work is still noted", request_id=work.request_id)
+
+
+async def _read(reply: Reply) -> Outcome | None:
+    if reply.status == 404:
+        return Outcome(Ending.TRUNCATED, 404, started=True)
+    if reply.status != 200:
+        return None
+    meter = BodyMeter(Dialect.EVENTS)
+    while chunk := await reply.read():
+        meter.feed(chunk)
+    meter.finish()
+    if meter.unfinished or not meter.finished:
+        return None
+    return Outcome(Ending.SUCCESS, 200, started=True, usage=meter.usage)
+
+
+def _ignore() -> None:
+    """Nothing hangs on when a look is sent."""

@@ -1,0 +1,94 @@
+"""owners.check: one account at the provider serves all callers, so every object in it has an owner, and only that one sees it.
+
+Fails closed: an object of somebody else, or of nobody, is NotFoundError in the provider's own words, so that nobody learns
+what others have; a route that shows or changes the account as a whole, or lies outside SENTINEL_PASSTHROUGH, is ForbiddenError;
+while Redis is away objects are LedgerUnavailableError. What could not be noted is logged, and its owner cannot reach it.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from sentinel import metrics
+from sentinel.edges.ledger import Ledger
+from sentinel.errors import ForbiddenError, LedgerUnavailableError
+from sentinel.logs import Log
+from sentinel.protocol import routes, wire
+from sentinel.protocol.routes import Match
+from sentinel.records import Call, Caller, Scope
+
+_log: Final = Log("owners")
+
+# Ids one request may name: OpenAI takes 20 files in a tool, and 500 in a batch of files.
+_NAMED_MAX: Final = 512
+_ORDER: Final = list(Scope)
+
+
+class Owners:
+    """Keeps callers apart. `mode` is the widest scope that is forwarded; `all` means one tenant, so nothing is kept apart."""
+
+    def __init__(self, ledger: Ledger, *, mode: str, life_s: int) -> None:
+        self._ledger = ledger
+        self._mode = Scope(mode)
+        self._life_s = life_s
+
+    @property
+    def guarding(self) -> bool:
+        """Whether objects have owners here."""
+        return self._mode is not Scope.ACCOUNT
+
+    def check_scope(self, match: Match) -> None:
+        """Raise ForbiddenError where this deployment does not forward the route at all."""
+        if _ORDER.index(match.route.scope) > _ORDER.index(self._mode):
+            raise ForbiddenError(_refusal(match), code="route_not_available")
+
+    async def check(self, caller: Caller, match: Match, call: Call) -> Call:
+        """`call`, if every object that its path and its body name is the caller's; one that must leave nothing behind says so.
+
+        Raises NotFoundError, ForbiddenError or LedgerUnavailableError.
+        """
+        if not self.guarding:
+            return call
+        named = [*match.named, *((routes.kind_of(name), name) for name in sorted(call.named))]
+        if named:
+            await self._check_named(caller, named)
+        if self._mode is not Scope.OWNED and match.route.leaves:
+            return _leaving_nothing(call)
+        return call
+
+    async def keep(self, caller: Caller, object_ids: Iterable[str]) -> None:
+        """The provider has made these objects for `caller`. Called before the caller learns their ids; never fails."""
+        if self._mode is not Scope.OWNED:
+            return
+        objects = [(name, self._life(routes.kind_of(name))) for name in object_ids]
+        try:
+            await self._ledger.owners.keep(caller.external_id, objects)
+        except LedgerUnavailableError:
+            metrics.OBJECTS_UNOWNED.inc(len(objects))
+            _log.error("objects have no owner", external_id=caller.external_id, objects=[name for name, _ in objects])
+
+    async def _check_named(self, caller: Caller, named: list[tuple[str, str]]) -> None:
+        if len(named) > _NAMED_MAX:
+            raise ForbiddenError(f"A request may name at most {_NAMED_MAX} objects.", code="too_many_objects")
+        if self._mode is not Scope.OWNED:
+            raise routes.not_found(*named[0])
+        found = await self._ledger.owners.find([(name, self._life(kind)) for kind, name in named])
+        for (kind, name), owner in zip(named, found, strict=True):
+            if owner != caller.external_id:
+                raise routes.not_found(kind, name)
+
+    def _life(self, kind: str) -> int:
+        return routes.KINDS[kind].life_s or self._life_s
+
+
+def _leaving_nothing(call: Call) -> Call:
+    """`call` with `store` off, where objects are not served: the provider must not keep what nobody can ask for again."""
+    if call.background:
+        raise ForbiddenError("Background responses are not available through this gateway.", code="route_not_available")
+    return wire.unstored(call) if call.stored else call
+
+
+def _refusal(match: Match) -> str:
+    path = f"{match.route.method} /v1{match.route.template}"
+    if match.route.scope is Scope.ACCOUNT:
+        return f"{path} is not available through this gateway: it is about the objects of every caller. Ask for yours by id."
+    return f"{path} is not available through this gateway."
