@@ -109,6 +109,9 @@ class _Answering:
             return
         match = routes.match(exchange.method, path)
         self._route = match.route.label
+        if not exchange.query.isascii():
+            # It would go up in another encoding than it came in (wire.md H8).
+            raise BadRequestError("A query must be percent-encoded.")
         self._worker.enter(exchange)
         await self._worker.journey.travel(exchange, match)
 

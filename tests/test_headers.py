@@ -127,6 +127,7 @@ class TestFraming:
             [],
             [(b"content-length", b"12")],
             [(b"transfer-encoding", b"chunked")],
+            [(b"transfer-encoding", b"Chunked")],
             [(b"content-length", b"0"), (b"te", b"x")],
             [(b"content-type", b'multipart/form-data; boundary="a,b"')],
         ],

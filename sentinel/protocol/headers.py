@@ -88,7 +88,7 @@ def check_framing(headers: Headers) -> None:
         elif name == b"content-length":
             lengths.append(value)
         elif name == b"transfer-encoding":
-            codings.append(value)
+            codings.append(value.lower())
         elif name == b"content-type":
             types.append(value)
     if len(hosts) != 1 or not hosts[0].strip():

@@ -17,7 +17,9 @@ from sentinel.records import Dialect, Reads, Route, Scope
 
 # What could be read as another path by whoever is asked next: empty, dotted and unfinished segments, other slashes, escapes of
 # what has a meaning (control characters, # % . ? \) or of nothing, and bytes that no path has (wire.md H8, H17).
-_DOUBTFUL: Final = re.compile(r"(?:/|%2f)(?:/|%2f|\.|\Z)|\\|%[01]|%2[35e]|%3f|%5c|%7f|%(?![0-9a-f]{2})|[^!-~]", re.IGNORECASE)
+_DOUBTFUL: Final = re.compile(
+    r"(?:/|%2f)(?:/|%2f|\.|\Z)|\\|%[01]|%2[35e]|%3f|%5c|%7f|%(?![0-9a-f]{2})|[^!-~]|[\"<>^`{|}]", re.IGNORECASE
+)
 # Unreserved characters only: an escaped one could spell another object's id.
 _SEGMENT: Final = r"[A-Za-z0-9_:~-][A-Za-z0-9_.:~-]{0,255}"
 _ID: Final = re.compile(_SEGMENT)

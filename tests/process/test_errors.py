@@ -31,30 +31,39 @@ async def ask(
 
 
 @pytest.mark.parametrize(
-    ("status", "expected"),
+    ("status", "expected", "code"),
     [
-        (400, openai.BadRequestError),
-        (404, openai.NotFoundError),
-        (409, openai.ConflictError),
-        (422, openai.UnprocessableEntityError),
-        (429, openai.RateLimitError),
-        (500, openai.InternalServerError),
-        (503, openai.InternalServerError),
-        (401, openai.InternalServerError),
-        (403, openai.InternalServerError),
+        (400, openai.BadRequestError, "simulated_error"),
+        (404, openai.NotFoundError, "model_not_found"),
+        (405, openai.APIStatusError, "simulated_error"),
+        (408, openai.APIStatusError, "simulated_error"),
+        (409, openai.ConflictError, "simulated_error"),
+        (413, openai.APIStatusError, "simulated_error"),
+        (415, openai.APIStatusError, "simulated_error"),
+        (422, openai.UnprocessableEntityError, "simulated_error"),
+        (429, openai.RateLimitError, "rate_limit_exceeded"),
+        (500, openai.InternalServerError, "upstream_error"),
+        (502, openai.InternalServerError, None),
+        (503, openai.InternalServerError, "upstream_unavailable"),
+        (504, openai.InternalServerError, None),
+        (401, openai.InternalServerError, "upstream_error"),
+        (403, openai.InternalServerError, "upstream_error"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_providers_errors_raise_the_sdks(
-    stack: Stack, user: User, status: int, expected: type[openai.APIStatusError], *, stream: bool
+    stack: Stack, user: User, status: int, expected: type[openai.APIStatusError], code: str | None, *, stream: bool
 ) -> None:
-    """wire.md E2, E5, E6: 4xx pass; the provider's 401 and 403 are Sentinel's fault, so 502; nothing is billed."""
+    """wire.md E2, E5, E6: the SDK's own class, status, code and request id for each; 4xx pass; the provider's 401 and 403 are
+    Sentinel's fault, so 502; nothing is billed.
+    """
     async with sdk(stack, user.token) as client:
         with pytest.raises(expected) as caught:
             await client.chat.completions.create(
                 model="gpt-4o", messages=HELLO, user=user.email, stream=stream, extra_body={"simulate": {"status": status}}
             )
-    assert caught.value.status_code == {401: 502, 403: 502, 500: 502}.get(status, status)
+    assert type(caught.value) is expected
+    assert (caught.value.status_code, caught.value.code) == ({401: 502, 403: 502, 500: 502}.get(status, status), code)
     assert caught.value.request_id is not None
     assert caught.value.request_id.startswith("req_")
     assert stack.provider_key[:8] not in str(caught.value.body)
@@ -228,7 +237,7 @@ async def test_an_unknown_path_is_404(stack: Stack, user: User, http: aiohttp.Cl
         ("GET", CHAT, "POST"),
         ("DELETE", "/v1/models", "GET"),
         ("POST", "/v1/models/gpt-4o", "GET"),
-        ("POST", "/health/live", "GET"),
+        ("POST", "/health/live", "GET, HEAD"),
     ],
 )
 async def test_a_wrong_method_is_405(
