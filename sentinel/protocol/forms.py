@@ -15,6 +15,7 @@ PARTS_MAX: Final = 1024
 PART_HEAD_BYTES_MAX: Final = 16 * 1024
 # Within a text only what is as long as a real id is taken for one: `file_name` and `thread_pool` stand in many.
 ID_IN_TEXT_BYTES_MIN: Final = 20
+FIELD_BYTES_MAX: Final = 1024 * 1024  # longer ones are texts or files
 
 _BOUNDARY: Final = re.compile(rb'boundary[ \t]*+=[ \t]*+(?:"([^"\\]{1,70})"|([^" \t;,]{1,70}))[ \t]*+(?:;|$)', re.IGNORECASE)
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
@@ -28,11 +29,14 @@ _NAME: Final = re.compile(rb'\bname[ \t]*+=[ \t]*+"?+([^";\r\n]*+)', re.IGNORECA
 _SEGMENT: Final = re.compile(r"\w+")
 _CHARSET_FIELD: Final = "_charset_"  # RFC 7578 §4.6: it would change the encoding of all others
 
-# The last sign of a prefix is sought first, since it is seldom; the rest is looked at only there.
 _PREFIXES: Final = tuple(prefix.encode() for prefix in sorted(named.OBJECT_PREFIXES))
-_PREFIXED: Final = re.compile(rb"[-_](?:%s)" % b"|".join(rb"(?<=%s)(?<![\w-]%s)" % (one, one) for one in _PREFIXES))
-_REST: Final = re.compile(rb"([A-Za-z0-9]*+)[\w-]*+")
-_ALONE: Final = frozenset({b"", b'""'})
+# The last sign of a prefix is sought first, since it is seldom; what comes before it is looked at only there.
+_LONG: Final = re.compile(
+    rb"[-_](?=[A-Za-z0-9]{%d})(?:%s)"
+    % (ID_IN_TEXT_BYTES_MIN, b"|".join(rb"(?<=%s)(?<![\w-]%s)" % (one, one) for one in _PREFIXES))
+)
+_REST: Final = re.compile(rb"[\w-]++")
+_ALONE: Final = re.compile(rb'(?:\A|(?<="))(?:%s)[\w-]++(?="|\Z)' % b"|".join(_PREFIXES))
 _ESCAPED: Final = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 _SLICE_BYTES: Final = 256 * 1024  # other threads get their turn in between
 
@@ -52,8 +56,11 @@ def ids(body: bytes, content_type: bytes) -> frozenset[str]:
         key = next((segment for segment in segments if segment in named.ID_KEYS), "")
         if key and (text := content.strip().decode("utf-8", "replace")):
             named.add(found, key, text)
-        for text in _alike(content if _FILE.search(head) else _plain(content)):
+        for text in _in_text(content):
             named.add(found, "", text)
+        if len(content) <= FIELD_BYTES_MAX and not _FILE.search(head):
+            for text in _in_field(content):
+                named.add(found, "", text)
     return frozenset(found)
 
 
@@ -80,20 +87,20 @@ def _parts(body: bytes, content_type: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield body[start : head_end.start()], body[head_end.end() : end]
 
 
-def _plain(content: bytes) -> bytes:
-    """What a field says, without the escapes by which JSON in it could spell an id otherwise."""
+def _in_field(content: bytes) -> Iterator[str]:
+    """What is an id by itself or in quotes, as in a field that holds JSON, also where escapes spell it otherwise."""
     content = content.strip()
-    return _ESCAPED.sub(lambda escape: bytes.fromhex(escape[1].decode()), content) if b"\\u00" in content else content
+    if b"\\u00" in content:
+        content = _ESCAPED.sub(lambda escape: bytes.fromhex(escape[1].decode()), content)
+    for found in _ALONE.findall(content):
+        yield found.decode()
 
 
-def _alike(content: bytes) -> Iterator[str]:
-    """What looks like an id in `content`: it begins like one, and is as long, or stands alone or in quotes."""
+def _in_text(content: bytes) -> Iterator[str]:
+    """What begins as an id in `content` and is as long."""
     for start in range(0, len(content), _SLICE_BYTES):
-        for sign in _PREFIXED.finditer(content, start, start + _SLICE_BYTES):
+        for sign in _LONG.finditer(content, start, start + _SLICE_BYTES + ID_IN_TEXT_BYTES_MIN):
             prefix = next(one for one in _PREFIXES if content.endswith(one, 0, sign.end()))
-            rest = _REST.match(content, sign.end())
-            assert rest is not None  # it matches nothing, too
-            first, last = sign.end() - len(prefix), rest.end()
-            around = content[max(first - 1, 0) : first] + content[last : last + 1]
-            if last - first <= named.ID_CHARACTERS_MAX and (len(rest[1]) >= ID_IN_TEXT_BYTES_MIN or around in _ALONE):
-                yield content[first:last].decode()
+            rest = _REST.match(content, sign.end(), sign.end() + named.ID_CHARACTERS_MAX)
+            if rest and len(prefix) + len(rest[0]) <= named.ID_CHARACTERS_MAX:
+                yield (prefix + rest[0]).decode()
