@@ -234,9 +234,9 @@ async def test_an_unknown_path_is_404(stack: Stack, user: User, http: aiohttp.Cl
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", CHAT, "POST"),
-        ("DELETE", "/v1/models", "GET"),
-        ("POST", "/v1/models/gpt-4o", "GET"),
+        ("GET", "/v1/completions", "POST"),
+        ("DELETE", "/v1/models", "GET, HEAD"),
+        ("POST", "/v1/models/gpt-4o", "DELETE, GET, HEAD"),
         ("POST", "/health/live", "GET, HEAD"),
     ],
 )
