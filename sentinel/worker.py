@@ -38,7 +38,7 @@ from sentinel.stages.intake import Intake
 from sentinel.stages.leases import Leases
 from sentinel.stages.owners import Owners
 from sentinel.stages.recovery import Recovery
-from sentinel.stages.relay import Relay
+from sentinel.stages.relay import ReadOn, Relay
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.reporting.delivery import Delivery
 from sentinel.stages.settlement import Settlement
@@ -98,6 +98,11 @@ class Worker:
         self.usage_page = _usage_page(settings, auth, self._admission, self._ledger)
         self.health = Health(self._ledger, self._journal, standby, self._zion, lambda: self.draining)
         self._answer_cache = AnswerCache(self._ledger, ttl_s=settings.answer_cache_s, bytes_max=settings.answer_cache_bytes_max)
+        self._read_on = ReadOn(
+            answers_max=settings.read_on_answers_max if settings.on_disconnect == "drain" else 0,
+            timeout_s=settings.read_on_s,
+            bytes_max=settings.read_on_bytes_max,
+        )
         owners = Owners(self._ledger, mode=settings.passthrough, life_s=settings.object_life_s)
         self.journey = Journey(
             auth=auth,
@@ -106,7 +111,7 @@ class Worker:
             admission=self._admission,
             answer_cache=self._answer_cache,
             forward=_forward(settings, self._provider),
-            relay=Relay(),
+            relay=Relay(self._read_on),
             leases=self._leases,
             settlement=self._settlement,
             reporting=self._reporting,
@@ -156,6 +161,7 @@ class Worker:
         self._end_open()
         if self._watch is not None:
             self._watch.cancel()
+        self._read_on.close()
         await self._background.close()
         await self.journey.settled()
         await self._settlement.close()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
 from sentinel.errors import UpstreamError, UpstreamTimeoutError
 from sentinel.protocol import sse
@@ -13,11 +14,12 @@ from sentinel.protocol.bodies import BodyMeter, PassMeter
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
 from sentinel.records import Call, Dialect, Ending, Outcome, Usage
-from sentinel.stages.relay import Relay
+from sentinel.stages.relay import ReadOn, Relay
 from tests.samples import cases
 from tests.samples.cases import STREAMS, read
 from tests.support.metering import cut
 
+NONE = ReadOn(answers_max=0, timeout_s=1, bytes_max=1)
 EVENTS = b"text/event-stream; charset=utf-8"
 
 
@@ -52,31 +54,43 @@ class Answer:
 class Down:
     """What came down, and what the relay said of it."""
 
-    def __init__(self, head: dict[str, Any], body: bytes, whole: bool, outcome: Outcome, meter: Meter) -> None:
+    def __init__(
+        self, head: dict[str, Any], body: bytes, whole: bool, outcome: Outcome, meter: Meter, kept: list[tuple[str, bytes]]
+    ) -> None:
         self.headers = dict(head["headers"])
         self.body = body
         self.whole = whole
         self.outcome = outcome
         self.meter = meter
+        # Each id that was kept, and what had come down by then.
+        self.kept = kept
 
 
-async def copy(answer: Answer, call: Call) -> Down:
-    """Relays `answer` to a client that stays."""
+async def copy(answer: Answer, call: Call, read_on: ReadOn = NONE, *, parts_taken: int = 10**9) -> Down:
+    """Relays `answer` to a client that takes so many parts of the body, and then leaves."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
+        if len(sent) > parts_taken:
+            incoming.put_nowait({"type": "http.disconnect"})
+            await asyncio.sleep(0.01)
 
     incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     incoming.put_nowait({"type": "http.request", "body": b"", "more_body": False})
     scope = {"method": "POST", "path": "/x", "query_string": b"", "headers": []}
     exchange = Exchange(scope, incoming.get, send, "req_1")
-    await exchange.read_body(1, 1)
+    await exchange.read_body(1, 1, BodyBudget(1))
     meters: list[Meter] = []
-    outcome = await Relay().copy(answer, exchange, call, [], meters.append)
+    kept: list[tuple[str, bytes]] = []
+
+    async def keep(names: list[str]) -> None:
+        kept.extend((name, b"".join(message["body"] for message in sent[1:])) for name in names)
+
+    outcome = await Relay(read_on).copy(answer, exchange, call, [], meters.append, keep)
     exchange.close()
     body = b"".join(message["body"] for message in sent[1:])
-    return Down(sent[0], body, not sent[-1]["more_body"], outcome, meters[0])
+    return Down(sent[0], body, not sent[-1]["more_body"], outcome, meters[0], kept)
 
 
 def call(kind: Dialect, **fields: Any) -> Call:
@@ -135,7 +149,7 @@ async def test_the_tail_of_a_response_is_drained() -> None:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream asked for", "none asked for"])
 @pytest.mark.parametrize(
-    ("kind", "dialect", "stored", "meter"),
+    ("kind", "dialect", "named", "meter"),
     [
         (EVENTS, Dialect.EVENTS, False, StreamMeter),
         (b"Text/Event-Stream", Dialect.CHAT, False, StreamMeter),
@@ -152,10 +166,10 @@ async def test_the_tail_of_a_response_is_drained() -> None:
     ],
 )
 async def test_the_content_type_decides(
-    kind: bytes | None, dialect: Dialect, stored: bool, meter: type[Meter], stream: bool
+    kind: bytes | None, dialect: Dialect, named: bool, meter: type[Meter], stream: bool
 ) -> None:
     """wire.md S5: the answer's content type chooses how it is read, whatever the request asked for."""
-    down = await copy(Answer(kind, [b'data: {"id":"a1"}\n\n']), call(dialect, stored=stored, stream=stream))
+    down = await copy(Answer(kind, [b'data: {"id":"a1"}\n\n']), call(dialect, leaves=("id",) if named else (), stream=stream))
     assert type(down.meter) is meter
     assert down.headers.get(b"x-accel-buffering") == (b"no" if meter is StreamMeter else None)
 
@@ -169,12 +183,50 @@ async def test_errors_pass_unread(kind: bytes) -> None:
     assert (down.outcome.usage, down.outcome.started) == (None, False)
 
 
-async def test_names_are_looked_for_where_the_answer_is_stored() -> None:
-    """The id of a stored object is read, of a stream and of a body; of others it is not."""
-    for kind, name in ((EVENTS, "responses/text.sse"), (b"application/json", "responses/text.json")):
-        for stored in (True, False):
-            down = await copy(Answer(kind, [read(name)]), call(Dialect.RESPONSES, stored=stored))
-            assert bool(down.meter.object_id) is stored
+@pytest.mark.parametrize(
+    ("kind", "dialect", "name"),
+    [
+        (EVENTS, Dialect.RESPONSES, "responses/text.sse"),
+        (b"application/json", Dialect.RESPONSES, "responses/text.json"),
+        (EVENTS, Dialect.CHAT, "chat/chat.sse"),
+        (b"application/json", Dialect.CHAT, "chat/chat.json"),
+    ],
+)
+async def test_an_objects_id_is_kept_before_the_client_has_it(kind: bytes, dialect: Dialect, name: str) -> None:
+    """Issue: objects need owners: whatever the chunks are, an id has gone to `keep` before the bytes that tell it go down."""
+    body = read(name)
+    for chunks in ([body], [bytes([byte]) for byte in body]):
+        down = await copy(Answer(kind, chunks), call(dialect, leaves=("id",)))
+        ((object_id, before),) = down.kept
+        assert object_id in body.decode()
+        # Of a body in one piece nothing, of events none, and never the last byte.
+        assert before != body
+        assert b"\n\n" not in before if kind is EVENTS else len(before) < len(body)
+        assert (down.body, dict(down.outcome.left)) == (body, {"id": [object_id]})
+        other = await copy(Answer(kind, chunks), call(dialect))
+        assert (other.kept, other.body) == ([], body)
+
+
+async def test_ids_within_an_answer_are_found() -> None:
+    """Containers and files that an answer names beside itself are kept too, of a body and of the last event of a stream."""
+    item = b'{"type":"code_interpreter_call","container_id":"cntr_1"}'
+    whole = b'{"id":"resp_1","object":"response","status":"completed","output":[%s,{"type":"message"},%s]}' % (item, item)
+    stream = b'data: {"type":"response.completed","response":%s}\n\n' % whole
+    for kind, body in ((b"application/json", whole), (EVENTS, stream)):
+        down = await copy(Answer(kind, [body]), call(Dialect.RESPONSES, leaves=("id", "output.*.container_id")))
+        assert [name for name, _ in down.kept][:2] == ["resp_1", "cntr_1"]
+        assert dict(down.outcome.left) == {"id": ["resp_1"], "output.*.container_id": ["cntr_1", "cntr_1"]}
+        assert not down.outcome.unfinished
+
+
+async def test_work_that_goes_on_is_said() -> None:
+    """wire.md P3: the outcome of an answer that is not done names the object and says that its usage is to come."""
+    batch = b'{"id":"batch_1","object":"batch","status":"validating","usage":null}'
+    down = await copy(Answer(b"application/json", [batch]), call(Dialect.EVENTS, leaves=("id",)))
+    assert (down.outcome.unfinished, dict(down.outcome.left)) == (True, {"id": ["batch_1"]})
+    run = read("events/thread_created_and_run.sse").replace(b"completed", b"requires_action")
+    down = await copy(Answer(EVENTS, [run]), call(Dialect.EVENTS, leaves=("thread_id", "id")))
+    assert {path: ids[0] for path, ids in down.outcome.left.items()} == {"id": "run_01", "thread_id": "thread_02"}
 
 
 async def test_other_content_breaks_off_short() -> None:
@@ -188,3 +240,37 @@ async def test_the_usage_of_a_failed_response_is_its_bill() -> None:
     """wire.md P1, F4: a response that failed is an error, and what the provider counted for it is known."""
     down = await copy(Answer(EVENTS, [read("responses/failed_with_usage.sse")]), call(Dialect.RESPONSES))
     assert (down.outcome.ending, down.outcome.usage, down.outcome.produced) == (Ending.UPSTREAM_ERROR, Usage(33, 4), [])
+
+
+CHUNKS = [event + b"\n\n" for event in read("chat/chat_usage.sse").split(b"\n\n")[:-1]]
+
+
+async def test_an_answer_is_read_on_without_its_client() -> None:
+    """Design §5: with `drain` the provider's own usage is the bill of a client that left; without, what was produced."""
+    usage = STREAMS["chat/chat_usage.sse"].usage
+    for answers_max, expected in ((1, usage), (0, None)):
+        read_on = ReadOn(answers_max=answers_max, timeout_s=5, bytes_max=10**6)
+        answer = Answer(EVENTS, CHUNKS)
+        down = await copy(answer, call(Dialect.CHAT), read_on, parts_taken=2)
+        assert (down.outcome.ending, down.outcome.usage) == (Ending.CLIENT_CLOSED, expected)
+        assert down.body == b"".join(CHUNKS[:2])
+        assert answer.closed
+
+
+async def test_reading_on_has_bounds() -> None:
+    """At most so much is read, so long, and nothing once the worker closes; what was produced until then is known."""
+    small = ReadOn(answers_max=1, timeout_s=5, bytes_max=1)
+    down = await copy(Answer(EVENTS, CHUNKS), call(Dialect.CHAT), small, parts_taken=1)
+    assert (down.outcome.usage, len(down.outcome.produced)) == (None, 1)
+
+    class Endless(Answer):
+        async def read(self) -> bytes:
+            return CHUNKS.pop(0) if self._chunks.pop() else await asyncio.sleep(60, b"")
+
+    closing = ReadOn(answers_max=1, timeout_s=60, bytes_max=10**6)
+    asyncio.get_running_loop().call_later(0.1, closing.close)
+    async with asyncio.timeout(5):
+        down = await copy(Endless(EVENTS, [b"", b"1", b"1"]), call(Dialect.CHAT), closing, parts_taken=1)
+    assert down.outcome.ending is Ending.CLIENT_CLOSED
+    closed = await copy(Answer(EVENTS, CHUNKS), call(Dialect.CHAT), closing, parts_taken=1)
+    assert closed.outcome.usage is None

@@ -52,9 +52,11 @@ class Finds:
         return [name for names in new.values() for name in names if name not in known]
 
     def state_of(self, meter: Meter) -> dict[str, list[str]]:
-        """What is known in the end; a stream of several objects says last which of them is still at work."""
+        """What is known in the end. A stream of several objects says last which is at work: a run, whose thread it made."""
         working = meter.working_id if isinstance(meter, StreamMeter) else ""
-        return {**self.by_path, "id": [working]} if working else self.by_path
+        if not working or working == meter.object_id:
+            return self.by_path
+        return {"thread_id": self.by_path.get("id", []), **self.by_path, "id": [working]}
 
 
 def read(fields: Any, leaves: Sequence[str]) -> dict[str, list[str]]:

@@ -43,3 +43,22 @@ class ObjectSettings(ProviderSettings, frozen=True, kw_only=True):
             high=3600,
         ),
     ] = 10.0
+    on_disconnect: Annotated[
+        str,
+        Variable(
+            "SENTINEL_ON_DISCONNECT",
+            "When a client leaves its answer: close the provider's at once, or read it on for its usage.",
+            choices=("cancel", "drain"),
+        ),
+    ] = "cancel"
+    read_on_s: Annotated[
+        float,
+        Variable("SENTINEL_READ_ON_SECONDS", "How long such an answer is read on.", "s", low=0.1, high=3600),
+    ] = 60.0
+    read_on_bytes_max: Annotated[
+        int, Variable("SENTINEL_READ_ON_BYTES_MAX", "How much of it is read on.", "bytes", low=1024, high=2**40)
+    ] = 8 * 2**20
+    read_on_answers_max: Annotated[
+        int,
+        Variable("SENTINEL_READ_ON_ANSWERS_MAX", "How many a worker reads on at a time.", "answers", low=1, high=100000),
+    ] = 100

@@ -41,10 +41,49 @@ _ENDINGS: Final[tuple[tuple[type[Exception], Ending], ...]] = (
 )
 
 
+class ReadOn:
+    """Reads answers on whose client has left, for the provider's own figures: SENTINEL_ON_DISCONNECT=drain.
+
+    At most `answers_max` at a time (0: none), each for `timeout_s` and `bytes_max`; what goes beyond is closed, and billed by
+    what was produced until then.
+    """
+
+    def __init__(self, *, answers_max: int, timeout_s: float, bytes_max: int) -> None:
+        self._answers_max = answers_max
+        self._timeout_s = timeout_s
+        self._bytes_max = bytes_max
+        self._bounds: set[asyncio.Timeout] = set()
+
+    async def read(self, reply: Reply, meter: Meter) -> None:
+        """Feed the rest of `reply` to `meter`, within the bounds. Never fails."""
+        if len(self._bounds) >= self._answers_max:
+            return
+        left = self._bytes_max
+        bound = asyncio.timeout(self._timeout_s)
+        self._bounds.add(bound)
+        try:
+            async with bound:
+                while left > 0 and not meter.terminated and (chunk := await reply.read()):
+                    left -= len(chunk)
+                    meter.feed(chunk)
+        except (TimeoutError, UpstreamError):
+            _log.debug("an answer was not read to its end")
+        finally:
+            self._bounds.discard(bound)
+        meter.finish()
+
+    def close(self) -> None:
+        """End what is being read."""
+        self._answers_max = 0
+        for bound in self._bounds:
+            bound.reschedule(0)
+
+
 class Relay:
     """Copies answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_on: ReadOn) -> None:
+        self._read_on = read_on
         # Reading long answers is pure Python: several at once would only take turns with the event loop.
         self._reading = asyncio.Semaphore(1)
 
@@ -76,15 +115,21 @@ class Relay:
                     failure = _truncation(meter)
                     if failure is None:
                         await exchange.finish(meter.ending() if isinstance(meter, StreamMeter) else b"")
+                        # An answer may come before the end of an upload, and must not be lost with its connection.
+                        await exchange.linger()
             except (ClientGoneError, UpstreamError, DrainingError) as error:
                 failure = error
+            # Everything the client needs was relayed; SDKs close on purpose after [DONE] (wire.md D5).
+            whole = failure is None or meter.terminated
             if failure is None:
                 await reply.drain(_TAIL_S)
-            elif not isinstance(failure, ClientGoneError):
+            elif isinstance(failure, ClientGoneError):
+                await self._read_on.read(reply, meter)
+            else:
                 await self._tell(exchange, meter, failure)
         finally:
             reply.close()
-        outcome = await _outcome(reply, exchange, meter, failure, self._reading)
+        outcome = await _outcome(reply, exchange, meter, None if whole else failure, self._reading)
         if not call.leaves:
             return outcome
         return msgspec.structs.replace(outcome, left=finds.state_of(meter), unfinished=meter.unfinished)
@@ -157,9 +202,6 @@ async def _outcome(
     reply: Reply, exchange: Exchange, meter: Meter, failure: Exception | None, reading: asyncio.Semaphore
 ) -> Outcome:
     ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
-    if meter.terminated:
-        # Everything the client needs was relayed; SDKs close on purpose after [DONE] (wire.md D5).
-        ending = Ending.SUCCESS
     if reply.status >= 400:
         ending = Ending.REFUSED
     elif meter.failed:
