@@ -105,6 +105,7 @@ DIFFERENT: Final[dict[str, tuple[str, ...]]] = {
 
 _MADE_UP: Final = re.compile(r"^(chatcmpl|cmpl|resp|msg|fc|call|rs|req|file|lc_run|run)[-_].*")
 
+_OWN: Final = frozenset({"obfuscation", "user"})
 _TIMES: Final = frozenset({"created", "created_at", "completed_at"})
 
 
@@ -126,12 +127,12 @@ def error_class(client: Client, status: int) -> str:
 
 
 def comparable(value: Any) -> Any:
-    """A told value without what is made anew for every answer: ids, times, padding.
+    """A told value without what is made anew for every answer: ids, times, padding, and the user, which names the side.
 
     A null `usage` is left out as well: a stream that Sentinel asks for usage has it in each chunk (wire.md U5).
     """
     if isinstance(value, dict):
-        kept = {name: item for name, item in value.items() if name != "obfuscation" and (name, item) != ("usage", None)}
+        kept = {name: item for name, item in value.items() if name not in _OWN and (name, item) != ("usage", None)}
         return {name: 0 if name in _TIMES else comparable(item) for name, item in kept.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [comparable(item) for item in value]

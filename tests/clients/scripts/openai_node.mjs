@@ -141,7 +141,7 @@ const scenarios = {
   unknown_model: () => ask("unknown_model", { model: "gpt-none" }),
   unknown_model_stream: () => ask("unknown_model_stream", { model: "gpt-none", stream: true }),
   unknown_path: () => client.get("/nothing"),
-  wrong_method: () => client.get("/chat/completions"),
+  wrong_method: () => client.get("/embeddings"),
   too_large: () => ask("too_large", { messages: large }),
   quota: () => ask("quota", {}, { of: client.withOptions({ apiKey: process.env.SPENT_KEY, maxRetries: 2 }) }),
   rate: twice,

@@ -175,7 +175,7 @@ SCENARIOS = {
     "unknown_model": lambda: ask("unknown_model", model="gpt-none"),
     "unknown_model_stream": lambda: ask("unknown_model_stream", model="gpt-none", stream=True),
     "unknown_path": lambda: client.get("/nothing", cast_to=object),
-    "wrong_method": lambda: client.get("/chat/completions", cast_to=object),
+    "wrong_method": lambda: client.get("/embeddings", cast_to=object),
     "too_large": lambda: ask("too_large", messages=LARGE),
     "quota": lambda: ask("quota", of=patient.with_options(api_key=os.environ["SPENT_KEY"])),
     "rate": twice,
