@@ -153,14 +153,19 @@ def _json(found: _Report, settings: Settings) -> str:
                 "id": row.id,
                 "items": len(row.sums),
                 "attempts": row.attempts,
-                "age_seconds": seconds(found.now_ms - row.sealed_at_ms),
+                "age_seconds": seconds(max(0, found.now_ms - row.sealed_at_ms)),
                 "next_attempt_seconds": seconds(max(0, row.next_at_ms - found.now_ms)),
                 "sums": [_sum(part) for part in row.sums],
             }
             for row in found.batches.rows
         ],
         "dead_letters": [
-            {"id": row.id, "reason": row.reason, "age_seconds": seconds(found.now_ms - row.buried_at_ms), **_sum(row.sum)}
+            {
+                "id": row.id,
+                "reason": row.reason,
+                "age_seconds": seconds(max(0, found.now_ms - row.buried_at_ms)),
+                **_sum(row.sum),
+            }
             for row in found.letters.rows
         ],
         "not_shown": {name: told.more for name, told in lists.items()},

@@ -10,7 +10,7 @@ from sentinel.edges.provider import OpenAI, Patience, Reply
 from sentinel.edges.sessions import open_session
 from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
 from sentinel.protocol.models import Fallbacks
-from sentinel.records import Call, Caller, Hold, Origin, Remaining
+from sentinel.records import Call, Caller, ChatPrompt, Hold, Origin, Remaining
 from sentinel.stages.forward import Forward, RetryBudget
 from tests.support.liar import ANSWERS, HELLO, UNKNOWN_MODEL, Liar
 from tests.support.sink import sink
@@ -42,7 +42,7 @@ def hold(model: str = "first", *, output_capped: bool = False) -> Hold:
 async def ask(one: Forward, act: object, model: str = "first", *, output_capped: bool = False) -> Reply:
     """The answer to a chat whose provider does `act`."""
     body = json.dumps({"model": model, "act": act, "n": 1.50, "seed": 12345678901234567890}).encode()
-    call = Call("chat_completions", "POST", "/chat/completions", model=model, body=body)
+    call = Call("chat_completions", "POST", "/chat/completions", model=model, body=body, prompt=ChatPrompt([]))
     return await one.open(
         call, [(b"content-type", b"application/json")], hold(model, output_capped=output_capped), lambda: None
     )

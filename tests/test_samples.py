@@ -1,5 +1,7 @@
 """Every sample of every dialect, however it is cut: the same bytes come down and the same numbers are read."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +41,17 @@ def test_every_split_gives_the_same(name: str, usage_hidden: bool) -> None:
     for chunks in ways(stream[start:]):
         pieces = [stream[:start], *chunks] if start else chunks
         assert seen == run(StreamMeter(dialect(name), usage_hidden=usage_hidden, names=True), pieces)
+
+
+@pytest.mark.parametrize("name", ["chat/chat_usage.sse", "chat/tools_usage.sse", "chat/completions_usage.sse"])
+def test_the_samples_have_the_shapes_of_usage(name: str) -> None:
+    """wire.md U1: with include_usage every chunk has a null usage, and one more stands before [DONE], without choices."""
+    chunks = [sse.payload(event) for event in sse.events(read(name))]
+    assert chunks.pop() == b"[DONE]"
+    *others, last = [json.loads(chunk) for chunk in chunks]
+    assert all(chunk["usage"] is None and chunk["choices"] for chunk in others)
+    assert last["choices"] == []
+    assert last["usage"]["total_tokens"] == last["usage"]["prompt_tokens"] + last["usage"]["completion_tokens"]
 
 
 @given(st.sampled_from(sorted(STREAMS)), st.booleans(), st.data())

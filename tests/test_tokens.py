@@ -457,3 +457,18 @@ def test_the_counts_are_tiktokens_own(tmp_path: Path) -> None:
     models = {"o200k_base": "gpt-4o", "cl100k_base": "gpt-4"}
     own = {name: [PATTERNS[name], *(TOKENIZER.text(text, model) for text in texts)] for name, model in models.items()}
     assert json.loads(done.stdout) == own
+
+
+def test_everything_is_loaded_at_the_start() -> None:
+    """wire.md K5, K7: each encoding is read once, before the first request, and nothing is read while counting."""
+    asked: list[str] = []
+
+    def ranks(name: str) -> bytes:
+        asked.append(name)
+        return vocab.ranks(name)
+
+    tokenizer = Tokenizer.load(ranks)
+    assert sorted(asked) == sorted(PATTERNS)
+    for model in ("gpt-4o", "gpt-4", "text-embedding-3-small", "anthropic/claude-sonnet-4", "gpt-6"):
+        assert tokenizer.text("The river", model) == 2
+    assert len(asked) == len(PATTERNS)

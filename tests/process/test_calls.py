@@ -7,7 +7,7 @@ import pytest
 from openai import OpenAI
 
 from sentinel.devstack.stack import Stack
-from tests.support.running import HELLO, User, reconciled, sdk
+from tests.support.running import HELLO, User, booked, reconciled, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
@@ -148,3 +148,16 @@ async def test_neither_key_crosses(stack: Stack, user: User) -> None:
     assert not {"cookie", "openai-organization", "x-forwarded-for"} & set(row["headers"])
     assert user.token not in stack.child("sentinel").output()
     assert stack.provider_key not in stack.child("sentinel").output()
+
+
+async def test_input_tokens_are_counted_by_the_provider(stack: Stack, user: User) -> None:
+    """wire.md P4: OpenAI's own count of a response's input is a route like any other: a request, and no tokens."""
+    async with sdk(stack, user.token) as client:
+        counted = await client.responses.input_tokens.count(model="gpt-4o", input="Say something about rivers.")
+        made = await client.responses.create(model="gpt-4o", input="Say something about rivers.", user=user.email)
+    assert made.usage is not None
+    assert counted.input_tokens == made.usage.input_tokens
+    async with asyncio.timeout(20):
+        while (sums := (await booked(stack)).get(user.email)) != (2, made.usage.input_tokens, made.usage.output_tokens):
+            assert sums is None or sums[0] <= 2
+            await asyncio.sleep(0.05)

@@ -553,3 +553,15 @@ async def test_http_1_0_is_served(door: Door) -> None:
         assert answer.header("transfer-encoding") is None
         assert answer.body == event("a", finish="stop") + DONE
         assert await connection.closed() == b""
+
+
+async def test_http_2_is_not_spoken(door: Door) -> None:
+    """wire.md D3: a client that begins with HTTP/2 gets no HTTP/2: there a cancelled stream could not be seen."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    # A server of HTTP/2 would have answered with a SETTINGS frame (RFC 9113, section 3.4).
+    assert answer[3:4] != b"\x04"
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4")

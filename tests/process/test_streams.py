@@ -278,3 +278,21 @@ async def test_a_slow_reader_costs_no_memory(town: Town) -> None:
         while b"[DONE]" not in await reader.read(1 << 20):
             pass
     writer.close()
+
+
+async def test_what_was_not_reported_is_marked_as_estimated(town: Town, http: aiohttp.ClientSession) -> None:
+    """wire.md L3, U11: what is counted here is a lower bound, since hidden reasoning cannot be seen, and says so in the log."""
+    user = await make_user(town.stack)
+
+    async def silent(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(event(TEXT, finish="stop") + DONE) + END)
+
+    town.provider.acts["silent"] = silent
+    async with http.post(f"{town.stack.base_url}/chat/completions", **request(user, "silent")) as response:  # type: ignore[arg-type]
+        await response.read()
+        request_id = response.headers["x-request-id"]
+    _, _, output_tokens = await town.bill(user)
+    lines = [json.loads(line) for line in town.stack.child("sentinel").output().splitlines() if request_id in line]
+    (line,) = [line for line in lines if line["event"] == "request"]
+    assert (line["estimated"], line["output_tokens"]) == ("no_usage", output_tokens)
+    assert output_tokens >= len(TEXT) // 6

@@ -1,0 +1,176 @@
+"""The parts of a worker, each built from the settings it needs. Cannot fail on settings that were checked."""
+
+from pathlib import Path
+from typing import Final
+
+from sentinel.edges.bodies import BodyBudget
+from sentinel.edges.journal import Journal
+from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.edges.ledger.gate import Gate
+from sentinel.edges.ledger.standby import Standby
+from sentinel.edges.provider import PROVIDERS, Patience, Provider
+from sentinel.edges.sessions import open_session
+from sentinel.edges.zion import Zion
+from sentinel.ops.usage_page import UsagePage
+from sentinel.protocol.models import Fallbacks, Models
+from sentinel.protocol.tokens import Tokenizer
+from sentinel.settings import Settings, lists
+from sentinel.stages.admission import Admission
+from sentinel.stages.auth import Auth
+from sentinel.stages.forward import Forward, RetryBudget
+from sentinel.stages.intake import Intake
+from sentinel.stages.owners import Owners
+from sentinel.stages.relay import ReadOn
+from sentinel.stages.reporting import Reporting
+from sentinel.stages.reporting.delivery import Delivery
+
+_ZION_CONNECTIONS_MAX: Final = 32
+_REDIS_SETUP_S: Final = 1.0
+
+
+def ledger(settings: Settings) -> Ledger:
+    """The ledger in Redis."""
+    return Ledger(
+        # Its own bound: a connection takes several round trips, and no request waits for it longer than for a call.
+        open_redis(settings.redis_url, max(_REDIS_SETUP_S, settings.redis_timeout_s)),
+        partitions=settings.ledger_partitions,
+        timeout_s=settings.redis_timeout_s,
+        lease_ms=settings.lease_s * 1000,
+        rate_requests=settings.rate_requests,
+        rate_tokens=settings.rate_tokens,
+        rate_window_ms=settings.rate_window_s * 1000,
+        fresh_ms=settings.cache_ttl_s * 1000,
+        stale_ms=settings.limits_stale_s * 1000,
+        concurrency_max=settings.caller_concurrency_max,
+    )
+
+
+def journal(settings: Settings, boot: str) -> Journal:
+    """The journal of this worker, named after its boot."""
+    return Journal(
+        Path(settings.data_dir),
+        boot,
+        bytes_max=settings.journal_bytes_max,
+        keep_s=settings.journal_keep_s,
+        refuse_when_full=settings.on_journal_full == "refuse",
+    )
+
+
+def gate(settings: Settings, ledger: Ledger) -> Gate:
+    """The gate to Zion that the fleet shares."""
+    return ledger.gate(
+        requests_per_s=settings.zion_requests_per_s,
+        failures_max=settings.zion_failures_max,
+        open_s=settings.zion_open_s,
+        zion_timeout_s=settings.zion_timeout_s,
+    )
+
+
+def zion(settings: Settings, gate: Gate) -> Zion:
+    """The way to Zion."""
+    session = open_session(
+        connect_s=settings.zion_timeout_s, idle_s=settings.zion_timeout_s, connections_max=_ZION_CONNECTIONS_MAX
+    )
+    return Zion(session, settings.zion_api_url, settings.zion_api_key, settings.zion_timeout_s, gate)
+
+
+def reporting(settings: Settings, ledger: Ledger, gate: Gate, zion: Zion) -> Reporting:
+    """What tells Zion of usage."""
+    delivery = Delivery(
+        ledger,
+        gate,
+        zion,
+        usage_format=settings.zion_usage_format,
+        items_max=settings.report_items_max,
+        retry_s=settings.report_retry_s,
+    )
+    return Reporting(ledger, delivery, items_max=settings.report_items_max, interval_ms=settings.report_interval_ms)
+
+
+def forward(settings: Settings, provider: Provider) -> Forward:
+    """What asks the provider, with its patience and its fallbacks."""
+    fallbacks = lists.fallback_models(settings.fallback_models)
+    return Forward(
+        provider,
+        RetryBudget(),
+        Patience(settings.upstream_first_byte_s, settings.upstream_total_s),
+        {label: Patience(seconds, seconds) for label, seconds in lists.route_timeouts(settings.route_timeouts).items()},
+        Fallbacks({model: lists.fallback_chain(fallbacks, model) for model in fallbacks}),
+    )
+
+
+def standby(settings: Settings) -> Standby:
+    """What decides while Redis is away."""
+    return Standby(
+        settings.on_redis_down,
+        ratio=settings.slice_ratio,
+        processes=settings.fleet_processes or settings.workers,
+        window_ms=settings.rate_window_s * 1000,
+        callers_max=settings.jwt_cache_entries_max,
+    )
+
+
+def auth(settings: Settings, ledger: Ledger, zion: Zion) -> Auth:
+    """What knows callers by their tokens."""
+    return Auth(
+        ledger,
+        zion,
+        profile_ttl_s=settings.jwt_cache_ttl_s,
+        refusal_ttl_s=settings.jwt_refusal_ttl_s,
+        entries_max=settings.jwt_cache_entries_max,
+    )
+
+
+def intake(settings: Settings, owners: Owners) -> Intake:
+    """What reads requests."""
+    return Intake(
+        BodyBudget(settings.bodies_bytes_max),
+        Models(lists.patterns(settings.allowed_models)),
+        body_bytes_max=settings.body_bytes_max,
+        body_timeout_s=settings.body_timeout_s,
+        upload_bytes_max=settings.upload_bytes_max,
+        searching=owners.guarding,
+        trace_upstream=settings.trace_upstream == "true",
+    )
+
+
+def usage_page(settings: Settings, auth: Auth, admission: Admission, ledger: Ledger) -> UsagePage:
+    """A caller's own page."""
+    stale_ms = settings.limits_stale_s * 1000
+    return UsagePage(auth, admission, ledger.books, limits_stale_ms=stale_ms, window_s=settings.rate_window_s)
+
+
+def provider(settings: Settings) -> Provider:
+    """The provider that this deployment asks."""
+    return PROVIDERS[settings.provider](
+        # Its patience is the request's, so the session has none of its own.
+        open_session(connect_s=settings.upstream_connect_s, idle_s=None, connections_max=0),
+        settings.upstream_url,
+        settings.upstream_key,
+        connect_s=settings.upstream_connect_s,
+        idle_s=settings.upstream_idle_s,
+        connections_max=settings.upstream_connections_max,
+    )
+
+
+def admission(settings: Settings, ledger: Ledger, standby: Standby, zion: Zion, tokenizer: Tokenizer) -> Admission:
+    """What holds limits."""
+    return Admission(
+        ledger,
+        standby,
+        zion,
+        tokenizer,
+        output_tokens_default=settings.output_tokens_default,
+        limits_ttl_s=settings.cache_ttl_s,
+        limits_wait_s=settings.zion_timeout_s,
+        missing_limit=settings.missing_limit,
+    )
+
+
+def read_on(settings: Settings) -> ReadOn:
+    """What becomes of answers whose client has left."""
+    return ReadOn(
+        answers_max=settings.read_on_answers_max if settings.on_disconnect == "drain" else 0,
+        timeout_s=settings.read_on_s,
+        bytes_max=settings.read_on_bytes_max,
+    )
