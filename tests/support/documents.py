@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from sentinel.protocol.routes import ROUTES
-from sentinel.records import Dialect, Reads, Route
+from sentinel.records import Dialect, Reads, Route, Scope
 from sentinel.settings import Settings, variables
 from sentinel.settings.variable import Variable
 
@@ -31,7 +31,16 @@ _ENV_HEAD = """# Settings of Sentinel; copy to .env. Everything is described in 
 """
 
 _ROUTES_BEGIN, _ROUTES_END = "<!-- routes: written by `python -m tests.support.documents` -->\n", "<!-- end of routes -->"
-_ROUTES_HEAD = "| path | methods | forwarded in | body | tokens counted |\n| --- | --- | --- | --- | --- |\n"
+_ROUTES_HEAD = "| path | methods | forwarded in | body | answer | tokens counted |\n| --- | --- | --- | --- | --- | --- |\n"
+# What OpenAI documents beside plain JSON; the relay goes by the answer's own type, so it is for people only.
+_STREAMED = ("/chat/completions", "/completions", "/responses", "/images/generations", "/images/edits", "/threads/runs")
+_STREAMED_TOO = (
+    "/responses/{response}",
+    "/audio/speech",
+    "/audio/transcriptions",
+    "/threads/{thread}/runs",
+    "/threads/{thread}/runs/{_run}/submit_tool_outputs",
+)
 _BODIES = {Reads.ANY: "any", Reads.FORM: "any, searched", Reads.NOTHING: "–"}
 _COUNTED = {
     Dialect.CHAT: "usage, else what came down",
@@ -82,9 +91,11 @@ def compatibility_page() -> str:
     return f"{before}{_ROUTES_BEGIN}\n{_ROUTES_HEAD}" + "\n".join(lines) + f"\n\n{_ROUTES_END}{after}"
 
 
-def _route_cells(route: Route) -> tuple[str, str, str, str]:
+def _route_cells(route: Route) -> tuple[str, str, str, str, str]:
     path = route.template.replace("{_", "{")
-    return path, f"`{route.scope.value}`", _BODIES.get(route.reads, "JSON, read"), _COUNTED[route.dialect]
+    streams = route.template in (*_STREAMED, *_STREAMED_TOO) and route.method != "DELETE" and route.scope is not Scope.ACCOUNT
+    answer = "bytes" if path.endswith("/content") else "plain, stream" if streams else "plain"
+    return path, f"`{route.scope.value}`", _BODIES.get(route.reads, "JSON, read"), answer, _COUNTED[route.dialect]
 
 
 def _allowed(variable: Variable) -> str:
