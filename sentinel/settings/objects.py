@@ -21,7 +21,7 @@ class ObjectSettings(ProviderSettings, frozen=True, kw_only=True):
         int,
         Variable(
             "SENTINEL_OBJECT_LIFE_SECONDS",
-            "How long the owner of an object is known after its last use, where the provider sets no end.",
+            "How long the owner of an object is known after its last use at most; less where the provider keeps it for less.",
             "s",
             low=3600,
             high=2**31,

@@ -77,7 +77,8 @@ class Owners:
                 raise routes.not_found(kind, name)
 
     def _life(self, kind: str) -> int:
-        return routes.KINDS[kind].life_s or self._life_s
+        """At most as long as the setting says, so that an operator can bound what Redis remembers."""
+        return min(routes.KINDS[kind].life_s or self._life_s, self._life_s)
 
 
 def _leaving_nothing(call: Call) -> Call:
