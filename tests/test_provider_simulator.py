@@ -150,6 +150,7 @@ async def test_models_are_listed_and_found(client: Client) -> None:
         ({**CHAT, "stream_options": {}}, "chat/completions", 400, "only allowed when 'stream' is enabled"),
         ({**CHAT, "model": "none"}, "chat/completions", 404, "does not exist or you do not have access"),
         ({"model": "gpt-4o"}, "chat/completions", 400, "Missing required parameter"),
+        ({**CHAT, "messages": []}, "chat/completions", 400, "Invalid 'messages': empty array"),
         ({}, "completions", 400, "you must provide a model parameter"),
         ([], "completions", 400, "you must provide a model parameter"),
         (None, "completions", 405, "Not allowed to GET"),
@@ -159,9 +160,11 @@ async def test_models_are_listed_and_found(client: Client) -> None:
     ],
 )
 async def test_what_openai_refuses_is_refused(client: Client, body: Any, path: str, status: int, words: str) -> None:
-    """In OpenAI's shape, all four keys, and not in the journal as complete."""
-    given, answer = await client.ask(body, path)
+    """wire.md E1, I1: in OpenAI's shape, all four keys, with a request id."""
+    async with client.send(body, path) as response:
+        given, answer = response.status, await response.json()
     assert given == status
+    assert response.headers["x-request-id"].startswith("req_")
     assert words in answer["error"]["message"]
     assert set(answer["error"]) == {"message", "type", "param", "code"}
 

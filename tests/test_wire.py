@@ -182,7 +182,7 @@ WRONG = [
     ("chat_completions", {"messages": "hi"}, "messages", "invalid_type", "expected an array, but got a string instead"),
     ("chat_completions", {"messages": {}}, "messages", "invalid_type", "expected an array, but got an object instead"),
     ("chat_completions", {"messages": None}, "messages", "invalid_type", "expected an array, but got null instead"),
-    ("chat_completions", {"messages": []}, "messages", "empty_array", "length >= 1"),
+    ("chat_completions", {"messages": []}, "messages", "empty_array", "empty array. Expected an array with minimum length 1"),
     (
         "chat_completions",
         {"messages": [{}, 1]},
@@ -208,7 +208,7 @@ WRONG = [
     ("chat_completions", {"functions": "f"}, "functions", "invalid_type", "expected an array, but got a string instead"),
     ("completions", {"prompt": {}}, "prompt", "invalid_type", "expected a string or an array, but got an object instead"),
     ("completions", {"prompt": 1}, "prompt", "invalid_type", "but got an integer instead"),
-    ("completions", {"prompt": []}, "prompt", "empty_array", "length >= 1"),
+    ("completions", {"prompt": []}, "prompt", "empty_array", "empty array. Expected an array with minimum length 1"),
     ("completions", {"prompt": ["a", 1]}, "prompt", "invalid_type", "mixed array"),
     ("completions", {"prompt": [[1], 1]}, "prompt", "invalid_type", "mixed array"),
     ("completions", {"prompt": [None]}, "prompt[0]", "invalid_type", "but got null instead"),

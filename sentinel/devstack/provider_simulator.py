@@ -187,7 +187,7 @@ class ProviderSimulator:
                 f"Not allowed to {request.method} on {request.path} (HINT: Perhaps you meant to use a different HTTP method?)"
             )
             body = provider_script.error(message, "invalid_request_error")
-            return web.json_response(body, status=405, headers={"Allow": error.headers["Allow"]})
+            return web.json_response(body, status=405, headers={**edge_headers(), "Allow": error.headers["Allow"]})
         except web.HTTPException as error:
             self._unrouted(request, error.status)
             body = provider_script.error(f"Invalid URL ({request.method} {request.path})", "invalid_request_error")

@@ -36,7 +36,6 @@ _SIZE_CODES: Final = {
     ("int", "<="): "integer_above_max_value",
     ("str", ">="): "empty_string",
     ("str", "<="): "string_above_max_length",
-    ("array", ">="): "empty_array",
 }
 
 
@@ -58,6 +57,8 @@ def refusal(error: Exception) -> BadRequestError:
     size = _WRONG_SIZE.match(text)
     if size:
         kind, length, side, bound, name = size.groups()
+        if (kind, side) == ("array", ">="):
+            return empty_array(name)
         measure = f"{_WORDS[kind]} of length" if length else "a value"
         return BadRequestError(
             f"Invalid '{name}': expected {measure} {side} {bound}.", param=name, code=_SIZE_CODES[kind, side]
@@ -72,7 +73,8 @@ def missing(name: str) -> BadRequestError:
 
 def empty_array(name: str) -> BadRequestError:
     """The 400 for an array that must hold something."""
-    return BadRequestError(f"Invalid '{name}': expected an array of length >= 1.", param=name, code="empty_array")
+    message = f"Invalid '{name}': empty array. Expected an array with minimum length 1, but got an empty array instead."
+    return BadRequestError(message, param=name, code="empty_array")
 
 
 def mixed_array(name: str) -> BadRequestError:

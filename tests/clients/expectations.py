@@ -93,8 +93,6 @@ _REFUSAL: Final = ("class", "status", "code", "type", "param")
 DIFFERENT: Final[dict[str, tuple[str, ...]]] = {
     "bad_key": _REFUSAL,  # the message says where the key comes from
     "bad_key_large": _REFUSAL,
-    "empty_messages": ("class", "status", "type", "param"),  # OpenAI tells an empty list from a missing one, the simulator not
-    "wrong_method": (*_REFUSAL, "message"),  # the simulator has no request id there
     "provider_401": (),  # Sentinel's own key was refused, which is no fault of the caller's: 502
     "provider_500": ("class", "type"),  # tried once more, then 502
     "provider_503": ("class", "status", "type"),  # tried twice more, then told as Sentinel's own

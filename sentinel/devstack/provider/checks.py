@@ -43,7 +43,10 @@ def check_generation(body: Any, *, chat: bool) -> None:
     """400 unless `body` is one of chat completions, or of completions."""
     if not isinstance(body, dict) or not isinstance(body.get("model"), str):
         raise refused(400, "you must provide a model parameter")
-    if chat and not (isinstance(body.get("messages"), list) and body["messages"]):
+    if chat and body.get("messages") == []:
+        message = "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array instead."
+        raise refused(400, message, param="messages", code="empty_array")
+    if chat and not isinstance(body.get("messages"), list):
         raise refused(400, "Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter")
     if body.get("stream_options") is not None and body.get("stream") is not True:
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
