@@ -1,6 +1,7 @@
 """The provider's simulator over real HTTP: OpenAI's shapes, faults on demand, and a journal that tells the truth."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -11,12 +12,18 @@ import pytest
 import pytest_asyncio
 from yarl import URL
 
+from sentinel import vocab
 from sentinel.devstack.stack import Stack
+from sentinel.protocol.texts import Texts, read_choices, read_response
+from sentinel.protocol.tokens import Tokenizer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello!"}], "user": "a@b.test"}
 TEXT = {"model": "gpt-3.5-turbo-instruct", "prompt": ["One", "Two"], "max_tokens": 5, "n": 2}
 STREAM = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+PARAMETERS = {"type": "object", "properties": {"days": {"type": "integer"}, "city": {"type": "string"}}, "required": ["city"]}
+LOOK = {"name": "look", "parameters": PARAMETERS}
+CALLING = {**CHAT, "tools": [{"type": "function", "function": LOOK}], "simulate": {"call": "look", "output_tokens": 3}}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -116,6 +123,57 @@ async def test_a_stream_is_openais(client: Client, *, asked: bool) -> None:
         assert (stream[-1]["choices"], stream[-1]["usage"]["completion_tokens"]) == ([], 14)
     else:
         assert stream[-1] == chunks[-1]
+
+
+async def test_a_chat_calls_a_tool(client: Client) -> None:
+    """The tool that `call` names, once a choice, with compact JSON that fits its parameters; only for those who gave tools."""
+    _, answer = await client.ask({**CALLING, "n": 2})
+    assert [choice["finish_reason"] for choice in answer["choices"]] == ["tool_calls"] * 2
+    assert [choice["message"]["content"] for choice in answer["choices"]] == [None, None]
+    calls = [call for choice in answer["choices"] for call in choice["message"]["tool_calls"]]
+    assert [call["function"] for call in calls] == [{"name": "look", "arguments": '{"city":"The river was"}'}] * 2
+    assert [(call["type"], call["id"][:5]) for call in calls] == [("function", "call_")] * 2
+    assert calls[0]["id"] != calls[1]["id"]
+    assert (await client.row())["output_tokens"] == answer["usage"]["completion_tokens"]
+    _, answer = await client.ask({**CHAT, "simulate": CALLING["simulate"]})
+    assert (answer["choices"][0]["message"]["content"], answer["choices"][0]["finish_reason"]) == ("The river was", "stop")
+
+
+async def test_a_streamed_call_is_openais(client: Client) -> None:
+    """Its id, type and name with no arguments, then their pieces by its index, the finish reason, and usage as ever."""
+    _, text = await client.ask({**STREAM, **CALLING, "n": 2})
+    stream = events(text)
+    choices = [event["choices"][0] for event in stream[:-1] if event["choices"][0]["index"] == 1]
+    opening = choices[0]["delta"]
+    assert (opening["role"], opening["content"]) == ("assistant", None)
+    assert opening["tool_calls"][0].pop("id").startswith("call_")
+    assert opening["tool_calls"] == [{"index": 0, "type": "function", "function": {"name": "look", "arguments": ""}}]
+    pieces = ['{"city":"', "The", " river", " was", '"}']
+    assert [choice["delta"] for choice in choices[1:-1]] == [
+        {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]} for piece in pieces
+    ]
+    assert (choices[-1]["delta"], choices[-1]["finish_reason"]) == ({}, "tool_calls")
+    assert stream[-1]["usage"]["completion_tokens"] == (await client.row())["output_tokens"]
+
+
+@pytest.mark.parametrize("cut", [{}, {"cut_after_events": 4}])
+@pytest.mark.parametrize("path", ["chat/completions", "responses"])
+async def test_a_call_costs_what_sentinel_counts(client: Client, path: str, cut: dict[str, int]) -> None:
+    """wire.md L1: the name and the arguments, as far as they came, are in the journal as Sentinel counts them without usage."""
+    tools = CALLING["tools"] if path == "chat/completions" else [{"type": "function", **LOOK}]
+    body = {**CALLING, "tools": tools, "input": "Hello!", "stream": True, "simulate": {"call": "look", **cut}}
+    received = b""
+    async with client.send(body, path) as response:
+        with contextlib.suppress(aiohttp.ClientPayloadError):
+            async for chunk in response.content.iter_any():
+                received += chunk
+    texts = Texts(10**6)
+    for fields in events(received.decode()):
+        (read_choices if path == "chat/completions" else read_response)(fields, texts)
+    tokenizer = Tokenizer.load(vocab.ranks)
+    (whole,) = texts.joined()
+    assert whole.startswith("look{")
+    assert (await client.row())["output_tokens"] == tokenizer.text(whole, "gpt-4o")
 
 
 async def test_completions_answer_each_prompt(client: Client) -> None:

@@ -76,6 +76,19 @@ def pieces(count: int) -> list[str]:
     return [piece if position else piece.lstrip() for position, piece in enumerate(islice(cycle(PIECES), count))]
 
 
+def arguments(tools: Sequence[Mapping[str, Any]], name: str, said: Sequence[str]) -> list[str]:
+    """The arguments of a call of the tool `name`, compact JSON in pieces: `said` is one of them, the others are JSON around it.
+
+    It stands under the first of the tool's parameters that is a string, under `text` where it has none. `tools` are those of
+    a chat or of a response.
+    """
+    functions = (tool.get("function") or tool for tool in tools)
+    schema = next((one.get("parameters") or {} for one in functions if one.get("name") == name), {})
+    properties = schema.get("properties") or {}
+    field = next((key for key, value in properties.items() if value.get("type") == "string"), "text")
+    return [f'{{{json.dumps(field)}:"', *said, '"}']
+
+
 def model_entry(model: str) -> dict[str, Any]:
     """One model as GET /v1/models/{id} shows it."""
     return {"id": model, "object": "model", "created": _CREATED, "owned_by": "system"}
@@ -140,13 +153,21 @@ def usage(input_tokens: int, output_tokens: int, *, chat: bool) -> dict[str, Any
 
 
 class Script:
-    """One answer: `choices` times the same text of `output_tokens` pieces, whole or as the events of a stream."""
+    """One answer: `choices` times the same text of `output_tokens` pieces, whole or as the events of a stream.
 
-    def __init__(self, body: Mapping[str, Any], *, chat: bool, output_tokens: int, cut_short: bool, choices: int) -> None:
+    Where `call` names a tool, a chat calls it instead, and its arguments hold the text.
+    """
+
+    def __init__(
+        self, body: Mapping[str, Any], *, chat: bool, output_tokens: int, cut_short: bool, choices: int, call: str = ""
+    ) -> None:
         self.chat = chat
         self.choices = choices
-        self.pieces = pieces(output_tokens)
-        self.finish_reason = "length" if cut_short else "stop"
+        said = pieces(output_tokens)
+        self._pieces = arguments(body["tools"], call, said) if call else said
+        self._call = call
+        self._call_ids = [f"call_{secrets.token_hex(12)}" for _ in range(choices)]
+        self.finish_reason = "length" if cut_short else "tool_calls" if call else "stop"
         options = body.get("stream_options") or {}
         self.usage_shown = options.get("include_usage") is True
         self._padded = options.get("include_obfuscation") is not False
@@ -160,9 +181,14 @@ class Script:
             "system_fingerprint": _FINGERPRINT,
         }
 
+    @property
+    def produced(self) -> str:
+        """What one choice costs: its text, or the name and the arguments of its call."""
+        return self._call + "".join(self._pieces)
+
     def whole(self, spent: Mapping[str, Any] | None) -> dict[str, Any]:
         """The plain answer; `spent` None leaves usage out."""
-        text = "".join(self.pieces)
+        text = "".join(self._pieces)
         counted = {} if spent is None else {"usage": spent}
         return {
             **self._head,
@@ -172,15 +198,13 @@ class Script:
         }
 
     def events(self) -> Sequence[tuple[bytes, int, str]]:
-        """The stream without usage event and `[DONE]`, as (event, choice index, text it carries)."""
+        """The stream without usage event and `[DONE]`, as (event, choice index, what it carries of `produced`)."""
         events: list[tuple[bytes, int, str]] = []
         if self.chat:
-            opening = {"role": "assistant", "content": "", "refusal": None}
-            events += [(self._delta(index, opening, None), index, "") for index in range(self.choices)]
-        for piece in self.pieces:
-            for index in range(self.choices):
-                part = {"content": piece} if self.chat else piece
-                events.append((self._delta(index, part, None), index, piece))
+            events += [(self._delta(index, self._opening(index), None), index, self._call) for index in range(self.choices)]
+        for piece in self._pieces:
+            part = self._part(piece)
+            events += [(self._delta(index, part, None), index, piece) for index in range(self.choices)]
         for index in range(self.choices):
             events.append((self._delta(index, {} if self.chat else "", self.finish_reason), index, ""))
         return events
@@ -193,8 +217,24 @@ class Script:
         ending = {"logprobs": None, "finish_reason": self.finish_reason}
         if not self.chat:
             return {"text": text, "index": index, **ending}
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        said = {"content": None, "tool_calls": [self._called(index, text)]} if self._call else {"content": text}
+        message: dict[str, Any] = {"role": "assistant", **said, "refusal": None, "annotations": []}
         return {"index": index, "message": message, **ending}
+
+    def _called(self, index: int, text: str) -> dict[str, Any]:
+        """The call of this choice, with what has been said of its arguments."""
+        return {"id": self._call_ids[index], "type": "function", "function": {"name": self._call, "arguments": text}}
+
+    def _opening(self, index: int) -> dict[str, Any]:
+        """The first delta of a choice of a chat: of a call everything but its arguments."""
+        said = {"content": None, "tool_calls": [{"index": 0, **self._called(index, "")}]} if self._call else {"content": ""}
+        return {"role": "assistant", **said, "refusal": None}
+
+    def _part(self, piece: str) -> Any:
+        """The delta of one piece."""
+        if self._call:
+            return {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
+        return {"content": piece} if self.chat else piece
 
     def _delta(self, index: int, part: Any, finish_reason: str | None) -> bytes:
         content = {"index": index, "delta": part} if self.chat else {"text": part, "index": index}

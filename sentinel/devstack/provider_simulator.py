@@ -13,7 +13,8 @@ a form's field or in the query. Any of:
 - streams only: `stall_after_events` (then silent for `stall_s`, default an hour, and on), `cut_after_events` (then the
   connection is dropped; in a plain answer after half of it), `error_first_event`; `no_done` (chat), `no_terminal` (responses).
   In generated content blocks of 64 KiB count as events
-- `call`: a response or a run calls the tool of this name; `fail`: a response ends as failed, with usage
+- `call`: a chat, a response or a run that was given tools calls the one of this name, with what it would have said as its
+  argument; `fail`: a response ends as failed, with usage
 - `background_s` (default 0.3): how long a background response, a run, a batch and other jobs take
 
 Forms: a file named `refuse-early` or `refuse-early-413` is refused (400, 413) as soon as its name was read. A file of the

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
 from tests.clients.installation import NotInstalledError, missing_node
-from tests.clients.roster import OURS, tried
+from tests.clients.roster import OURS, SCENARIOS
 from tests.clients.running import Client, Lines, lines
 from tests.support.running import make_user
 
@@ -117,7 +117,7 @@ async def _tried(client: Client, stack: Stack, tight: Stack, home: Path) -> Run:
         "OPENAI_API_KEY": stack.provider_key,
         "CLIENT_MARK": f"{client.name}/provider",
     }
-    names = tried(client)
+    names = SCENARIOS[client.kind]
     told = await asyncio.gather(
         lines(client, names, ours, _home(home, "sentinel")),
         lines(client, [name for name in names if name not in OURS], theirs, _home(home, "provider")),

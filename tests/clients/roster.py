@@ -16,22 +16,12 @@ CLIENTS: Final = (
     Client("ai-sdk-openai", "ai-sdk-openai", "ai_sdk.mjs", "@ai-sdk/openai", "3.0.141", "@ai-sdk/openai"),
 )
 
-# Scenarios whose answers the simulator cannot give yet. A name that is taken out
-# of here is run and held to everything the others are held to.
-LATER: Final = frozenset(
-    {
-        "tool_calls",
-        "tool_calls_stream",
-    }
-)
-LATER_REASON: Final = "the simulator does not call tools in a chat"
-
 # What only Sentinel can answer: asked of the provider too, they would say something else.
 OURS: Final = frozenset({"too_large", "quota", "rate"})
 
 _EVERYWHERE: Final = ("chat", "chat_stream_usage", "slashed", "bad_key", "unknown_model", "quota", "rate")
 _SDKS: Final = ("chat_stream", "tools", "tools_stream", "unknown_model_stream", "too_large")
-_SDKS_LATER: Final = ("tool_calls", "tool_calls_stream", "embeddings", "responses", "responses_stream")
+_MORE: Final = ("tool_calls", "tool_calls_stream", "embeddings", "responses", "responses_stream")
 _STEERED: Final = (
     *("retried", "provider_400", "provider_429", "provider_500", "provider_503", "cut", "error_event", "aborted"),
 )
@@ -42,21 +32,16 @@ _OPENAI: Final = (
     *("completions", "completions_stream", "models", "model", "headers", "headers_stream", "bad_parameter", "empty_messages"),
     *("unknown_path", "wrong_method", "provider_401", "provider_409", "provider_422", "provider_429_stream", "provider_html"),
     *("cut_plain", "no_done", "bad_key_large"),
-    *_SDKS_LATER,
+    *_MORE,
     *("embeddings_floats", "responses_background", "responses_call", "files", "images", "speech", "transcription"),
 )
 
 SCENARIOS: Final = {
     "openai-python": (*_OPENAI, "chat_async", "chat_async_stream"),
     "openai-node": _OPENAI,
-    "langchain": (*_EVERYWHERE, *_SDKS, *_STEERED, *_SDKS_LATER),
+    "langchain": (*_EVERYWHERE, *_SDKS, *_STEERED, *_MORE),
     "llm": (*_EVERYWHERE, "completions", "models", "endpoint", "responses"),
     "ai-sdk": (*_EVERYWHERE, *_SDKS, *_STEERED, "tool_calls", "tool_calls_stream", "embeddings"),
     # It takes no fields of the simulator, and has an API of its own for responses.
     "ai-sdk-openai": (*_EVERYWHERE, *_SDKS, "embeddings", "responses", "responses_stream"),
 }
-
-
-def tried(client: Client) -> tuple[str, ...]:
-    """The scenarios this client runs now."""
-    return tuple(name for name in SCENARIOS[client.kind] if name not in LATER)

@@ -19,7 +19,7 @@ from tests.clients.expectations import (
     error_class,
     usage_seen,
 )
-from tests.clients.roster import CLIENTS, LATER, LATER_REASON, OURS, SCENARIOS, tried
+from tests.clients.roster import CLIENTS, OURS, SCENARIOS
 from tests.clients.running import Client
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
@@ -30,12 +30,7 @@ Running = Callable[[Client], Awaitable[Run]]
 def each(*scenarios: str) -> pytest.MarkDecorator:
     """Every client with every one of these scenarios that it has."""
     cases = [
-        pytest.param(
-            client,
-            name,
-            id=f"{client}-{name}",
-            marks=[pytest.mark.skip(reason=f"{name}: {LATER_REASON}")] if name in LATER else [],
-        )
+        pytest.param(client, name, id=f"{client}-{name}")
         for client in CLIENTS
         for name in SCENARIOS[client.kind]
         if name in scenarios
@@ -106,7 +101,7 @@ async def test_the_client_cannot_tell_the_difference(run: Running, client: Clien
     """The same program told to ask the provider itself tells the same, but for what DIFFERENT names."""
     ran = await run(client)
     apart: dict[str, Any] = {}
-    for name in tried(client):
+    for name in SCENARIOS[client.kind]:
         if name in OURS:
             continue
         ours, theirs = comparable(ran.ours[name]), comparable(ran.theirs[name])
@@ -146,7 +141,7 @@ async def test_only_who_leaves_early_has_left(run: Running, client: Client) -> N
     # That one is not read, so whether the client left before its end is a matter of luck.
     unread = ran.ours.get("headers_stream", {}).get("told", {}).get("headers", {}).get("x-request-id")
     left = [line for line in ran.log if line.get("ending") == "client_closed" and line["request_id"] != unread]
-    early = "aborted" in tried(client)
+    early = "aborted" in SCENARIOS[client.kind]
     assert len(left) == early
     assert [row["client_gone"] for row in ran.seen("aborted")] == [True] * early
 

@@ -42,8 +42,14 @@ class _Answer:
         wanted = asked.output_tokens
         cap = next((body[name] for name in _CAPS if body.get(name) is not None), wanted)
         choices = (body.get("n") or 1) * (1 if self._chat else max(1, len(prompts(body)[0])))
+        called = str(asked.simulate.get("call") or "")
         self._script = provider_script.Script(
-            body, chat=self._chat, output_tokens=min(wanted, cap), cut_short=cap < wanted, choices=choices
+            body,
+            chat=self._chat,
+            output_tokens=min(wanted, cap),
+            cut_short=cap < wanted,
+            choices=choices,
+            call=called if self._chat and body.get("tools") else "",
         )
 
     async def send(self) -> web.StreamResponse:
@@ -54,7 +60,7 @@ class _Answer:
             return await self._stream()
         await asked.delay()
         asked.row.status = 200
-        spent = self._spent(["".join(self._script.pieces)] * self._script.choices)
+        spent = self._spent([self._script.produced] * self._script.choices)
         whole = self._script.whole(None if asked.simulate.get("no_usage") else spent)
         self._keep(whole)
         return await reply(asked, whole)

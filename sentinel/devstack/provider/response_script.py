@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sentinel.devstack.provider.kinds import RESPONSE
 from sentinel.devstack.provider.sending import event
-from sentinel.devstack.provider_script import pieces
+from sentinel.devstack.provider_script import arguments, pieces
 
 _ECHOED: Final[Mapping[str, Any]] = {
     "instructions": None,
@@ -50,7 +50,7 @@ class ResponseScript:
         self.id = RESPONSE.new_id()
         self.ending = ending
         said = pieces(output_tokens)
-        self._pieces = ['{"text":"', *said, '"}'] if call else said
+        self._pieces = arguments(body["tools"], call, said) if call else said
         self._call = call
         self._item_id = f"{'fc' if call else 'msg'}_{secrets.token_hex(16)}"
         self._call_id = f"call_{secrets.token_hex(12)}"
@@ -70,6 +70,11 @@ class ResponseScript:
     def text(self) -> str:
         """All that it says."""
         return "".join(self._pieces)
+
+    @property
+    def produced(self) -> str:
+        """What it costs: its text, or the name and the arguments of its call."""
+        return self._call + self.text
 
     def shown(self, status: str, spent: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The response at this moment; its output is there once it has ended."""
@@ -103,9 +108,9 @@ class ResponseScript:
         yield self._event("response.in_progress", response=self.shown("in_progress"))
 
     def events(self) -> Iterator[tuple[bytes, str]]:
-        """The events that say it, each with the text that it carries."""
+        """The events that say it, each with what it carries of `produced`."""
         at = {"item_id": self._item_id, "output_index": 0}
-        yield self._event("response.output_item.added", output_index=0, item=self.item("", "in_progress")), ""
+        yield self._event("response.output_item.added", output_index=0, item=self.item("", "in_progress")), self._call
         if self._call:
             for piece in self._pieces:
                 yield self._event("response.function_call_arguments.delta", **at, delta=piece), piece

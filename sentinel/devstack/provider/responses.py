@@ -138,7 +138,7 @@ async def create(asked: Asked) -> web.StreamResponse:
         return await _stream(work)
     await asked.delay()
     asked.row.status = 200
-    work.keep(work.spend(work.script.text))
+    work.keep(work.spend(work.script.produced))
     return await reply(asked, work.thing.shown)
 
 
