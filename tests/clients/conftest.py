@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
 from tests.clients.installation import NotInstalledError, missing_node
-from tests.clients.roster import OURS, SCENARIOS
-from tests.clients.running import Client, Lines, lines
+from tests.clients.roster import OURS, SCENARIOS, parts
+from tests.clients.running import Client, Lines, Side, tell
 from tests.support.running import make_user
 
 BODY_BYTES_MAX = 2**20
@@ -48,33 +48,37 @@ class Run:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """The stack all clients share."""
-    async with Stack(tmp_path_factory.mktemp("clients"), settings=_SETTINGS) as running:
-        yield running
-        assert running.child("sentinel").running
+async def stacks(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Stack, Stack]]:
+    """The stack all clients share, and beside it a second Sentinel, which lets each caller ask once a second."""
+    stack = Stack(tmp_path_factory.mktemp("clients"), settings=_SETTINGS)
+    started = [stack]
+    try:
+        await stack.start("redis", "zion", "provider")
+        shared = {
+            "ZION_API_URL": stack.zion_url,
+            "ZION_API_KEY": stack.zion_key,
+            "REDIS_URL": stack.redis_url,
+            "SENTINEL_PROVIDER": "openai",
+            "OPENAI_API_KEY": stack.provider_key,
+            "OPENAI_API_URL": f"{stack.provider_url}/v1",
+        }
+        directory = tmp_path_factory.mktemp("tight")
+        tight = Stack(directory, workers=1, simulators=False, settings=_TIGHT, environ={**os.environ, **shared})
+        started.append(tight)
+        async with asyncio.TaskGroup() as starting:
+            starting.create_task(stack.start("sentinel"))
+            starting.create_task(tight.start())
+        yield stack, tight
+        assert stack.child("sentinel").running
+    finally:
+        for one in reversed(started):
+            await one.stop()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def tight(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """A Sentinel of its own in front of the same provider, which lets each caller ask once a second."""
-    parts = {
-        "ZION_API_URL": stack.zion_url,
-        "ZION_API_KEY": stack.zion_key,
-        "REDIS_URL": stack.redis_url,
-        "SENTINEL_PROVIDER": "openai",
-        "OPENAI_API_KEY": stack.provider_key,
-        "OPENAI_API_URL": f"{stack.provider_url}/v1",
-    }
-    directory = tmp_path_factory.mktemp("tight")
-    async with Stack(directory, workers=1, simulators=False, settings=_TIGHT, environ={**os.environ, **parts}) as running:
-        yield running
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def run(stack: Stack, tight: Stack, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Client], Awaitable[Run]]:
+async def run(stacks: tuple[Stack, Stack], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Client], Awaitable[Run]]:
     """Runs a client's scenarios, once in a session; skips where there is no Node, unless SENTINEL_REQUIRE_NODE is 1."""
-    done: dict[str, Run | NotInstalledError] = {}
+    running: dict[str, asyncio.Task[Run]] = {}  # with what it raised: its other tests need not try, and wait, again
 
     async def once(client: Client) -> Run:
         lacking = missing_node() if client.node else ""
@@ -82,21 +86,18 @@ async def run(stack: Stack, tight: Stack, tmp_path_factory: pytest.TempPathFacto
             pytest.fail(f"SENTINEL_REQUIRE_NODE is 1, but {lacking}")
         if lacking:
             pytest.skip(lacking)
-        if client.name not in done:
-            try:
-                done[client.name] = await _tried(client, stack, tight, tmp_path_factory.mktemp(client.name))
-            except NotInstalledError as error:
-                done[client.name] = error  # its other tests need not try, and wait, again
-        ran = done[client.name]
-        if isinstance(ran, NotInstalledError):
-            pytest.fail(str(ran), pytrace=False)
-        return ran
+        if client.name not in running:
+            running[client.name] = asyncio.create_task(_tried(client, *stacks, tmp_path_factory.mktemp(client.name)))
+        try:
+            return await running[client.name]
+        except NotInstalledError as error:
+            pytest.fail(str(error), pytrace=False)
 
     return once
 
 
 async def _tried(client: Client, stack: Stack, tight: Stack, home: Path) -> Run:
-    """Both sides at the same time; nobody else asks these Sentinels meanwhile."""
+    """Everything at the same time; nobody else asks these Sentinels meanwhile."""
     caller, spent, hasty = (
         await make_user(stack),
         await make_user(stack, requests={"limit": 5, "used": 5}),
@@ -118,11 +119,11 @@ async def _tried(client: Client, stack: Stack, tight: Stack, home: Path) -> Run:
         "CLIENT_MARK": f"{client.name}/provider",
     }
     names = SCENARIOS[client.kind]
-    told = await asyncio.gather(
-        lines(client, names, ours, _home(home, "sentinel")),
-        lines(client, [name for name in names if name not in OURS], theirs, _home(home, "provider")),
-    )
-    wanted = {line["told"]["request_id"] for line in told[0].values() if "request_id" in line.get("told", {})}
+    sides = [Side(names, ours, _home(home, f"sentinel-{number}")) for number, names in enumerate(parts(client))]
+    compared = Side([name for name in names if name not in OURS], theirs, _home(home, "provider"))
+    *told, from_provider = await tell(client, [*sides, compared])
+    from_sentinel = {name: line for part in told for name, line in part.items()}
+    wanted = {line["told"]["request_id"] for line in from_sentinel.values() if "request_id" in line.get("told", {})}
     log = await _log(
         stack,
         begun[0],
@@ -132,7 +133,7 @@ async def _tried(client: Client, stack: Stack, tight: Stack, home: Path) -> Run:
         ),
     )
     tight_log = await _log(tight, begun[1], lambda ended: len(ended) == 2)
-    return Run(told[0], told[1], log, tight_log, await _rows(stack, f"{mark}/aborted"), mark)
+    return Run(from_sentinel, from_provider, log, tight_log, await _rows(stack, f"{mark}/aborted"), mark)
 
 
 def _home(home: Path, side: str) -> Path:

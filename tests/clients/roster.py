@@ -19,6 +19,9 @@ CLIENTS: Final = (
 # What only Sentinel can answer: asked of the provider too, they would say something else.
 OURS: Final = frozenset({"too_large", "quota", "rate"})
 
+# They wait for most of their time, so they run in a process of their own, beside the one that runs all the others.
+_WAITING: Final = frozenset({"quota", "provider_500", "provider_503"})
+
 _EVERYWHERE: Final = ("chat", "chat_stream_usage", "slashed", "bad_key", "unknown_model", "quota", "rate")
 _SDKS: Final = ("chat_stream", "tools", "tools_stream", "unknown_model_stream", "too_large")
 _MORE: Final = ("tool_calls", "tool_calls_stream", "embeddings", "responses", "responses_stream")
@@ -45,3 +48,9 @@ SCENARIOS: Final = {
     # It takes no fields of the simulator, and has an API of its own for responses.
     "ai-sdk-openai": (*_EVERYWHERE, *_SDKS, "embeddings", "responses", "responses_stream"),
 }
+
+
+def parts(client: Client) -> list[list[str]]:
+    """The scenarios of this client by the process that runs them."""
+    names = SCENARIOS[client.kind]
+    return [[name for name in names if name not in _WAITING], [name for name in names if name in _WAITING]]

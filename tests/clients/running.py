@@ -1,11 +1,13 @@
-"""Runs one client's script against one base URL, and reads the lines it tells: one JSON object a scenario."""
+"""Runs one client's script for several sides at once, and reads the lines it tells: one JSON object a scenario."""
 
 import asyncio
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +16,13 @@ from tests.clients.installation import node_packages, python_packages
 
 SCRIPTS: Final = Path(__file__).with_name("scripts")
 _RUN_S: Final = 120
+# What each process of a Python script would import, at once or on first use: imported once for all of them.
+_OPENAI: Final = ("openai", "openai.resources.chat.completions", "openai.resources.responses")
+_IMPORTED: Final = {
+    "openai_python.py": _OPENAI,
+    "langchain_python.py": ("langchain_openai", *_OPENAI),
+    "llm_cli.py": ("llm.cli", *_OPENAI),
+}
 
 Line = dict[str, Any]
 Lines = dict[str, Line]
@@ -42,37 +51,80 @@ class Client:
         return self.name
 
 
-async def lines(client: Client, scenarios: Sequence[str], environ: Mapping[str, str], home: Path) -> Lines:
-    """What `client` tells of each scenario. It sees these variables, an empty HOME, and nothing else of this process."""
-    command, paths = await asyncio.to_thread(_command, client, home)
+@dataclass(frozen=True)
+class Side:
+    """A process of a client: the scenarios it runs, the variables it sees, and its HOME, an empty directory."""
+
+    scenarios: Sequence[str]
+    environ: Mapping[str, str]
+    home: Path
+
+    def told(self) -> Lines:
+        """What it told of each scenario, as far as it came."""
+        file = self.home / "told"
+        text = file.read_text() if file.exists() else ""
+        told = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return {line.pop("scenario"): line for line in told}
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A command to run; `given` is its standard input."""
+
+    command: Sequence[str]
+    environ: Mapping[str, str]
+    home: Path
+    given: bytes = b""
+
+
+async def tell(client: Client, sides: Sequence[Side]) -> list[Lines]:
+    """What `client` tells at each side, all of them at the same time; installs it where it is not. NotInstalledError."""
+    if client.node:
+        packages = await asyncio.to_thread(node_packages)
+        programs = [_in_node(client, packages, side) for side in sides]
+    else:
+        packages = await asyncio.to_thread(python_packages, client.name)
+        programs = [_in_python(client, packages, sides)]
+    failures = [failure for failure in await asyncio.gather(*map(_failure, programs)) if failure]
+    told = [side.told() for side in sides]
+    counts = ", ".join(f"{len(lines)} of {len(side.scenarios)}" for side, lines in zip(sides, told, strict=True))
+    assert not failures, f"{client} failed; its processes told {counts} scenarios:\n{''.join(failures)}"
+    return told
+
+
+async def _failure(program: _Program) -> str:
+    """Run a program: what went wrong, or "". One that hangs is killed, with all it started."""
     process = await asyncio.create_subprocess_exec(
-        *command,
-        *scenarios,
-        stdin=asyncio.subprocess.DEVNULL,
+        *program.command,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ["PATH"], "HOME": str(home), **paths, **environ},
-        cwd=home,
+        stderr=asyncio.subprocess.STDOUT,
+        env={"PATH": os.environ["PATH"], "HOME": str(program.home), **program.environ},
+        cwd=program.home,
+        start_new_session=True,
     )
     try:
         async with asyncio.timeout(_RUN_S):
-            output, errors = await process.communicate()
+            output, _ = await process.communicate(program.given)
+            return f"exit code {process.returncode}\n{output.decode()}" if process.returncode else ""
     except TimeoutError:
-        process.kill()
-        output, errors = await process.communicate()
-        raise AssertionError(f"{client} hangs after:\n{output.decode()}\n{errors.decode()}") from None
-    told = [json.loads(line) for line in output.decode().splitlines()]
-    assert process.returncode == 0, f"{client} failed after {len(told)} scenarios:\n{errors.decode()}"
-    return {line.pop("scenario"): line for line in told}
+        return f"it hangs: killed after {_RUN_S} s\n"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
 
 
-def _command(client: Client, home: Path) -> tuple[list[str], dict[str, str]]:
-    """(command, variables by which it finds its packages); installs them where they are not."""
-    if client.node:
-        # Node looks for packages beside the script, so they meet in this client's own home.
-        (home / "node_modules").symlink_to(node_packages() / "node_modules")
-        shutil.copytree(SCRIPTS, home / "scripts")
-        return ["node", str(home / "scripts" / client.script)], {"CLIENT_MODULE": client.module}
-    packages = python_packages(client.name)
+def _in_node(client: Client, packages: Path, side: Side) -> _Program:
+    # Node looks for packages beside the script, so they meet in this side's own home.
+    (side.home / "node_modules").symlink_to(packages / "node_modules")
+    shutil.copytree(SCRIPTS, side.home / "scripts")
+    command = ["node", str(side.home / "scripts" / client.script), *side.scenarios]
+    return _Program(command, {"CLIENT_MODULE": client.module, **side.environ}, side.home)
+
+
+def _in_python(client: Client, packages: Path, sides: Sequence[Side]) -> _Program:
+    given = [{"scenarios": side.scenarios, "environ": side.environ, "home": str(side.home)} for side in sides]
     # -S: the packages of the tests' own environment are out of sight.
-    return [sys.executable, "-S", "-s", str(SCRIPTS / client.script)], {"PYTHONPATH": str(packages)}
+    command = [sys.executable, "-S", "-s", str(SCRIPTS / "sides.py"), str(SCRIPTS / client.script), *_IMPORTED[client.script]]
+    return _Program(command, {"PYTHONPATH": str(packages)}, sides[0].home, json.dumps(given).encode())

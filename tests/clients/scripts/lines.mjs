@@ -1,4 +1,6 @@
-// What every Node script here does: run the scenarios named on the command line, tell one JSON line of each.
+// What every Node script here does: run the scenarios on the command line, write a JSON line of each to the file `told`.
+
+import { appendFileSync } from "node:fs";
 
 export const HELLO = [{ role: "user", content: "Say something about rivers." }];
 export const PARAMETERS = {
@@ -23,6 +25,6 @@ export async function run(scenarios, failure) {
     } catch (error) {
       line = { error: failure(error) };
     }
-    console.log(JSON.stringify({ scenario, ...line }));
+    appendFileSync("told", `${JSON.stringify({ scenario, ...line })}\n`);
   }
 }

@@ -1,8 +1,9 @@
-"""What every Python script here does: run the scenarios named on the command line, tell one JSON line of each."""
+"""What every Python script here does: run the scenarios on the command line, write a JSON line of each to the file `told`."""
 
 import json
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 HELLO: list[Any] = [{"role": "user", "content": "Say something about rivers."}]
@@ -25,12 +26,13 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 
 def run(scenarios: Mapping[str, Callable[[], Any]], failure: Callable[[Exception], dict[str, Any]]) -> None:
     """`{"scenario", "told"}` for what a scenario returns, `{"scenario", "error"}` for what it raises."""
-    for name in sys.argv[1:]:
-        try:
-            line = {"told": scenarios[name]()}
-        except Exception as error:  # noqa: BLE001 - whatever a client raises is what is asked for
-            line = {"error": failure(error)}
-        print(json.dumps({"scenario": name, **line}), flush=True)
+    with Path("told").open("w") as lines:
+        for name in sys.argv[1:]:
+            try:
+                line = {"told": scenarios[name]()}
+            except Exception as error:  # noqa: BLE001 - whatever a client raises is what is asked for
+                line = {"error": failure(error)}
+            print(json.dumps({"scenario": name, **line}), file=lines, flush=True)
 
 
 def api_failure(error: Exception) -> dict[str, Any]:

@@ -83,9 +83,9 @@ function responded(answer) {
 }
 
 async function background() {
-  let answer = await respond("responses_background", { background: true });
-  for (let count = 0; count < 200 && ["queued", "in_progress"].includes(answer.status); count += 1) {
-    await new Promise((resolve) => setTimeout(resolve, 50));
+  let answer = await respond("responses_background", { background: true, simulate: { background_s: 0.05 } });
+  for (let count = 0; count < 500 && ["queued", "in_progress"].includes(answer.status); count += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
     answer = await client.responses.retrieve(answer.id);
   }
   return responded(answer);

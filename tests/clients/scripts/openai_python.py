@@ -103,11 +103,11 @@ def responded(answer: Any) -> dict[str, Any]:
 
 def background() -> dict[str, Any]:
     """A response that goes on in the background, fetched until it is done."""
-    answer = respond("responses_background", background=True)
-    for _ in range(200):
+    answer = respond("responses_background", background=True, extra_body={"simulate": {"background_s": 0.05}})
+    for _ in range(500):
         if answer.status not in {"queued", "in_progress"}:
             break
-        asyncio.run(asyncio.sleep(0.05))
+        asyncio.run(asyncio.sleep(0.02))
         answer = client.responses.retrieve(answer.id)
     return responded(answer)
 
