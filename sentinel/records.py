@@ -56,7 +56,8 @@ class Reads(Enum):
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
     RESPONSES = "responses"
-    ANY = "any"  # JSON is read for its model and the ids it names, anything else streams through unread
+    OBJECT = "object"  # JSON alone, read for its model and the ids it names
+    ANY = "any"  # the same of JSON; anything else, as a file in a form, streams through unread
     FORM = "form"  # as ANY, but a form may name objects, so that it is looked through before it goes on
     NOTHING = "nothing"  # no body belongs here
 

@@ -48,6 +48,21 @@ def test_a_row_that_names_objects_is_owned(route: Route) -> None:
         assert route.dialect is Dialect.NONE
 
 
+def test_only_what_takes_files_goes_by_unread() -> None:
+    """wire.md H18: what the SDKs send as a form, and nothing else; all other bodies are read."""
+    assert {route.template for route in ROUTES if route.reads is Reads.ANY} == {
+        "/content_provenance_checks",
+        "/images/variations",
+        "/audio/transcriptions",
+        "/audio/translations",
+        "/files",
+        "/uploads/{upload}/parts",
+        "/skills",
+        "/skills/{skill}/versions",
+        "/audio/voice_consents",
+    }
+
+
 def test_head_is_answered_where_get_is() -> None:
     """wire.md H16: HEAD on what can be read, 405 with Allow elsewhere."""
     assert routes.match("HEAD", "/v1/models").route.method == "GET"

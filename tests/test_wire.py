@@ -20,9 +20,9 @@ ROUTES = {
     "completions": Route("POST", "/completions", "completions", Reads.COMPLETIONS, Dialect.CHAT),
     "embeddings": Route("POST", "/embeddings", "embeddings", Reads.EMBEDDINGS, Dialect.EVENTS),
     "responses": Route("POST", "/responses", "responses", Reads.RESPONSES, Dialect.RESPONSES),
-    "images": Route("POST", "/images/generations", "images", Reads.ANY, Dialect.EVENTS),
-    "audio": Route("POST", "/audio/speech", "audio", Reads.ANY, Dialect.EVENTS),
-    "cancel": Route("POST", "/batches/{batch_id}/cancel", "batch_cancel", Reads.ANY, Dialect.NONE),
+    "images": Route("POST", "/images/generations", "images", Reads.OBJECT, Dialect.EVENTS),
+    "audio": Route("POST", "/audio/translations", "audio", Reads.ANY, Dialect.EVENTS),
+    "cancel": Route("POST", "/batches/{batch_id}/cancel", "batch_cancel", Reads.OBJECT, Dialect.NONE),
     "videos": Route("POST", "/videos", "videos", Reads.FORM, Dialect.EVENTS),
     "model": Route("GET", "/models/{model}", "model", Reads.NOTHING, Dialect.NONE),
 }
@@ -560,9 +560,17 @@ class TestContentTypes:
     )
     def test_what_streams_by(self, content_type: bytes) -> None:
         """H18: what is not JSON is not read where anything may come."""
-        call = wire.read_call(ROUTES["audio"], "POST", "/audio/speech", b"", b"", content_type)
-        expected = Call("audio", "POST", "/audio/speech", prompt=TextPrompt(tokens_given=1), dialect=Dialect.EVENTS)
+        call = wire.read_call(ROUTES["audio"], "POST", "/audio/translations", b"", b"", content_type)
+        expected = Call("audio", "POST", "/audio/translations", prompt=TextPrompt(tokens_given=1), dialect=Dialect.EVENTS)
         assert call == msgspec.structs.replace(expected, output_tokens_declared=0)
+
+    @pytest.mark.parametrize(
+        "content_type", [b"multipart/form-data; boundary=x", b"application/octet-stream", b"image/png", b"application/jsonl"]
+    )
+    def test_where_no_file_belongs_nothing_goes_by_unread(self, content_type: bytes) -> None:
+        """H11, H18: a provider may read JSON or fields in what names another type, so it is refused where objects are named."""
+        with pytest.raises(UnsupportedMediaTypeError):
+            wire.read_call(ROUTES["cancel"], "POST", "/batches", b"", b'{"input_file_id":"file-1"}', content_type)
 
     @pytest.mark.parametrize("route", ["audio", "videos"])
     @pytest.mark.parametrize("content_type", [b"application/x-www-form-urlencoded", b"text/plain", b"nonsense"])

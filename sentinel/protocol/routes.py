@@ -120,7 +120,7 @@ def kind_of(object_id: str) -> str:
 def _row(verbs: str, template: str, **rest: object) -> list[Route]:
     """The rows of one path; by default a pass-through about owned objects whose answers produce no tokens."""
     first = template.removeprefix("/").partition("/")[0].partition("?")[0]
-    given = {"label": first, "dialect": Dialect.NONE, "scope": Scope.OWNED, "reads": Reads.ANY} | rest
+    given = {"label": first, "dialect": Dialect.NONE, "scope": Scope.OWNED, "reads": Reads.OBJECT} | rest
     rows = []
     for verb in verbs.split():
         reads = given["reads"] if verb == "POST" else Reads.NOTHING
@@ -159,13 +159,13 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_stateless("/responses/compact"),
     *_stateless("/moderations"),
     *_stateless("/decisions"),
-    *_stateless("/content_provenance_checks"),
+    *_stateless("/content_provenance_checks", reads=Reads.ANY),
     *_stateless("/images/generations"),
     *_stateless("/images/edits", reads=Reads.FORM),
-    *_stateless("/images/variations"),
+    *_stateless("/images/variations", reads=Reads.ANY),
     *_stateless("/audio/speech"),
-    *_stateless("/audio/transcriptions"),
-    *_stateless("/audio/translations"),
+    *_stateless("/audio/transcriptions", reads=Reads.ANY),
+    *_stateless("/audio/translations", reads=Reads.ANY),
     *_stateless("/fine_tuning/alpha/graders/run"),
     *_stateless("/fine_tuning/alpha/graders/validate", Dialect.NONE),
     # What a chat completion or a response leaves.
@@ -180,10 +180,10 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_row("GET POST", "/conversations/{conversation}/items"),
     *_row("GET DELETE", "/conversations/{conversation}/items/{_item}"),
     # Files.
-    *_objects("/files", "file", "GET DELETE"),
+    *_objects("/files", "file", "GET DELETE", reads=Reads.ANY),
     *_row("GET", "/files/{file}/content"),
     *_row("POST", "/uploads", leaves=("id",)),
-    *_row("POST", "/uploads/{upload}/parts"),
+    *_row("POST", "/uploads/{upload}/parts", reads=Reads.ANY),
     *_row("POST", "/uploads/{upload}/complete", leaves=("file.id",)),
     *_row("POST", "/uploads/{upload}/cancel"),
     *_objects("/vector_stores", "vector_store"),
@@ -225,14 +225,14 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_row("POST", "/evals/{eval}/runs/{_run}/cancel"),
     *_row("GET", "/evals/{eval}/runs/{_run}/output_items"),
     *_row("GET", "/evals/{eval}/runs/{_run}/output_items/{_item}"),
-    *_objects("/skills", "skill"),
+    *_objects("/skills", "skill", reads=Reads.ANY),
     *_row("GET", "/skills/{skill}/content"),
-    *_row("GET POST", "/skills/{skill}/versions"),
+    *_row("GET POST", "/skills/{skill}/versions", reads=Reads.ANY),
     *_row("GET DELETE", "/skills/{skill}/versions/{_version}"),
     *_row("GET", "/skills/{skill}/versions/{_version}/content"),
     *_row("POST", "/audio/voices", leaves=("id",), reads=Reads.FORM),
     *_row("DELETE", "/audio/voices/{voice}"),
-    *_objects("/audio/voice_consents", "consent"),
+    *_objects("/audio/voice_consents", "consent", reads=Reads.ANY),
     # Assistants.
     *_objects("/assistants", "assistant"),
     *_row("POST", "/threads", leaves=("id",)),

@@ -25,9 +25,11 @@ _READERS: Final = {
     Reads.COMPLETIONS: formats.completion,
     Reads.EMBEDDINGS: formats.embedding,
     Reads.RESPONSES: formats.response,
+    Reads.OBJECT: formats.anything,
     Reads.ANY: formats.anything,
     Reads.FORM: formats.anything,
 }
+_LOOSE: Final = frozenset({Reads.OBJECT, Reads.ANY, Reads.FORM})
 _SOMETHING: Final = TextPrompt(tokens_given=1)
 _SENT: Final = TextPrompt()
 
@@ -35,7 +37,7 @@ _SENT: Final = TextPrompt()
 def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, content_type: bytes) -> Call:
     """One request as it will go upstream; `path` and `query` are raw, `content_type` is b"" where there is none.
 
-    On routes that take any body, what is not JSON is not read: `body` is then b"" where it streams by, or the whole of a form.
+    On routes that take files, what is not JSON is not read: `body` is then b"" where it streams by, or the whole of a form.
     What such a request costs is unknown, so that one token is held, unless its answers are never billed. Bodies longer
     than INLINE_BYTES_MAX are for a thread. Raises BadRequestError with OpenAI's message, param and code, and
     UnsupportedMediaTypeError. Sources: wire.md U2-U4, H9-H12, T4.
@@ -43,9 +45,10 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
     reads = route.reads
     if reads is Reads.NOTHING:
         return Call(route.label, method, path, query, dialect=route.dialect)
-    loose = reads is Reads.ANY or reads is Reads.FORM
+    loose = reads in _LOOSE
     if not media.is_json(content_type):
-        if not loose:
+        if not loose or reads is Reads.OBJECT:
+            # It may name what is another caller's, and a provider need not go by its type.
             raise media.unsupported(content_type)
         return _unread(route, method, path, query, body, content_type)
     if loose and not body.strip():
