@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sentinel.errors import BadRequestError
-from sentinel.protocol import forms, named
+from sentinel.protocol import forms, named, routes
 
 CASES: list[tuple[Any, set[str]]] = [
     ({"file_id": "x"}, {"x"}),
@@ -29,6 +29,8 @@ CASES: list[tuple[Any, set[str]]] = [
     ({"messages": [{"content": [{"type": "file", "file": {"file_id": "file-1"}}]}]}, {"file-1"}),
     ({"prompt": {"variables": {"metadata": {"type": "input_file", "file_id": "file-1"}}}}, {"file-1"}),
     ({"prompt": {"variables": {"parameters": {"type": "input_file", "file_id": "file-1"}}}}, {"file-1"}),
+    ({"consent": "cons_1", "characters": [{"id": "char_2"}], "voice": "voice_3"}, {"cons_1", "char_2", "voice_3"}),
+    ({"voice": "alloy", "consent": "yes", "character": "Hamlet"}, set()),
     ({"messages": [{"role": "tool", "tool_call_id": "call_1", "content": "file-1"}]}, set()),
     ({"metadata": {"file_id": "file-1", "thread_id": "t"}}, set()),
     ({"tools": [{"function": {"parameters": {"properties": {"x": {"examples": [{"thread_id": "12"}]}}}}}]}, set()),
@@ -41,7 +43,15 @@ CASES: list[tuple[Any, set[str]]] = [
 def test_what_is_named(value: Any, ids: set[str]) -> None:
     """G6: texts under keys of ids are named at any depth; metadata, schemas and message texts name nothing."""
     assert named.in_json(json.dumps(value).encode()) == ids
-    assert named.in_response(json.dumps(value).encode()) in (ids, ids - {"video_1", "file_2", "batch_3", "eval_4"})
+    nowhere_in_responses = {"video_1", "file_2", "batch_3", "eval_4", "cons_1"}
+    assert named.in_response(json.dumps(value).encode()) in (ids, ids - nowhere_in_responses)
+
+
+@pytest.mark.parametrize("voice", ['{"id":"voice_1"}', '{ "id" : "voice_1" }', '"voice_1"', '"\\u0076oice_1"'])
+def test_a_voice_is_seen_in_a_chat(voice: str) -> None:
+    """G6: a chat that speaks may name a voice that somebody made."""
+    assert named.in_chat(f'{{"audio":{{"voice":{voice}}}}}'.encode()) == {"voice_1"}
+    assert named.in_chat(b'{"audio":{"voice":"alloy"}}') == frozenset()
 
 
 @pytest.mark.parametrize("key", sorted(named.ID_KEYS))
@@ -60,6 +70,12 @@ def test_each_prefix_is_seen(prefix: str, key: str) -> None:
     assert named.in_json(body) == named.in_response(body) == {f"{prefix}1"}
     assert key == "id" or named.in_chat(body) == {f"{prefix}1"}
     assert named.in_response(json.dumps({"x": [{key: f"x{prefix}1"}]}).encode()) == frozenset()
+
+
+def test_every_kind_with_an_owner_is_seen() -> None:
+    """G6: what is guarded in paths is guarded in bodies; a chat's own id is nowhere named in one."""
+    prefixes = {prefix for kind in routes.KINDS.values() for prefix in kind.prefixes}
+    assert prefixes - {"chatcmpl-"} <= named.OBJECT_PREFIXES
 
 
 def spelled(text: str, escaped: list[bool]) -> str:

@@ -17,7 +17,7 @@ ID_CHARACTERS_MAX: Final = 256
 # through these.
 OBJECT_PREFIXES: Final = frozenset(
     {"file-", "file_", "batch_", "resp_", "conv_", "vs_", "vsfb_", "thread_", "asst_", "cntr_", "video_", "upload_", "ftjob-"}
-    | {"eval_", "skill_"}
+    | {"eval_", "skill_", "voice_", "cons_", "char_"}
 )
 # Members whose texts are ids, whatever they look like; in an object under one of these, its `id`.
 ID_KEYS: Final = frozenset(
@@ -28,7 +28,7 @@ ID_KEYS: Final = frozenset(
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 _PREFIXES: Final = tuple(sorted(OBJECT_PREFIXES))
-_MAYBE_KEY: Final = re.compile(r"id|video|file|.*_(?:ids?|file)", re.DOTALL)
+_MAYBE_KEY: Final = re.compile(r"id|video|file|voice|consent|characters?|.*_(?:ids?|file)", re.DOTALL)
 # The application's own words and schemas, which refer to nothing; but under `variables` a member has any name.
 _OPAQUE: Final = frozenset({"metadata", "parameters", "schema", "json_schema"})
 _FREELY_NAMED: Final = "variables"
@@ -41,6 +41,7 @@ _KEY: Final = re.compile(
     rb'_(?:ids"|file"|id"(?:' + _EXPLICIT + rb'|[ \t\r\n]*+:[ \t\r\n]*+(?:"(?:' + _ANY_PREFIX + rb")|[\[{])))"
 )
 _ID: Final = re.compile(rb'"id"[ \t\r\n]*+:[ \t\r\n]*+"(?:' + _ANY_PREFIX + rb")")
+_VOICE: Final = b'"voice_'
 # A letter, digit, underscore or hyphen in its long spelling, of which keys and ids are made.
 _ESCAPED: Final = re.compile(rb"\\(?=u00(?:2[dD]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]))")
 
@@ -54,8 +55,8 @@ _decode: Final = JSONDecoder(object_pairs_hook=_Pairs, parse_int=float).decode
 
 
 def in_chat(body: bytes) -> frozenset[str]:
-    """What a chat, a completion or an embedding names, which is little: an input file stands under `file_id`."""
-    return in_json(body) if _KEY.search(body) or _has_escaped(body) else _NOTHING
+    """What a chat, a completion or an embedding names, which is little: a file under `file_id`, a voice that was made."""
+    return in_json(body) if _VOICE in body or _KEY.search(body) or _has_escaped(body) else _NOTHING
 
 
 def in_response(body: bytes) -> frozenset[str]:

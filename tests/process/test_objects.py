@@ -106,6 +106,11 @@ NAMING: list[tuple[str, str, dict[str, Any]]] = [
     ("vector_store", "/threads", {"tool_resources": {"file_search": {"vector_store_ids": ["ID"]}}}),
     ("assistant", "/threads/{thread}/runs", {"assistant_id": "ID"}),
     ("assistant", "/threads/runs", {"assistant_id": "ID"}),
+    ("voice", "/audio/speech", {"model": "gpt-4o-mini-tts", "input": "x", "voice": {"id": "ID"}}),
+    ("voice", "/chat/completions", {"model": "gpt-4o", "messages": HELLO, "audio": {"voice": {"id": "ID"}, "format": "wav"}}),
+    ("consent", "/audio/voices", {"name": "v", "type": "prompt", "consent": "ID"}),
+    ("character", "/videos", {"model": "sora-2", "prompt": "A river", "characters": [{"id": "ID"}]}),
+    ("video", "/videos/edits", {"prompt": "A river", "video": {"id": "ID"}}),
 ]
 
 
@@ -263,6 +268,20 @@ async def test_a_form_that_names_anothers_file_is_refused(town: Town, anna: Call
         status, answer = await town.ask(bert.user, "POST", path, content)
         assert status == (200 if reached else 404), answer
         assert await town.reached("POST", path) == before + reached
+
+
+@pytest.mark.parametrize("content_type", ["multipart/form-data; boundary=b", "application/octet-stream", "image/png"])
+async def test_no_content_type_hides_a_name(town: Town, anna: Caller, bert: Caller, content_type: str) -> None:
+    """wire.md H11: where no file belongs, another's object cannot be named in what is not read as JSON."""
+    name = anna.objects["file"]
+    fields = {"input_file_id": name, "endpoint": "/v1/responses", "completion_window": "24h"}
+    parts = [f'--b\r\ncontent-disposition: form-data; name="{key}"\r\n\r\n{value}\r\n' for key, value in fields.items()]
+    body = f"{''.join(parts)}--b--\r\n" if content_type.startswith("multipart") else json.dumps(fields)
+    headers = {"authorization": f"Bearer {bert.user.token}", "content-type": content_type}
+    before = await town.reached("POST", "/batches")
+    async with town.http.post(f"{town.stack.base_url}/batches", data=body, headers=headers) as response:
+        assert response.status == 415
+    assert await town.reached("POST", "/batches") == before
 
 
 async def test_what_work_leaves_belongs_to_who_asked_for_it(town: Town, anna: Caller, bert: Caller) -> None:
