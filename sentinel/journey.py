@@ -9,6 +9,7 @@ import time
 from functools import partial
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from sentinel import metrics
@@ -28,7 +29,7 @@ from sentinel.stages.forward import Forward
 from sentinel.stages.intake import Intake
 from sentinel.stages.leases import Lease, Leases
 from sentinel.stages.owners import Owners
-from sentinel.stages.relay import Relay
+from sentinel.stages.relay import Keep, Relay
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.settlement import Settlement
 
@@ -78,11 +79,19 @@ class Journey:
         hold = await self._admission.admit(caller, call, exchange.request_id)
         lease = self._leases.take(hold)
         outcome, origin = Outcome(Ending.INTERNAL, 500, started=False), Origin()
+        passage = _Passage(exchange, match, lease, partial(self._owners.keep, caller), begun_s)
+        opening: asyncio.Task[Reply] | None = None
         try:
             async with exchange.connected():
                 sent_s = time.perf_counter()
                 metrics.OVERHEAD.labels(call.route).observe(sent_s - begun_s)
-                reply = await self._open(exchange, call, upload, hold, lease)
+                if call.lasts:
+                    # Whoever leaves, it is asked to the end: else nobody would learn its name, nor what it costs.
+                    opening = asyncio.create_task(self._open(exchange, call, upload, hold, lease))
+                    reply = await asyncio.shield(opening)
+                    opening = None
+                else:
+                    reply = await self._open(exchange, call, upload, hold, lease)
                 outcome = Outcome(Ending.INTERNAL, 500, started=True)
                 # A long stream must not keep the request in memory that it answers.
                 call = wire.shed(call)
@@ -92,16 +101,17 @@ class Journey:
                     call, hold = replace(call, model=origin.model), replace(hold, model=origin.model)
                 metrics.FIRST_BYTE.labels(call.route).observe(time.perf_counter() - sent_s)
             extra = [*self.answer_headers(hold), *headers.origin(origin)]
-            keep = partial(self._owners.keep, caller)
-            outcome = await self._relay.copy(reply, exchange, call, extra, lease.watch, keep)
+            outcome = await self._relay.copy(reply, exchange, call, extra, lease.watch, passage.keep)
             if origin.cache == "hit":
                 outcome = unpriced(outcome)
         except (ClientGoneError, SentinelError) as error:
             outcome = _unanswered(error, sent=lease.sent)
             raise
         finally:
-            self._leases.drop(lease)
-            task = asyncio.create_task(self._end(exchange, match, hold, call, outcome, origin, begun_s))
+            end = self._end(passage, hold, call, outcome, origin)
+            if opening is not None:
+                end = self._end_abandoned(passage, opening, hold, call, outcome)
+            task = asyncio.create_task(end)
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 
@@ -124,12 +134,21 @@ class Journey:
         while self._settling:
             await asyncio.wait(self._settling)
 
-    async def _end(
-        self, exchange: Exchange, match: Match, hold: Hold, call: Call, outcome: Outcome, origin: Origin, begun_s: float
+    async def _end_abandoned(
+        self, passage: "_Passage", opening: asyncio.Task[Reply], hold: Hold, call: Call, outcome: Outcome
     ) -> None:
+        """The same as `_end` for work that lasts, whose client left before its answer came: that is taken here."""
+        origin = Origin()
+        if (reply := await self._background.opened(opening)) is not None:
+            outcome, origin = await self._relay.abandon(reply, call, passage.keep), reply.origin
+        await self._end(passage, hold, call, outcome, origin)
+
+    async def _end(self, passage: "_Passage", hold: Hold, call: Call, outcome: Outcome, origin: Origin) -> None:
         """Settle, at once or when the work is done that goes on at the provider."""
-        # A client that left has ended its own answer, but not work in the background (wire.md P3).
-        goes_on = outcome.unfinished and (call.background or outcome.ending is Ending.SUCCESS)
+        self._leases.drop(passage.lease)
+        # A client that left has ended its own answer, but not work that lasts (wire.md P3).
+        goes_on = outcome.unfinished and (call.lasts or outcome.ending is Ending.SUCCESS)
+        match = passage.match
         if path := routes.state_path(match, outcome.left) if goes_on else "":
             ended = await self._background.follow(hold, outcome, path)
             if ended is None:
@@ -141,12 +160,22 @@ class Journey:
             self._reporting.report(settled.partition, settled)
         if path:
             await self._background.done(hold)
-        _tell(exchange, hold, call, outcome, origin, bill, begun_s)
+        _tell(passage, hold, call, outcome, origin, bill)
 
 
-def _tell(exchange: Exchange, hold: Hold, call: Call, outcome: Outcome, origin: Origin, bill: Bill, begun_s: float) -> None:
+class _Passage(Struct, frozen=True):
+    """What stays the same of one request from its admission to its bill; `begun_s` is on the clock of `perf_counter`."""
+
+    exchange: Exchange
+    match: Match
+    lease: Lease
+    keep: Keep
+    begun_s: float
+
+
+def _tell(passage: _Passage, hold: Hold, call: Call, outcome: Outcome, origin: Origin, bill: Bill) -> None:
     """Count the request and log its one line."""
-    seconds = time.perf_counter() - begun_s
+    exchange, seconds = passage.exchange, time.perf_counter() - passage.begun_s
     metrics.ENDINGS.labels(call.route, outcome.ending.value).inc()
     metrics.DURATION.labels(call.route).observe(seconds)
     _log.info(

@@ -106,8 +106,9 @@ class Call(Struct, frozen=True):
     `stream_options.include_usage` spliced in where `usage_hidden` says so. `output_tokens_declared` is the largest cap the
     client declared times `n`, or None where it declared none. `route` is a label from the closed set of the path table.
     `stored` says that the answer stays with the provider under its id, `background` that the work may go on after the answer,
-    `named` holds the ids of objects that the body names. `trace` are the headers that hand the request's trace on.
-    `named` holds the ids of objects that the body names, `leaves` is the route's where the answer names new ones.
+    `named` holds the ids of objects that the body names, `leaves` is the route's where the answer names new ones. `lasts` says
+    that the work goes on at the provider whether or not anybody waits for its answer (a run, a batch, a response in the
+    background). `trace` are the headers that hand the request's trace on.
     """
 
     route: str
@@ -127,6 +128,7 @@ class Call(Struct, frozen=True):
     named: frozenset[str] = frozenset()
     trace: tuple[tuple[str, str], ...] = ()
     leaves: tuple[str, ...] = ()
+    lasts: bool = False
 
 
 class Usage(Struct, frozen=True):

@@ -274,3 +274,36 @@ async def test_reading_on_has_bounds() -> None:
     assert down.outcome.ending is Ending.CLIENT_CLOSED
     closed = await copy(Answer(EVENTS, CHUNKS), call(Dialect.CHAT), closing, parts_taken=1)
     assert closed.outcome.usage is None
+
+
+CREATED = b'data: {"type":"response.created","response":{"id":"resp_1","status":"queued"}}\n\n'
+RUN = b'{"id":"run_1","object":"thread.run","status":"queued","usage":null}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "chunks", "dialect", "expected", "unread"),
+    [
+        (b"text/event-stream", [CREATED[:30], CREATED[30:], b"more"], Dialect.RESPONSES, "resp_1", 1),
+        (b"application/json", [RUN[:20], RUN[20:]], Dialect.EVENTS, "run_1", 0),
+        (b"application/json", [RUN[:20]], Dialect.EVENTS, "", 0),
+        (b"audio/wav", [b"0000"], Dialect.EVENTS, "", 0),
+    ],
+)
+async def test_an_abandoned_answer_is_read_as_far_as_it_names_its_work(
+    kind: bytes, chunks: list[bytes], dialect: Dialect, expected: str, unread: int
+) -> None:
+    """P3: work that lasts is followed under its name, which is read though its client has left; nothing beyond it is."""
+    kept: list[str] = []
+
+    async def keep(names: list[str]) -> None:
+        kept.extend(names)
+
+    answer = Answer(kind, chunks, failure=UpstreamError("broke off"))
+    call = Call("x", "POST", "/x", dialect=dialect, leaves=("id",), lasts=True)
+    outcome = await Relay(NONE).abandon(answer, call, keep)
+    assert outcome.left == ({"id": [expected]} if expected else {})
+    assert outcome.unfinished is bool(expected)
+    assert outcome.ending is Ending.CLIENT_CLOSED
+    assert kept == ([expected] if expected else [])
+    assert answer.closed
+    assert len(answer._chunks) == unread

@@ -16,7 +16,7 @@ from sentinel import metrics
 from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.unfinished import Work
 from sentinel.edges.provider import Patience, Provider, Reply
-from sentinel.errors import LedgerUnavailableError, UpstreamError
+from sentinel.errors import ClientGoneError, LedgerUnavailableError, SentinelError, UpstreamError
 from sentinel.logs import Log
 from sentinel.protocol import headers
 from sentinel.protocol.bodies import BodyMeter
@@ -85,6 +85,20 @@ class Background:
             _log.error("unfinished work cannot be noted: it is charged by estimate", request_id=hold.request_id)
             return outcome
         return await self._watch(work, hold)
+
+    async def opened(self, opening: asyncio.Task[Reply]) -> Reply | None:
+        """What `opening` gives that nobody waits for any more; None where it fails, or is given up since this worker ends."""
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            await asyncio.wait((opening, closing), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closing.cancel()
+        if not opening.done():
+            opening.cancel()
+        try:
+            return await opening
+        except (SentinelError, ClientGoneError, asyncio.CancelledError):
+            return None
 
     async def done(self, hold: Hold) -> None:
         """The work of `hold` is settled, or its bill waits in the journal."""

@@ -54,7 +54,8 @@ class Intake:
         # Others are served while a large body is read (wire.md H12).
         call = read() if len(body) <= wire.INLINE_BYTES_MAX else await asyncio.to_thread(read)
         if route.leaves and (call.stored or call.background or route.scope is not Scope.CORE):
-            call = replace(call, leaves=route.leaves)
+            lasts = bool(route.polls) and (call.background or route.dialect is Dialect.EVENTS)
+            call = replace(call, leaves=route.leaves, lasts=lasts)
         # Where tokens are produced the model must be seen; a form cannot show it, and the lines of a batch do not.
         self._models.check(call, needed=route.dialect is not Dialect.NONE)
         if self._trace_upstream:

@@ -30,6 +30,9 @@ Keep = Callable[[list[str]], Awaitable[None]]
 # The client has its whole answer by then; only the connection to the provider is at stake (wire.md D5).
 _TAIL_S: Final = 1.0
 
+# To read what an answer names that nobody waits for any more: its beginning, or all of a small object.
+_NAMES_S: Final = 30.0
+
 # About 1 000 events, and 10 ms of reading where an answer had no usage: more than that is read off the loop.
 _INLINE_BYTES_MAX: Final = 262_144
 
@@ -124,15 +127,27 @@ class Relay:
             if failure is None:
                 await reply.drain(_TAIL_S)
             elif isinstance(failure, ClientGoneError):
-                await self._read_on.read(reply, meter)
+                if call.lasts:
+                    await self._read_names(reply, meter, finds, keep)
+                else:
+                    await self._read_on.read(reply, meter)
             else:
                 await self._tell(exchange, meter, failure)
         finally:
             reply.close()
-        outcome = await _outcome(reply, exchange, meter, None if whole else failure, self._reading)
-        if not call.leaves:
-            return outcome
-        return msgspec.structs.replace(outcome, left=finds.state_of(meter), unfinished=meter.unfinished)
+        outcome = await _outcome(reply, exchange.bytes_down, meter, None if whole else failure, self._reading)
+        return _with_left(outcome, meter, finds) if call.leaves else outcome
+
+    async def abandon(self, reply: Reply, call: Call, keep: Keep) -> Outcome:
+        """The outcome of an answer whose client left before it came, read as far as it names what it leaves. Never fails."""
+        meter, _ = _opened(reply, call)
+        finds = Finds(call.leaves)
+        try:
+            if reply.status < 300:
+                await self._read_names(reply, meter, finds, keep)
+        finally:
+            reply.close()
+        return _with_left(await _outcome(reply, 0, meter, ClientGoneError(), self._reading), meter, finds)
 
     async def _pump(self, reply: Reply, exchange: Exchange, meter: Meter) -> None:
         """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6)."""
@@ -166,6 +181,23 @@ class Relay:
             if passed:
                 await exchange.send(passed)
 
+    async def _read_names(self, reply: Reply, meter: Meter, finds: Finds, keep: Keep) -> None:
+        """Read on until the work that goes on has a name under which it can be looked at."""
+        new: list[str] = []
+        try:
+            async with asyncio.timeout(_NAMES_S):
+                while not (meter.unfinished or meter.terminated) and (chunk := await reply.read()):
+                    passed = meter.feed(chunk)
+                    if isinstance(meter, StreamMeter):
+                        new += finds.in_stream(meter, passed)
+        except (TimeoutError, UpstreamError):
+            _log.debug("an answer was not read as far as its names")
+        if isinstance(meter, BodyMeter):
+            meter.finish()
+            new = finds.in_body(meter)
+        if new:
+            await keep(new)
+
     async def _tell(self, exchange: Exchange, meter: Meter, failure: Exception) -> None:
         """End a stream with the failure; leave a plain body short, so that the server closes the connection under it."""
         if not isinstance(meter, StreamMeter) or exchange.ended:
@@ -181,11 +213,11 @@ class Relay:
             _log.warning("client did not take the end of a failed stream", request_id=exchange.request_id)
 
 
-async def _produced(exchange: Exchange, meter: Meter, ending: Ending, reading: asyncio.Semaphore) -> tuple[list[str], int]:
+async def _produced(bytes_down: int, meter: Meter, ending: Ending, reading: asyncio.Semaphore) -> tuple[list[str], int]:
     """What no usage of the provider covers."""
     if ending is Ending.SUCCESS and meter.usage is not None:
         return [], 0
-    if exchange.bytes_down > _INLINE_BYTES_MAX and not isinstance(meter, PassMeter):
+    if bytes_down > _INLINE_BYTES_MAX and not isinstance(meter, PassMeter):
         async with reading:
             return await asyncio.to_thread(meter.produced)
     return meter.produced()
@@ -199,7 +231,7 @@ def _truncation(meter: Meter) -> UpstreamError | None:
 
 
 async def _outcome(
-    reply: Reply, exchange: Exchange, meter: Meter, failure: Exception | None, reading: asyncio.Semaphore
+    reply: Reply, bytes_down: int, meter: Meter, failure: Exception | None, reading: asyncio.Semaphore
 ) -> Outcome:
     ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
     if reply.status >= 400:
@@ -208,7 +240,7 @@ async def _outcome(
         ending = Ending.UPSTREAM_ERROR
     if isinstance(meter, StreamMeter) and meter.overflowed:
         metrics.STREAM_OVERFLOWS.inc(meter.overflowed)
-    produced, uncounted = await _produced(exchange, meter, ending, reading)
+    produced, uncounted = await _produced(bytes_down, meter, ending, reading)
     return Outcome(
         ending=ending,
         status=reply.status,
@@ -216,9 +248,13 @@ async def _outcome(
         usage=meter.usage,
         produced=produced,
         produced_bytes_uncounted=uncounted,
-        bytes_down=exchange.bytes_down,
+        bytes_down=bytes_down,
         upstream_request_id=_request_id(reply),
     )
+
+
+def _with_left(outcome: Outcome, meter: Meter, finds: Finds) -> Outcome:
+    return msgspec.structs.replace(outcome, left=finds.state_of(meter), unfinished=meter.unfinished)
 
 
 def _opened(reply: Reply, call: Call) -> tuple[Meter, list[tuple[bytes, bytes]]]:

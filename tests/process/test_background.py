@@ -1,7 +1,10 @@
 """Work that goes on after its answer: it is billed once, when it is done, whoever asks for it and whoever dies meanwhile."""
 
 import asyncio
+import json
+import warnings
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -103,6 +106,71 @@ async def test_a_client_that_leaves_a_background_stream_pays_for_all_of_it(stack
             await asyncio.sleep(0.3)
     assert seen.usage is not None
     await billed(stack, user, (1 + looks, seen.usage.input_tokens, seen.usage.output_tokens))
+
+
+async def posted(stack: Stack, path: str) -> list[dict[str, Any]]:
+    """What the provider has seen of POST `path`."""
+    rows = (await stack.control("provider", "served"))["rows"]
+    return [row for row in rows if (row["method"], row["path"]) == ("POST", f"/v1{path}")]
+
+
+async def leave(stack: Stack, user: User, path: str, fields: dict[str, object], *, after_bytes: int) -> None:
+    """Send a request and reset its connection: before its answer begins, or after so many bytes of it."""
+    body, known = json.dumps(fields).encode(), len(await posted(stack, path))
+    reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
+    head = f"POST /v1{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {user.token}\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    async with asyncio.timeout(10):
+        if after_bytes:
+            await reader.readexactly(after_bytes)
+        else:
+            while len(await posted(stack, path)) == known:
+                await asyncio.sleep(0.02)
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize(("stream", "after_bytes"), [(False, 0), (True, 0), (True, 900)])
+async def test_a_client_that_leaves_a_run_pays_for_it(stack: Stack, user: User, *, stream: bool, after_bytes: int) -> None:
+    """wire.md P3: a run goes on whoever waits for it, and what it says can be read later; so it is billed when it is done."""
+    async with sdk(stack, user.token) as client:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            assistant = await client.beta.assistants.create(model="gpt-4o")
+            thread = await client.beta.threads.create(messages=[{"role": "user", "content": "Say something."}])
+        simulate = {"delay_ms": 0 if after_bytes else 500, "token_ms": 20, "background_s": 1}
+        fields = {"assistant_id": assistant.id, "stream": stream, "simulate": simulate}
+        await leave(stack, user, f"/threads/{thread.id}/runs", fields, after_bytes=after_bytes)
+        looks = 0
+        async with asyncio.timeout(15):
+            while True:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    runs = (await client.beta.threads.runs.list(thread.id)).data
+                looks += 1
+                if runs and runs[0].status == "completed":
+                    break
+                await asyncio.sleep(0.2)
+    usage = runs[0].usage
+    assert usage is not None
+    await billed(stack, user, (3 + looks, usage.prompt_tokens, usage.completion_tokens))
+    assert await held(stack) == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_before_a_background_response_pays_for_it(stack: Stack, user: User, *, stream: bool) -> None:
+    """wire.md P3: what it says is in its conversation, though its caller never learned its name."""
+    async with sdk(stack, user.token) as client:
+        conversation = await client.conversations.create()
+        fields = {"model": "gpt-4o", "input": "Say something.", "background": True, "stream": stream}
+        fields |= {"conversation": conversation.id, "simulate": {"delay_ms": 500, "background_s": 0.5, "token_ms": 5}}
+        await leave(stack, user, "/responses", fields, after_bytes=0)
+        looks = 1
+        async with asyncio.timeout(15):
+            while not (await client.conversations.items.list(conversation.id)).data:
+                looks += 1
+                await asyncio.sleep(0.2)
+    row = (await posted(stack, "/responses"))[-1]
+    await billed(stack, user, (2 + looks, row["input_tokens"], row["output_tokens"]))
 
 
 async def test_a_batch_is_billed_when_it_is_done(stack: Stack, user: User) -> None:

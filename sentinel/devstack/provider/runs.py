@@ -214,6 +214,9 @@ async def _stream(asked: Asked, run: _Run, opening: list[tuple[str, dict[str, An
     finally:
         waits = run.thing.shown["status"] == "requires_action"
         spent = run.spend(said, reported=whole and not waits)
+        if not whole:
+            # Nobody looks on any more; the run does not notice.
+            asked.desk.later(run.asked.background_s, run.work)
     if not whole:
         return stream.response
     if waits:
