@@ -57,6 +57,7 @@ class Reads(Enum):
     EMBEDDINGS = "embeddings"
     RESPONSES = "responses"
     OBJECT = "object"  # JSON alone, read for its model and the ids it names
+    WORK = "work"  # JSON alone, for work whose models stand where they cannot all be seen: in a file, in graders
     ANY = "any"  # the same of JSON; anything else, as a file in a form, streams through unread
     FORM = "form"  # as ANY, but a form may name objects, so that it is looked through before it goes on
     NOTHING = "nothing"  # no body belongs here
@@ -108,7 +109,8 @@ class Call(Struct, frozen=True):
     `stored` says that the answer stays with the provider under its id, `background` that the work may go on after the answer,
     `named` holds the ids of objects that the body names, `leaves` is the route's where the answer names new ones. `lasts` says
     that the work goes on at the provider whether or not anybody waits for its answer (a run, a batch, a response in the
-    background). `trace` are the headers that hand the request's trace on.
+    background), `of_account` that it is done over what all callers have stored. `trace` are the headers that hand the request's
+    trace on.
     """
 
     route: str
@@ -129,6 +131,7 @@ class Call(Struct, frozen=True):
     trace: tuple[tuple[str, str], ...] = ()
     leaves: tuple[str, ...] = ()
     lasts: bool = False
+    of_account: bool = False
 
 
 class Usage(Struct, frozen=True):

@@ -59,6 +59,20 @@ def test_name_of_a_body_over_the_cap(start: dict[str, object], name: str, usage:
     assert over(body, dialect=Dialect.RESPONSES).object_id == name
 
 
+MODELS = [{"model_name": name, "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5} for name in ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("usages", "usage"), [(MODELS, Usage(6, 4)), ([], None), ([None, 7, {}], None), ({}, None), ([*MODELS, "x"], Usage(6, 4))]
+)
+@pytest.mark.parametrize("items", [[], [LONG]], ids=["kept", "over the cap"])
+def test_what_several_models_used(usages: object, usage: Usage | None, items: list[str]) -> None:
+    """P3: a run of an eval tells what each of its models used; the sum is its own, also where the body is too large to keep."""
+    shown = {"id": "evalrun_1", "items": items, "object": "eval.run", "per_model_usage": usages, "status": "completed"}
+    meter = over(json.dumps(shown).encode(), dialect=Dialect.EVENTS)
+    assert (meter.usage, meter.unfinished, meter.finished) == (usage, False, True)
+
+
 @pytest.mark.parametrize("name", ["x" * 257, 7, None, ["resp_1"]])
 def test_odd_names_are_none(name: object) -> None:
     """An id of another type or beyond 256 characters is no id."""

@@ -91,6 +91,26 @@ def test_escapes_hide_nothing(data: st.DataObject, key: str, name: str) -> None:
     assert named.in_chat(body) == named.in_response(body) == {name}
 
 
+@pytest.mark.parametrize(
+    ("body", "over"),
+    [
+        ('{"data_source":{"type":"completions","source":{"type":"stored_completions","limit":5}}}', True),
+        ('{"data_source":{"type":"responses","source":{"type":"responses"}}}', True),
+        ('{"data_source":{"source":{"type":"whatever-comes"}}}', True),
+        ('{"data_source":{"source":{"type":"stored_completions","type":"file_id"}}}', True),
+        ('{"data_source":{"source":{"type":"responses"},"source":{"type":"file_id"}},"data_source":{}}', True),
+        ('{"data_\\u0073ource":{"source":{"type":"respon\\u0073es"}}}', True),
+        ('{"data_source":{"type":"responses","source":{"type":"file_id","id":"file-1"}}}', False),
+        ('{"data_source":{"source":{"type":"file_content","content":[{"item":{"source":{"type":"web"}}}]}}}', False),
+        ('{"data_source":["source"],"source":{"type":"responses"}}', False),
+        ('{"input_file_id":"file-1"}', False),
+    ],
+)
+def test_what_runs_over_the_account(body: str, over: bool) -> None:
+    """G6: an eval over stored answers is over those of all callers, however it is spelled and whatever else is new there."""
+    assert named.runs_over_account(body.encode()) is over
+
+
 def test_repeats_hide_nothing() -> None:
     """H10: of a repeated member every value is named, since the provider may take any of them."""
     body = b'{"a":[{"file_id":"one","file_id":"two"}],"a":"x","b":{"file":{"file_id":"three"},"file":1}}'

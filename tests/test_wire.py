@@ -23,6 +23,7 @@ ROUTES = {
     "images": Route("POST", "/images/generations", "images", Reads.OBJECT, Dialect.EVENTS),
     "audio": Route("POST", "/audio/translations", "audio", Reads.ANY, Dialect.EVENTS),
     "cancel": Route("POST", "/batches/{batch_id}/cancel", "batch_cancel", Reads.OBJECT, Dialect.NONE),
+    "eval_runs": Route("POST", "/evals/{eval_id}/runs", "evals", Reads.WORK, Dialect.EVENTS),
     "videos": Route("POST", "/videos", "videos", Reads.FORM, Dialect.EVENTS),
     "model": Route("GET", "/models/{model}", "model", Reads.NOTHING, Dialect.NONE),
 }
@@ -571,6 +572,11 @@ class TestContentTypes:
         """H11, H18: a provider may read JSON or fields in what names another type, so it is refused where objects are named."""
         with pytest.raises(UnsupportedMediaTypeError):
             wire.read_call(ROUTES["cancel"], "POST", "/batches", b"", b'{"input_file_id":"file-1"}', content_type)
+
+    def test_a_model_beside_the_work_is_not_what_is_asked(self) -> None:
+        """H9: what does the work stands elsewhere, so that no model at the top level may be taken for it."""
+        call = read({"model": "allowed", "data_source": {"model": "other", "source": {"type": "responses"}}}, "eval_runs")
+        assert (call.model, call.of_account) == ("", True)
 
     @pytest.mark.parametrize("route", ["audio", "videos"])
     @pytest.mark.parametrize("content_type", [b"application/x-www-form-urlencoded", b"text/plain", b"nonsense"])

@@ -33,6 +33,7 @@ class Head(msgspec.Struct):
     status: Any = None
     error: Any = None
     usage: Any = None
+    per_model_usage: Any = None
     response: "Head | None" = None
 
     @property
@@ -99,6 +100,14 @@ def read_usage(usage: Any) -> Usage | None:
     if output_tokens is None or input_tokens + output_tokens == 0:
         return None
     return Usage(input_tokens, output_tokens)
+
+
+def read_usage_of_models(usages: Any) -> Usage | None:
+    """The sum over the models that a run of an eval asked; None where there is no such figure."""
+    if not isinstance(usages, list):
+        return None
+    read = [usage for usage in map(read_usage, usages) if usage is not None]
+    return Usage(sum(usage.input_tokens for usage in read), sum(usage.output_tokens for usage in read)) if read else None
 
 
 def _either(usage: dict[str, Any], name: str, other: str) -> Any:

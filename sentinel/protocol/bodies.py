@@ -17,6 +17,7 @@ from sentinel.records import Dialect, Usage
 _TAIL_BYTES: Final = 16 << 10
 # The name `usage` may also stand among the metadata behind it.
 _USAGES_TRIED_MAX: Final = 8
+_USAGE: Final = re.compile(rb'"(?:per_model_)?usage"')
 
 # As every provider begins an object: nothing stands before its id but what it is, so it is the body's own.
 _FIRST_ID: Final = re.compile(rb'\s*\{\s*(?:"object"\s*:\s*"[^"\\]*"\s*,\s*)?"id"\s*:\s*"[^"\\]*"')
@@ -117,11 +118,7 @@ class BodyMeter:
         first = decode_head(named[0] + b"}") if named else None
         if first is not None and self._names:
             self.object_id = first.name
-        at = len(self._tail)
-        for _ in range(_USAGES_TRIED_MAX):
-            at = self._tail.rfind(b'"usage"', 0, at)
-            if at < 0:
-                return None
+        for at in [named.start() for named in _USAGE.finditer(self._tail)][: -_USAGES_TRIED_MAX - 1 : -1]:
             last = decode_head(b"{" + self._tail[at:])
             if last is not None:
                 last.id = None if first is None else first.id

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from sentinel.protocol import sse
-from sentinel.protocol.answers import Head, decode, decode_head, is_usage_alone, read_usage
+from sentinel.protocol.answers import Head, decode, decode_head, is_usage_alone, read_usage, read_usage_of_models
 from sentinel.protocol.texts import Texts, read_choices, read_response
 from sentinel.records import Dialect, Usage
 
@@ -112,7 +112,8 @@ def _read_object(head: Head) -> Reading:
     fails = _fails(head) and head.object is None
     if isinstance(head.object, str) and head.object in _PARTS:
         return Reading(object_id=head.name)
-    return Reading(read_usage(head.usage), head.name, fails=fails, unfinished=_unfinished(head))
+    usage = read_usage(head.usage) or read_usage_of_models(head.per_model_usage)
+    return Reading(usage, head.name, fails=fails, unfinished=_unfinished(head))
 
 
 def _read_unread(said: bytes) -> Reading:

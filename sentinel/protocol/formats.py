@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from msgspec import Meta, Raw, Struct
 from msgspec.json import Decoder
+from msgspec.structs import replace
 
 from sentinel.errors import BadRequestError
 from sentinel.protocol import named, refusals, splice
@@ -43,6 +44,7 @@ class Reading(Struct, frozen=True):
     stored: bool = False
     background: bool = False
     named: frozenset[str] = frozenset()
+    of_account: bool = False
 
 
 class _Chat(Struct):
@@ -215,6 +217,11 @@ def anything(body: bytes) -> Reading:
         output_tokens_declared=0,
         named=named.in_json(body),
     )
+
+
+def work(body: bytes) -> Reading:
+    """JSON that asks for work by models that it does not all show, so that a model at its top level says nothing."""
+    return replace(anything(body), model="", of_account=named.runs_over_account(body))
 
 
 # ---- their parts -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ BadRequestError. Bodies that can name nothing are told apart by a look at their 
 """
 
 import re
+from collections.abc import Iterable
 from json import JSONDecoder
 from typing import Any, Final
 
@@ -32,6 +33,8 @@ _MAYBE_KEY: Final = re.compile(r"id|video|file|voice|consent|characters?|.*_(?:i
 # The application's own words and schemas, which refer to nothing; but under `variables` a member has any name.
 _OPAQUE: Final = frozenset({"metadata", "parameters", "schema", "json_schema"})
 _FREELY_NAMED: Final = "variables"
+# Where a run of an eval has its items from, if not from all that the account has stored.
+_OWN_SOURCES: Final = ("file_content", "file_id")
 
 # Searches begin with a sign that texts hold seldom, which is found fast: at the underscore of a key that ends as ids do, unless
 # its value is a text that is no id. The long list is looked at only then, which spares the `tool_call_id` of every agent.
@@ -83,6 +86,13 @@ def in_json(body: bytes) -> frozenset[str]:
     return frozenset(found)
 
 
+def runs_over_account(body: bytes) -> bool:
+    """Whether a run of an eval takes its items from what the account has stored (chats, responses), not from the request or
+    a file: those may be any caller's. `body` is JSON as for `in_json`."""
+    sources = [source for data in _members([_decode(body.decode())], "data_source") for source in _members([data], "source")]
+    return any(kind not in _OWN_SOURCES for kind in _members(sources, "type"))
+
+
 def is_id(key: str, text: str) -> bool:
     """Whether `text` is an id where it stands under `key`."""
     return bool(text) and (key in ID_KEYS or (text.startswith(_PREFIXES) and _MAYBE_KEY.fullmatch(key) is not None))
@@ -96,6 +106,11 @@ def add(found: set[str], key: str, text: str) -> None:
     found.add(text)
     if len(found) > NAMED_MAX:
         raise BadRequestError(f"The body names too many objects: at most {NAMED_MAX} are read.", code="invalid_body")
+
+
+def _members(values: Iterable[Any], wanted: str) -> list[Any]:
+    """What stands under `wanted` in those of `values` that are objects, each time it does."""
+    return [inner for value in values if isinstance(value, _Pairs) for name, inner in value if name == wanted]
 
 
 def _has_escaped(body: bytes) -> bool:

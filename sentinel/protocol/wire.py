@@ -26,10 +26,12 @@ _READERS: Final = {
     Reads.EMBEDDINGS: formats.embedding,
     Reads.RESPONSES: formats.response,
     Reads.OBJECT: formats.anything,
+    Reads.WORK: formats.work,
     Reads.ANY: formats.anything,
     Reads.FORM: formats.anything,
 }
-_LOOSE: Final = frozenset({Reads.OBJECT, Reads.ANY, Reads.FORM})
+_LOOSE: Final = frozenset({Reads.OBJECT, Reads.WORK, Reads.ANY, Reads.FORM})
+_JSON_ALONE: Final = frozenset({Reads.OBJECT, Reads.WORK})
 _SOMETHING: Final = TextPrompt(tokens_given=1)
 _SENT: Final = TextPrompt()
 
@@ -47,7 +49,7 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
         return Call(route.label, method, path, query, dialect=route.dialect)
     loose = reads in _LOOSE
     if not media.is_json(content_type):
-        if not loose or reads is Reads.OBJECT:
+        if not loose or reads in _JSON_ALONE:
             # It may name what is another caller's, and a provider need not go by its type.
             raise media.unsupported(content_type)
         return _unread(route, method, path, query, body, content_type)
@@ -70,6 +72,7 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
         stored=read.stored,
         background=read.background,
         named=read.named,
+        of_account=read.of_account,
     )
 
 

@@ -48,6 +48,12 @@ class Owners:
         """
         if not self.guarding:
             return call
+        if call.of_account:
+            raise ForbiddenError(
+                "A run over what is stored is not available through this gateway: that is of every caller. Name a file.",
+                code="route_not_available",
+                param="data_source",
+            )
         named = [*match.named, *((routes.kind_of(name), name) for name in sorted(call.named))]
         if named:
             await self._check_named(caller, named)

@@ -191,6 +191,30 @@ async def test_a_batch_is_billed_when_it_is_done(stack: Stack, user: User) -> No
     await billed(stack, user, (2 + looks, seen.usage.input_tokens, seen.usage.output_tokens))
 
 
+async def test_a_run_of_an_eval_is_billed_when_it_is_done(stack: Stack, user: User) -> None:
+    """wire.md P3: what the models of a run have used, which it tells of each of them, is billed once."""
+    async with sdk(stack, user.token) as client:
+        made = await client.evals.create(
+            name="e", data_source_config={"type": "custom", "item_schema": {"type": "object"}}, testing_criteria=[]
+        )
+        run = await client.evals.runs.create(
+            made.id,
+            data_source={
+                "type": "completions",
+                "model": "gpt-4o",
+                "source": {"type": "file_content", "content": [{"item": {"a": "b"}}]},
+            },
+            extra_body={"simulate": {"background_s": 0.5}},
+        )
+        looks = 1
+        while (seen := await client.evals.runs.retrieve(run.id, eval_id=made.id)).status != "completed":
+            looks += 1
+            await asyncio.sleep(0.2)
+    [usage] = seen.per_model_usage
+    assert usage.completion_tokens
+    await billed(stack, user, (2 + looks, usage.prompt_tokens, usage.completion_tokens))
+
+
 @pytest.mark.parametrize("death", ["kill", "restart"])
 async def test_another_worker_goes_on(stack: Stack, user: User, death: str) -> None:
     """Whoever dies, and however: the next worker finds the work, and what its ended lease was charged is corrected."""

@@ -284,6 +284,19 @@ async def test_no_content_type_hides_a_name(town: Town, anna: Caller, bert: Call
     assert await town.reached("POST", "/batches") == before
 
 
+@pytest.mark.parametrize("source", ["stored_completions", "responses"])
+async def test_nobody_runs_an_eval_over_what_others_stored(town: Town, anna: Caller, source: str) -> None:
+    """G6: the account's stored completions and responses are those of all callers; a run over them shows their texts."""
+    path = f"/evals/{anna.objects['eval']}/runs"
+    before = await town.reached("POST", path)
+    body = {"data_source": {"type": "completions", "model": "gpt-4o", "source": {"type": source}}}
+    status, answer = await town.ask(anna.user, "POST", path, body)
+    assert (status, answer["error"]["code"]) == (403, "route_not_available")
+    assert await town.reached("POST", path) == before
+    body["data_source"]["source"] = {"type": "file_id", "id": anna.objects["file"]}
+    assert (await town.ask(anna.user, "POST", path, body))[0] == 200
+
+
 async def test_what_work_leaves_belongs_to_who_asked_for_it(town: Town, anna: Caller, bert: Caller) -> None:
     """The files a batch writes and the file an upload becomes are their caller's, and nobody else's."""
     status, upload = await town.ask(

@@ -41,7 +41,7 @@ _STREAMED_TOO = (
     "/threads/{thread}/runs",
     "/threads/{thread}/runs/{_run}/submit_tool_outputs",
 )
-_BODIES = {Reads.OBJECT: "JSON", Reads.ANY: "any", Reads.FORM: "any, searched", Reads.NOTHING: "–"}
+_BODIES = {Reads.OBJECT: "JSON", Reads.WORK: "JSON", Reads.ANY: "any", Reads.FORM: "any, searched", Reads.NOTHING: "–"}
 _COUNTED = {
     Dialect.CHAT: "usage, else what came down",
     Dialect.RESPONSES: "usage of the last event, else what came down",
