@@ -84,6 +84,7 @@ class Scope(Enum):
 class Route(Struct, frozen=True):
     """One row of the route table (protocol/routes.py).
 
+    `by_model` says that its work is a model's, whose name must be seen where not all are allowed, though no tokens are counted.
     `template` is the path below `/v1`; `{kind}` in it stands for the id of an object that has an owner, `{_name}` for what lies
     within such an object. `label` is the route's name in metrics, logs and settings. `leaves` says where the answer names
     objects that now belong to the caller, as dotted paths (`*` is every element); `polls` where work that is not done when the
@@ -98,6 +99,7 @@ class Route(Struct, frozen=True):
     scope: Scope = Scope.CORE
     leaves: tuple[str, ...] = ()
     polls: str = ""
+    by_model: bool = False
 
 
 class Call(Struct, frozen=True):
@@ -107,10 +109,10 @@ class Call(Struct, frozen=True):
     `stream_options.include_usage` spliced in where `usage_hidden` says so. `output_tokens_declared` is the largest cap the
     client declared times `n`, or None where it declared none. `route` is a label from the closed set of the path table.
     `stored` says that the answer stays with the provider under its id, `background` that the work may go on after the answer,
-    `named` holds the ids of objects that the body names, `leaves` is the route's where the answer names new ones. `lasts` says
-    that the work goes on at the provider whether or not anybody waits for its answer (a run, a batch, a response in the
-    background), `of_account` that it is done over what all callers have stored. `trace` are the headers that hand the request's
-    trace on.
+    `models` are those the body names beside its own, `named` the ids of objects that it names, `leaves` is the route's where
+    the answer names new ones. `lasts` says that the work goes on at the provider whether or not anybody waits for its answer (a
+    run, a batch, a response in the background), `of_account` that it is done over what all callers have stored. `trace` are the
+    headers that hand the request's trace on.
     """
 
     route: str
@@ -131,6 +133,7 @@ class Call(Struct, frozen=True):
     trace: tuple[tuple[str, str], ...] = ()
     leaves: tuple[str, ...] = ()
     lasts: bool = False
+    models: frozenset[str] = frozenset()
     of_account: bool = False
 
 

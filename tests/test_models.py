@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel.errors import ForbiddenError
-from sentinel.protocol import models
+from sentinel.errors import BadRequestError, ForbiddenError
+from sentinel.protocol import models, routes, wire
 from sentinel.protocol.models import Fallbacks, Models
 from sentinel.records import Call
 from tests.support.liar import UNKNOWN_MODEL
@@ -56,6 +56,75 @@ def test_a_model_that_cannot_be_seen_is_not_allowed_where_one_is_needed() -> Non
         Models(("gpt-4o",)).check(chat(""))
     with pytest.raises(ForbiddenError):
         Models(("gpt-4o",)).check(chat("o3"), needed=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        ({}, True),
+        ({"models": ["gpt-4o"]}, True),
+        ({"models": ["gpt-4o", "o3"]}, False),
+        ({"models": "o3"}, False),
+        ({"models": [{"models": "o3"}, None, 7]}, False),
+        ({"providerOptions": {"gateway": {"models": ["o3"]}}}, False),
+        ({"provider_options": {"gateway": {"models": ["o3"]}}}, False),
+        ({"providerOptions": {"gateway": {"order": ["azure"], "models": ["gpt-4o"]}}}, True),
+        ({"metadata": {"models": ["o3"]}}, True),
+    ],
+)
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/embeddings", {"input": "x"}),
+        ("/v1/responses", {"input": "x"}),
+        ("/v1/images/generations", {"prompt": "x"}),
+    ],
+)
+def test_models_to_be_asked_instead_must_be_allowed_too(
+    route: str, body: dict[str, object], given: dict[str, object], allowed: bool
+) -> None:
+    """Design §5: fallbacks that a body names (Vercel: `providerOptions.gateway.models`) are no way past the list."""
+    row = routes.match("POST", route).route
+    text = json.dumps({"model": "gpt-4o"} | body | given).encode()
+    call = wire.read_call(row, "POST", row.template, b"", text, b"")
+    if allowed:
+        assert Models(("gpt-4o",)).check(call) is None  # type: ignore[func-returns-value]
+    else:
+        with pytest.raises(ForbiddenError) as caught:
+            Models(("gpt-4o",)).check(call)
+        assert wire.error_body(caught.value)
+    assert Models(()).check(call) is None  # type: ignore[func-returns-value]
+
+
+def test_repeated_fallbacks_are_refused() -> None:
+    """wire.md H10: the provider could take the other list; below the top level all of them count."""
+    row = routes.match("POST", "/v1/embeddings").route
+    body = b'{"model":"gpt-4o","input":"x","models":["o3"],"models":[]}'
+    with pytest.raises(BadRequestError):
+        wire.read_call(row, "POST", "/embeddings", b"", body, b"")
+    body = b'{"model":"gpt-4o","input":"x","providerOptions":{"gateway":{"models":["o3"],"models":[]},"gateway":{}}}'
+    assert wire.read_call(row, "POST", "/embeddings", b"", body, b"").models == {"o3"}
+
+
+@pytest.mark.parametrize(
+    ("tools", "asked"),
+    [
+        ('[{"type":"image_generation","model":"gpt-image-1"}]', {"gpt-image-1"}),
+        ('[{"type":"image_generation","model":"a","model":"b"},{"type":"web_search"}]', {"a", "b"}),
+        ('[{"typ\\u0065":"image\\u005fgeneration","mod\\u0065l":"a"}]', {"a"}),
+        ('[{"type":"image_generation"}]', set()),
+        ('[{"type":"function","name":"image_generation","parameters":{"properties":{"model":{"type":"string"}}}}]', set()),
+        ("null", set()),
+        ("[]", set()),
+    ],
+)
+def test_models_of_tools_are_asked_too(tools: str, asked: set[str]) -> None:
+    """Design §5: the model that makes a response's images is asked for as any other, however it is spelled."""
+    row = routes.match("POST", "/v1/responses").route
+    body = f'{{"model":"gpt-4o","input":"x","tools":{tools}}}'.encode()
+    assert wire.read_call(row, "POST", "/responses", b"", body, b"").models == asked
 
 
 def test_fallbacks_are_for_json_that_names_its_model() -> None:

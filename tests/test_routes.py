@@ -48,6 +48,11 @@ def test_a_row_that_names_objects_is_owned(route: Route) -> None:
         assert route.dialect is Dialect.NONE
 
 
+def test_what_models_do_without_tokens_shows_its_model() -> None:
+    """Design §5: videos and trained models are made by a model, so that an allow-list is about them as well."""
+    assert {route.template for route in ROUTES if route.by_model} == {"/videos", "/fine_tuning/jobs"}
+
+
 def test_only_what_takes_files_goes_by_unread() -> None:
     """wire.md H18: what the SDKs send as a form, and nothing else; all other bodies are read."""
     assert {route.template for route in ROUTES if route.reads is Reads.ANY} == {

@@ -44,6 +44,7 @@ class Reading(Struct, frozen=True):
     stored: bool = False
     background: bool = False
     named: frozenset[str] = frozenset()
+    models: frozenset[str] = frozenset()
     of_account: bool = False
 
 
@@ -120,9 +121,8 @@ _completions: Final = Decoder(_Completions)
 _embeddings: Final = Decoder(_Embeddings)
 _responses: Final = Decoder(_Responses)
 _any: Final = Decoder(_Any)
-_NAMES: Final = {
-    kind: (*kind.__struct_fields__, splice.STREAM_OPTIONS) for kind in (_Chat, _Completions, _Embeddings, _Responses, _Any)
-}
+_KINDS: Final = (_Chat, _Completions, _Embeddings, _Responses, _Any)
+_NAMES: Final = {kind: (*kind.__struct_fields__, splice.STREAM_OPTIONS, *named.MODELS_KEYS) for kind in _KINDS}
 
 
 # What of a chat besides its messages and tools becomes input tokens.
@@ -149,6 +149,7 @@ def chat(body: bytes) -> Reading:
         choices=choices,
         stored=read.store is True,
         named=named.in_chat(body),
+        models=named.models(members),
     )
 
 
@@ -169,21 +170,29 @@ def completion(body: bytes) -> Reading:
         choices=choices,
         stored=read.store is True,
         named=named.in_chat(body),
+        models=named.models(members),
     )
 
 
 def embedding(body: bytes) -> Reading:
     """An embedding, which produces no tokens."""
-    read, _ = _read(body, _embeddings)
+    read, members = _read(body, _embeddings)
     prompt, _ = _inputs(read.input, "input")
     if isinstance(read.input, list) and [] in read.input:
         raise refusals.empty_array("input")
-    return Reading(_printable(read.model), body, prompt, output_tokens_declared=0, named=named.in_chat(body))
+    return Reading(
+        model=_printable(read.model),
+        body=body,
+        prompt=prompt,
+        output_tokens_declared=0,
+        named=named.in_chat(body),
+        models=named.models(members),
+    )
 
 
 def response(body: bytes) -> Reading:
     """A response. Its body never changes: its streams tell their usage unasked (wire.md U3, P1)."""
-    read, _ = _read(body, _responses)
+    read, members = _read(body, _responses)
     if read.model is None and read.prompt is None:
         raise refusals.missing("model")
     if read.input is None and read.prompt is None and read.previous_response_id is None and read.conversation is None:
@@ -202,12 +211,13 @@ def response(body: bytes) -> Reading:
         stored=read.store is not False,
         background=read.background is True,
         named=named.in_response(body),
+        models=named.models(members) | named.models_of_tools(members),
     )
 
 
 def anything(body: bytes) -> Reading:
     """Any other JSON object. Its prompt is what looks like one, and at least a token; nothing is known of its output."""
-    read, _ = _read(body, _any)
+    read, members = _read(body, _any)
     model = read.model
     return Reading(
         model=model if isinstance(model, str) and len(model) <= MODEL_CHARACTERS_MAX and model.isprintable() else "",
@@ -216,6 +226,7 @@ def anything(body: bytes) -> Reading:
         stream=read.stream is True,
         output_tokens_declared=0,
         named=named.in_json(body),
+        models=named.models(members),
     )
 
 

@@ -15,6 +15,7 @@ from sentinel.protocol import splice
 from sentinel.protocol.answers import decode
 from sentinel.records import Call
 
+_SHOWN_CHARACTERS_MAX: Final = 256
 _UNKNOWN_MODEL: Final = "model_not_found"
 
 
@@ -27,11 +28,17 @@ class Models:
     def check(self, call: Call, *, needed: bool = True) -> None:
         """Raise ForbiddenError where the call's model is not allowed; or cannot be seen, on a route where one is `needed`.
 
-        Which model answers a call without one is the provider's choice, so nobody could say whether that is allowed.
+        Which model answers a call without one is the provider's choice, so nobody could say whether that is allowed. Models to
+        be asked where that one fails must be allowed as well.
         """
-        if self._allowed is None or (not call.model and not needed) or self._allowed.match(call.model):
+        if self._allowed is None:
             return
-        shown = f"The model '{call.model}'" if call.model else "A request that does not show its model"
+        asked = {call.model, *call.models} if call.model or needed else call.models
+        refused = [model for model in asked if not self._allowed.match(model)]
+        if not refused:
+            return
+        name = max(refused)[:_SHOWN_CHARACTERS_MAX]
+        shown = f"The model '{name}'" if name and name.isprintable() else "A request that does not show its model"
         raise ForbiddenError(f"{shown} is not allowed at this gateway.", code="model_not_allowed", param="model")
 
 

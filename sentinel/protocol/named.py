@@ -5,9 +5,11 @@ BadRequestError. Bodies that can name nothing are told apart by a look at their 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from json import JSONDecoder
 from typing import Any, Final
+
+from msgspec import Raw
 
 from sentinel.errors import BadRequestError
 
@@ -33,6 +35,9 @@ _MAYBE_KEY: Final = re.compile(r"id|video|file|voice|consent|characters?|.*_(?:i
 # The application's own words and schemas, which refer to nothing; but under `variables` a member has any name.
 _OPAQUE: Final = frozenset({"metadata", "parameters", "schema", "json_schema"})
 _FREELY_NAMED: Final = "variables"
+_MODELS: Final = "models"
+_IMAGES: Final = b"image_generation"
+MODELS_KEYS: Final = (_MODELS, "providerOptions", "provider_options")
 # Where a run of an eval has its items from, if not from all that the account has stored.
 _OWN_SOURCES: Final = ("file_content", "file_id")
 
@@ -91,6 +96,31 @@ def runs_over_account(body: bytes) -> bool:
     a file: those may be any caller's. `body` is JSON as for `in_json`."""
     sources = [source for data in _members([_decode(body.decode())], "data_source") for source in _members([data], "source")]
     return any(kind not in _OWN_SOURCES for kind in _members(sources, "type"))
+
+
+def models(members: Mapping[str, Raw]) -> frozenset[str]:
+    """The models that the top-level `members` of a body name beside `model`: to be asked where that fails (Vercel's
+    `providerOptions.gateway.models`; a plain `models` as other gateways have it)."""
+    waiting = [(name, _decode(bytes(members[name]).decode())) for name in MODELS_KEYS if name in members]
+    found: set[str] = set()
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, _Pairs):
+            waiting.extend(value)
+        elif isinstance(value, list):
+            waiting.extend([(key, inner) for inner in value])
+        elif isinstance(value, str) and key == _MODELS:
+            found.add(value)
+    return frozenset(found)
+
+
+def models_of_tools(members: Mapping[str, Raw]) -> frozenset[str]:
+    """The models that the tools of a response ask: the one that makes its images."""
+    tools = bytes(members.get("tools", b""))
+    if _IMAGES not in tools and not _has_escaped(tools):
+        return _NOTHING
+    given = _decode(tools.decode())
+    return frozenset(name for name in _members(given if type(given) is list else (), "model") if isinstance(name, str))
 
 
 def is_id(key: str, text: str) -> bool:

@@ -72,6 +72,7 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
         stored=read.stored,
         background=read.background,
         named=read.named,
+        models=read.models,
         of_account=read.of_account,
     )
 

@@ -57,7 +57,7 @@ class Intake:
             lasts = bool(route.polls) and (call.background or route.dialect is Dialect.EVENTS)
             call = replace(call, leaves=route.leaves, lasts=lasts)
         # Where tokens are produced the model must be seen; a form cannot show it, and the lines of a batch do not.
-        self._models.check(call, needed=route.dialect is not Dialect.NONE)
+        self._models.check(call, needed=route.by_model or route.dialect is not Dialect.NONE)
         if self._trace_upstream:
             call = replace(call, trace=exchange.trace.sent())
         return call, upload
