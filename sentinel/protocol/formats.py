@@ -22,6 +22,7 @@ CHOICES_MAX: Final = 128  # OpenAI's own maximum of `n`
 OUTPUT_TOKENS_MAX: Final = 2**31
 # What one request may declare over all its choices: far above any model, and sums of it stay exact in Lua's doubles.
 OUTPUT_TOKENS_DECLARED_MAX: Final = 2**48
+OUTPUT_TOKENS_UNKNOWN: Final = 1  # held where output is possible, so that a limit that is used up refuses it
 
 _Model = Annotated[str, Meta(min_length=1, max_length=MODEL_CHARACTERS_MAX)]
 _Choices = Annotated[int, Meta(ge=1, le=CHOICES_MAX)] | None
@@ -216,7 +217,7 @@ def response(body: bytes) -> Reading:
 
 
 def anything(body: bytes) -> Reading:
-    """Any other JSON object. Its prompt is what looks like one, and at least a token; nothing is known of its output."""
+    """Any other JSON object. Its prompt is what looks like one, and at least a token; of its output nothing is known."""
     read, members = _read(body, _any)
     model = read.model
     return Reading(
@@ -224,7 +225,7 @@ def anything(body: bytes) -> Reading:
         body=body,
         prompt=_loose_prompt(read),
         stream=read.stream is True,
-        output_tokens_declared=0,
+        output_tokens_declared=OUTPUT_TOKENS_UNKNOWN,
         named=named.in_json(body),
         models=named.models(members),
     )

@@ -40,7 +40,7 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
     """One request as it will go upstream; `path` and `query` are raw, `content_type` is b"" where there is none.
 
     On routes that take files, what is not JSON is not read: `body` is then b"" where it streams by, or the whole of a form.
-    What such a request costs is unknown, so that one token is held, unless its answers are never billed. Bodies longer
+    What such a request costs is unknown, so that one token each way is held, unless its answers are never billed. Bodies longer
     than INLINE_BYTES_MAX are for a thread. Raises BadRequestError with OpenAI's message, param and code, and
     UnsupportedMediaTypeError. Sources: wire.md U2-U4, H9-H12, T4.
     """
@@ -56,6 +56,7 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
     if loose and not body.strip():
         return _bare(route, method, path, query, body, frozenset())
     read = _READERS[reads](body)
+    unbilled = loose and route.dialect is Dialect.NONE
     return Call(
         route=route.label,
         method=method,
@@ -65,8 +66,8 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
         body=read.body,
         stream=read.stream,
         usage_hidden=read.usage_hidden,
-        prompt=None if loose and route.dialect is Dialect.NONE else read.prompt,
-        output_tokens_declared=read.output_tokens_declared,
+        prompt=None if unbilled else read.prompt,
+        output_tokens_declared=0 if unbilled else read.output_tokens_declared,
         choices=read.choices,
         dialect=route.dialect,
         stored=read.stored,
@@ -88,15 +89,15 @@ def _unread(route: Route, method: str, path: str, query: bytes, body: bytes, con
 
 
 def _bare(route: Route, method: str, path: str, query: bytes, body: bytes, named: frozenset[str]) -> Call:
-    prompt = None if route.dialect is Dialect.NONE else _SOMETHING
+    unbilled = route.dialect is Dialect.NONE
     return Call(
         route.label,
         method,
         path,
         query,
         body=body,
-        prompt=prompt,
-        output_tokens_declared=0,
+        prompt=None if unbilled else _SOMETHING,
+        output_tokens_declared=0 if unbilled else formats.OUTPUT_TOKENS_UNKNOWN,
         dialect=route.dialect,
         named=named,
     )

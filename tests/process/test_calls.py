@@ -7,7 +7,7 @@ import pytest
 from openai import OpenAI
 
 from sentinel.devstack.stack import Stack
-from tests.support.running import HELLO, User, booked, reconciled, sdk
+from tests.support.running import HELLO, User, booked, make_user, reconciled, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
@@ -81,6 +81,30 @@ async def test_completions_arrive(stack: Stack, user: User, *, stream: bool) -> 
     given, taken = await reconciled(stack, [user])
     assert given == taken
     assert taken[user.email][1] > 0
+
+
+async def test_no_output_left_is_none_for_any_route(stack: Stack, http: aiohttp.ClientSession) -> None:
+    """wire.md R2: what an answer produces is unknown before it comes; but once a limit is used up, nothing produces more."""
+    user = await make_user(stack, output=60)
+    headers = {"authorization": f"Bearer {user.token}"}
+    embedding = {"model": "text-embedding-3-small", "input": "x"}
+    picture = {"model": "gpt-image-1", "prompt": "A river"}
+    async with http.post(f"{stack.base_url}/images/generations", json=picture, headers=headers) as response:
+        assert response.status == 200
+        assert (await response.json())["usage"]["output_tokens"] > 60
+    async with asyncio.timeout(10):
+        while user.email not in await booked(stack):
+            await asyncio.sleep(0.05)
+    form = aiohttp.FormData({"model": "whisper-1"})
+    form.add_field("file", b"0000", filename="a.wav")
+    for path, body, status in (
+        ("/images/generations", {"json": picture}, 429),
+        ("/audio/transcriptions", {"data": form}, 429),
+        ("/embeddings", {"json": embedding}, 200),
+        ("/conversations", {"json": {}}, 200),
+    ):
+        async with http.post(f"{stack.base_url}{path}", headers=headers, **body) as response:
+            assert response.status == status, path
 
 
 async def test_the_synchronous_sdk_is_served(stack: Stack, user: User) -> None:
