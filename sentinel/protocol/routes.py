@@ -214,7 +214,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_row("GET", "/fine_tuning/jobs/{job}/events"),
     *_objects("/videos", "video", "GET DELETE", reads=Reads.FORM, by_model=True),
     *_row("GET", "/videos/{video}/content"),
-    *_row("POST", "/videos/{video}/remix", leaves=("id",)),
+    *_row("POST", "/videos/{video}/remix", leaves=("id",), reads=Reads.FORM),
     *_row("POST", "/videos/edits", leaves=("id",), reads=Reads.FORM),
     *_row("POST", "/videos/extensions", leaves=("id",), reads=Reads.FORM),
     *_row("POST", "/videos/characters", leaves=("id",), reads=Reads.FORM),
