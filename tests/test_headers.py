@@ -180,7 +180,6 @@ class TestUpstream:
             "accept": "text/event-stream",
             "user-agent": "OpenAI/Python 3.52.0",
             "openai-beta": "assistants=v2",
-            "idempotency-key": "k",
             "x-client-request-id": "c",
             "x-stainless-retry-count": "1",
             "x-stainless-async": "async:asyncio",
@@ -189,6 +188,20 @@ class TestUpstream:
         }
         given_headers = [(name.encode(), value.encode("latin-1")) for name, value in allowed.items()]
         assert sent_up(*given_headers) == allowed
+
+    def test_an_idempotency_key_is_its_callers_own(self) -> None:
+        """H2, G6: the same again for the same caller, and no other caller's, whatever both choose."""
+
+        def sent(caller: str, value: bytes) -> str:
+            return dict(headers.upstream([(b"idempotency-key", value)], request_id="r", key=KEY, caller=caller))[
+                "idempotency-key"
+            ]
+
+        assert sent("anna", b"order-1") == sent("anna", b"order-1")
+        assert (
+            len({sent("anna", b"order-1"), sent("bert", b"order-1"), sent("anna", b"order-2"), sent("ann", b"aorder-1")}) == 4
+        )
+        assert sent("anna", b"\xff").isalnum()
 
     @pytest.mark.parametrize("name", NEVER_UP.split())
     def test_default_is_deny(self, name: str) -> None:

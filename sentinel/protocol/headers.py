@@ -8,6 +8,7 @@ promises; those of the provider come in any case and leave in lower case.
 import math
 import re
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from typing import Final
 
 from sentinel.errors import INVALID_KEY_MESSAGE, BadRequestError, SentinelError, UnauthorizedError
@@ -32,6 +33,7 @@ _REQUEST_NAMES: Final = frozenset(
         b"x-title",
     }
 )
+_IDEMPOTENCY: Final = b"idempotency-key"
 _RETRY_NAMES: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 _REQUEST_PREFIXED: Final = re.compile(rb"x-stainless-[a-z0-9-]{1,64}")
 _ANSWER_NAMES: Final = {
@@ -119,16 +121,19 @@ def retry_count(headers: Headers) -> dict[str, int]:
     return {}
 
 
-def upstream(headers: Headers, *, request_id: str, key: str, trace: Iterable[tuple[str, str]] = ()) -> list[tuple[str, str]]:
+def upstream(
+    headers: Headers, *, request_id: str, key: str, caller: str = "", trace: Iterable[tuple[str, str]] = ()
+) -> list[tuple[str, str]]:
     """The headers that go to the provider: those the allow-list names, then Sentinel's own (wire.md H1, H2, H5, H20).
 
     Sentinel's own are added last, so that no Connection header of the client can take them away (reliability.md A11). Nor can
-    it take the content type, by which the body was read. `trace` is this request's own context, where the provider is to have
-    it.
+    it take the content type, by which the body was read. An idempotency key is made that of `caller` alone: the provider sees
+    one account, and could give the answer of one caller to another that chose the same key. `trace` is this request's own
+    context, where the provider is to have it.
     """
     hop_by_hop = _named_by_connection(headers) - {b"content-type"}
     sent = [
-        (name.decode("ascii"), _text(value))
+        (name.decode("ascii"), _text(value) if name != _IDEMPOTENCY else _of_caller(caller, value))
         for name, value in headers
         if (name in _REQUEST_NAMES or _REQUEST_PREFIXED.fullmatch(name))
         and name not in hop_by_hop
@@ -257,6 +262,11 @@ def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[by
     """The names that Connection lists: they belong to that one hop (RFC 9110 §7.6.1)."""
     lists = [value for name, value in headers if name == b"connection"]
     return frozenset(name.strip().lower() for value in lists for name in value.split(b","))
+
+
+def _of_caller(caller: str, value: bytes) -> str:
+    """A key that is the same for the same caller and value, and for no others."""
+    return sha256(b"%d:%b%b" % (len(caller), caller.encode("utf-8", "surrogatepass"), value)).hexdigest()
 
 
 def _text(value: bytes) -> str:

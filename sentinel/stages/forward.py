@@ -99,7 +99,13 @@ class Forward:
         Raises UpstreamError, UpstreamUnavailableError, UpstreamTimeoutError, or what the upload raises.
         """
         asking = _Asking(
-            headers.upstream(request_headers, request_id=hold.request_id, key=self._provider.key, trace=call.trace),
+            headers.upstream(
+                request_headers,
+                request_id=hold.request_id,
+                key=self._provider.key,
+                caller=hold.caller.external_id,
+                trace=call.trace,
+            ),
             self._routes.get(call.route, self._patience),
             on_sent,
             upload,
