@@ -109,6 +109,12 @@ def state_path(match: Match, left: Mapping[str, Sequence[str]]) -> str:
     return polls.format_map(known) if names and all(name in known for name in names) else ""
 
 
+def model_not_found(model: str) -> NotFoundError:
+    """What the provider answers where it has no such model (wire.md E3)."""
+    message = f"The model `{model}` does not exist or you do not have access to it."
+    return NotFoundError(message, code="model_not_found")
+
+
 def kind_of(object_id: str) -> str:
     """The kind of an object by how its id begins; `file` where nothing else fits, as ids of old files are free text."""
     return next((name for name, kind in KINDS.items() if object_id.startswith(kind.prefixes)), "file")
@@ -206,7 +212,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_row("POST", "/batches/{batch}/cancel", leaves=_BATCH_FILES[1:]),
     *_row("POST", "/fine_tuning/jobs", leaves=("id",), by_model=True),
     *_row("GET", "/fine_tuning/jobs", scope=Scope.ACCOUNT),
-    *_row("GET", "/fine_tuning/jobs/{job}", leaves=("result_files.*",)),
+    *_row("GET", "/fine_tuning/jobs/{job}", leaves=("result_files.*", "fine_tuned_model")),
     *_row("POST", "/fine_tuning/jobs/{job}/cancel"),
     *_row("POST", "/fine_tuning/jobs/{job}/pause"),
     *_row("POST", "/fine_tuning/jobs/{job}/resume"),

@@ -7,6 +7,7 @@ while Redis is away objects are LedgerUnavailableError. What could not be noted 
 
 from collections.abc import Iterable
 from typing import Final
+from urllib.parse import unquote
 
 from sentinel import metrics
 from sentinel.edges.ledger import Ledger
@@ -20,6 +21,10 @@ _log: Final = Log("owners")
 
 # Ids one request may name: OpenAI takes 20 files in a tool, and 500 in a batch of files.
 _NAMED_MAX: Final = 512
+_MODELS: Final = "/models/"
+_TUNED: Final = "ft:"
+# What the name of a model has behind it where an earlier state of it is meant.
+_CHECKPOINT: Final = ":ckpt-step-"
 _ORDER: Final = list(Scope)
 
 
@@ -57,6 +62,9 @@ class Owners:
         named = [*match.named, *((routes.kind_of(name), name) for name in sorted(call.named))]
         if named:
             await self._check_named(caller, named)
+        tuned = _tuned(call)
+        if tuned and self._mode is Scope.OWNED:
+            await self._check_tuned(caller, tuned)
         if self._mode is not Scope.OWNED and match.route.leaves:
             return _leaving_nothing(call)
         return call
@@ -82,9 +90,24 @@ class Owners:
             if owner != caller.external_id:
                 raise routes.not_found(kind, name)
 
+    async def _check_tuned(self, caller: Caller, models: list[str]) -> None:
+        """A fine-tuned model is its maker's; one that nobody has made here was made for everybody."""
+        found = await self._ledger.owners.find([(model.partition(_CHECKPOINT)[0], self._life_s) for model in models])
+        for model, owner in zip(models, found, strict=True):
+            if owner not in (None, caller.external_id):
+                raise routes.model_not_found(model)
+
     def _life(self, kind: str) -> int:
         """At most as long as the setting says, so that an operator can bound what Redis remembers."""
         return min(routes.KINDS[kind].life_s or self._life_s, self._life_s)
+
+
+def _tuned(call: Call) -> list[str]:
+    """The fine-tuned models a call asks for, or asks about."""
+    named = [call.model, *call.models]
+    if call.path.startswith(_MODELS):
+        named.append(unquote(call.path.removeprefix(_MODELS)))
+    return [model for model in named if model.startswith(_TUNED)]
 
 
 def _leaving_nothing(call: Call) -> Call:

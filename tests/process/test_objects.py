@@ -315,6 +315,27 @@ async def test_what_work_leaves_belongs_to_who_asked_for_it(town: Town, anna: Ca
         assert (await town.ask(bert.user, "GET", f"/files/{name}"))[0] == 404
 
 
+async def test_a_fine_tuned_model_is_its_makers(town: Town, anna: Caller, bert: Caller) -> None:
+    """Who has a model tuned can ask it and look at it, also at its earlier states; for all others there is none."""
+    async with asyncio.timeout(15):
+        while not (job := (await town.ask(anna.user, "GET", f"/fine_tuning/jobs/{anna.objects['job']}"))[1])[
+            "fine_tuned_model"
+        ]:
+            await asyncio.sleep(0.1)
+    model = job["fine_tuned_model"]
+    for name in (model, f"{model}:ckpt-step-1"):
+        for method, path, body in (
+            ("POST", "/chat/completions", {"model": name, "messages": HELLO}),
+            ("POST", "/responses", {"model": name, "input": "x"}),
+            ("GET", f"/models/{name}", None),
+            ("GET", f"/models/{name.replace(':', '%3A')}", None),
+        ):
+            status, answer = await town.ask(bert.user, method, path, body)
+            assert (status, answer["error"]["code"]) == (404, "model_not_found")
+    assert (await town.ask(anna.user, "POST", "/chat/completions", {"model": model, "messages": HELLO}))[0] == 200
+    assert (await town.ask(anna.user, "GET", f"/models/{model}"))[0] == 200
+
+
 @pytest.mark.parametrize("mode", ["off", "stateless", "all"])
 async def test_the_mode_says_what_passes(tmp_path_factory: pytest.TempPathFactory, mode: str) -> None:
     """off: what chats, completes, embeds and responds; stateless: also what leaves nothing; all: everything, unguarded."""
