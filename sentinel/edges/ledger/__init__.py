@@ -179,7 +179,8 @@ class Ledger(Outbox):
 
     async def run_id(self) -> str:
         """Which run of which server answers: another one may have lost what the last one acknowledged."""
-        return str((await self._pipeline.command("info", "server"))["run_id"])
+        facts: bytes = await self._pipeline.command("info", "server")
+        return next(fact.partition(b":")[2].decode() for fact in facts.splitlines() if fact.startswith(b"run_id:"))
 
     async def beat(self, hold: Hold, output_tokens: int) -> bool:
         """Say that a request still runs and has produced `output_tokens`: beat.lua. Whether its hold is still there."""

@@ -13,6 +13,7 @@ import msgspec
 
 from sentinel.edges.ledger.keys import key, partition_of
 from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.edges.ledger.resp import pairs
 from sentinel.protocol.limits import read_remaining
 from sentinel.records import Metric, Remaining
 
@@ -114,7 +115,8 @@ class Books:
         """Every caller whose account is alive (it was used within two days), in no order."""
         cursor = -1
         while cursor != 0:
-            cursor, names = await self._pipeline.command("scan", max(cursor, 0), "MATCH", "q:{s*}:*", "COUNT", _PAGE)
+            reply = await self._pipeline.command("scan", max(cursor, 0), "MATCH", "q:{s*}:*", "COUNT", _PAGE)
+            cursor, names = int(reply[0]), reply[1]
             # One tick, so that a page of accounts is one round trip.
             for account in await asyncio.gather(*(self._account(*_whose(name)) for name in names)):
                 if account.fetched_ms:
@@ -132,10 +134,10 @@ class Books:
         for partition in range(self._partitions):
             cursor = -1
             while cursor != 0:
-                page = await self._pipeline.command("zscan", key("s", partition), max(cursor, 0), "COUNT", _PAGE)
-                cursor, scores = page
-                for name, score in scores:
-                    batch = await self._batch(partition, bytes(name).decode(), int(score))
+                reply = await self._pipeline.command("zscan", key("s", partition), max(cursor, 0), "COUNT", _PAGE)
+                cursor = int(reply[0])
+                for name, score in pairs(reply[1]):
+                    batch = await self._batch(partition, name.decode(), int(score))
                     if batch is not None:
                         yield batch
 
@@ -206,8 +208,9 @@ class Books:
         """Field and value of a hash, page by page."""
         cursor = -1
         while cursor != 0:
-            cursor, page = await self._pipeline.command("hscan", name, max(cursor, 0), "COUNT", _PAGE)
-            for field, value in page.items():
+            reply = await self._pipeline.command("hscan", name, max(cursor, 0), "COUNT", _PAGE)
+            cursor = int(reply[0])
+            for field, value in pairs(reply[1]):
                 yield field, value
 
 

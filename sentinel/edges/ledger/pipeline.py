@@ -1,34 +1,36 @@
-"""The way to Redis: calls made in one tick of the loop travel in one pipeline, in a task that no caller can cancel.
+"""The way to Redis: the calls of one tick of the loop leave in one write, over one connection that they all share.
 
 Fails as LedgerUnavailableError, for the caller alone: after `timeout_s` for one that waits, at once where Redis refuses or
-breaks off, and at once while the breaker is open. A cancelled or late caller leaves its place empty, so replies cannot shift
-to somebody else. What is lost on the way is sent once more, within the same deadline: a pipeline whose connection broke, and
-a call that asks for it (`resend`) after half its time. That is safe because every script is idempotent by an id it is given.
+breaks off, at once while the breaker is open, and at once where too many are on their way. A cancelled or late caller leaves
+its place empty, so replies cannot shift to somebody else (connection.py). What is lost on the way is sent once more, within the
+same deadline: what was under way when its connection broke (link.py), and a call that asks for it (`resend`) after half its
+time, over a second connection. That is safe because every script is idempotent by an id it is given.
 """
 
 import asyncio
 import hashlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sentinel import lua, metrics
+from sentinel.edges.ledger.address import Address
 from sentinel.edges.ledger.breaker import Breaker
+from sentinel.edges.ledger.connection import Call
+from sentinel.edges.ledger.link import Link
+from sentinel.edges.ledger.resp import pack
 from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
 
 _log: Final = Log("ledger")
 
-# More pipelines under way only make smaller ones; while all are, calls gather for the next.
-_PIPELINES_MAX: Final = 4
-_CALLS_MAX: Final = 512
+# Calls on their way at once, those that nobody waits for any more among them. More only wait longer, and fill the memory.
+_CALLS_MAX: Final = 16_384
 _PROBE_S: Final = 0.5
+_HALVES: Final = 2
 # How often the loop may have stood still (a collection, a stopped process) before that counts as Redis being late.
 _STALLS_MAX: Final = 3
 SCRIPTS: Final = (
@@ -67,38 +69,27 @@ COMMANDS: Final = (
 )
 
 
-class _Call:
-    """One call on its way. `due_s` is when the next half of its time is over (`halves` are), `sent` that it has left."""
-
-    __slots__ = ("command", "due_s", "half_s", "halves", "name", "reply", "resend", "sent", "stalls", "timer")
-
-    def __init__(self, name: str, command: tuple[str | bytes, ...], reply: asyncio.Future[Any], *, resend: bool) -> None:
-        self.name = name
-        self.command = command
-        self.reply = reply
-        self.resend = resend
-        self.sent = False
-        self.halves = self.stalls = 0
-        self.due_s = self.half_s = 0.0
-        self.timer: asyncio.TimerHandle | None = None
-
-
 class Pipeline:
-    """Sends commands and scripts. `timeout_s` bounds each call; the pipeline itself lives until the socket's own time-out."""
+    """Sends commands and scripts; replies are as RESP2 has them, text as bytes. `timeout_s` bounds each call.
+
+    `redis` says where Redis is, and is closed with it.
+    """
 
     def __init__(self, redis: Redis, timeout_s: float) -> None:
         self._redis = redis
         self._timeout_s = timeout_s
         self._breaker = Breaker()
         self._probing: asyncio.Task[None] | None = None
-        self._waiting: deque[_Call] = deque()
-        self._running: set[asyncio.Task[None]] = set()
-        self._scheduled = False
         self._broken = False
-        self._texts = {name: lua.source(name) for name in SCRIPTS}
-        self._digests = {
-            name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in self._texts.items()
-        }
+        texts = {name: lua.source(name).encode() for name in SCRIPTS}
+        self._digests = {name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in texts.items()}
+        loads = {name: pack("SCRIPT", "LOAD", text) for name, text in texts.items()}
+        address = Address(redis)
+        # The second one is made when the first leaves a call waiting for half its time.
+        self._first, self._second = Link(address, loads, self._heard), Link(address, loads, self._heard)
+        # Every call has the same time, so they are due in the order in which they came: one timer serves all.
+        self._due: deque[Call] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._seconds = {name: metrics.LEDGER_SECONDS.labels(name) for name in (*SCRIPTS, *COMMANDS)}
         self._errors = {name: metrics.LEDGER_ERRORS.labels(name) for name in (*SCRIPTS, *COMMANDS)}
 
@@ -109,75 +100,87 @@ class Pipeline:
 
     async def open(self) -> None:
         """Connect and load the scripts, in the time that takes: the first callers' deadlines are not for that. Never fails."""
-        loads: list[tuple[str | bytes, ...]] = [("SCRIPT LOAD", text) for text in self._texts.values()]
-        warmed = await asyncio.gather(self._exchange(loads), *(self._exchange([("PING",)]) for _ in range(_PIPELINES_MAX - 1)))
-        if any(_broke(reply) for replies in warmed for reply in replies) and self._breaker.open():
+        if not await self._first.open() and self._breaker.open():
             self._opened()
 
-    async def script(self, name: str, keys: Sequence[str], arguments: Sequence[str | int], *, resend: bool = False) -> Any:
+    def script(
+        self, name: str, keys: Sequence[str], arguments: Sequence[str | int], *, resend: bool = False
+    ) -> Coroutine[Any, Any, Any]:
         """The reply of one of SCRIPTS. Raises LedgerUnavailableError; whether it ran is then unknown, if it was `sent`."""
-        command: tuple[str | bytes, ...] = ("EVALSHA", self._digests[name], str(len(keys)), *map(_bytes, (*keys, *arguments)))
-        return await self._call(name, command, resend=resend)
+        return self._call(name, pack("EVALSHA", self._digests[name], len(keys), *keys, *arguments), resend=resend)
 
-    async def command(self, name: str, *arguments: str | bytes | int) -> Any:
+    def command(self, name: str, *arguments: str | bytes | int) -> Coroutine[Any, Any, Any]:
         """The reply of one of COMMANDS. Raises LedgerUnavailableError."""
-        return await self._call(name, (name.upper(), *map(_bytes, arguments)))
+        return self._call(name, pack(name.upper(), *arguments))
 
     async def close(self) -> None:
         """Wait for what is under way, then close the connections."""
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait([self._probing])
-        while self._running:
-            await asyncio.wait(self._running)
+        await asyncio.gather(self._first.close(), self._second.close())
+        if self._timer is not None:
+            self._timer.cancel()
         await self._redis.aclose()
 
-    async def _call(self, name: str, command: tuple[str | bytes, ...], *, resend: bool = False, probe: bool = False) -> Any:
-        if self._breaker.is_open and not probe:
+    async def _call(self, name: str, packed: bytes, *, resend: bool = False, probe: bool = False) -> Any:
+        if (self._breaker.is_open and not probe) or self._first.load >= _CALLS_MAX:
             self._errors[name].inc()
             raise LedgerUnavailableError("Limits cannot be checked right now.", retry_after_s=1, sent=False)
         begun_s = time.perf_counter()
         loop = asyncio.get_running_loop()
-        call = _Call(name, command, loop.create_future(), resend=resend)
-        self._waiting.append(call)
-        self._wake()
+        call = Call(name, packed, loop.create_future(), resend=resend)
+        self._first.send(call)
         self._arm(loop, call)
         try:
             reply = await call.reply
         finally:
-            assert call.timer is not None
-            call.timer.cancel()
+            call.packed = b""  # it may still stand in a queue
         if isinstance(reply, Exception):
             self._errors[name].inc()
             self._note(name, reply)
-            silent_since_s = call.half_s if isinstance(reply, TimeoutError) else None
+            silent_since_s = call.half_s if call.halves == _HALVES else None
             if _broke(reply) and self._breaker.failed(silent_since_s):
                 self._opened()
             raise LedgerUnavailableError("Limits cannot be checked right now.", retry_after_s=1, sent=call.sent) from reply
-        self._note(name, None)
+        if self._broken:
+            self._note(name, None)
         self._seconds[name].observe(time.perf_counter() - begun_s)
         return reply
 
-    def _arm(self, loop: asyncio.AbstractEventLoop, call: _Call) -> None:
-        """The deadline in two halves, by one timer: cheaper than a time-out of its own for each call."""
-        half_s = self._timeout_s / 2
-        call.due_s = loop.time() + half_s
-        call.timer = loop.call_later(half_s, self._half_over, loop, call)
+    def _arm(self, loop: asyncio.AbstractEventLoop, call: Call) -> None:
+        """The deadline in two halves."""
+        call.due_s = loop.time() + self._timeout_s / 2
+        self._due.append(call)
+        if self._timer is None:
+            self._timer = loop.call_at(call.due_s, self._halves_over, loop)
 
-    def _half_over(self, loop: asyncio.AbstractEventLoop, call: _Call) -> None:
-        if call.reply.done():
-            return
-        if loop.time() - call.due_s > self._timeout_s / 4 and call.stalls < _STALLS_MAX:
+    def _halves_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        now_s, due = loop.time(), self._due
+        while due and (due[0].reply.done() or due[0].due_s <= now_s):
+            call = due.popleft()
+            if not call.reply.done():
+                self._half_over(loop, call, now_s)
+        self._timer = loop.call_at(due[0].due_s, self._halves_over, loop) if due else None
+
+    def _half_over(self, loop: asyncio.AbstractEventLoop, call: Call, now_s: float) -> None:
+        if now_s - call.due_s > self._timeout_s / 4 and call.stalls < _STALLS_MAX:
             call.stalls += 1  # the loop stood still: the answer may lie in the socket, unread
-        elif call.halves == 1:
+        elif call.halves:
+            call.halves = _HALVES
             call.reply.set_result(TimeoutError(f"no answer within {self._timeout_s} s"))
             return
         else:
-            call.halves, call.half_s = 1, loop.time()
+            call.halves, call.half_s = 1, now_s
             if call.resend and call.sent:
-                self._waiting.append(call)  # over another connection; whichever answer comes first counts
-                self._wake()
+                (self._second if call.link is self._first else self._first).send(call)
         self._arm(loop, call)
+
+    def _heard(self, link: Link, now_s: float) -> None:
+        self._breaker.answered(now_s)
+        if link is self._second and self._first.load and self._first.heard_s < now_s - self._timeout_s / 2:
+            # Redis is there, and the first connection silent: further calls need not wait for half their time.
+            self._first, self._second = self._second, self._first
 
     def _opened(self) -> None:
         """The breaker has opened: say so, and ask in the background until Redis answers within the deadline again."""
@@ -188,7 +191,7 @@ class Pipeline:
     async def _probe(self) -> None:
         while True:
             try:
-                await self._call("ping", ("PING",), probe=True)
+                await self._call("ping", pack("PING"), resend=True, probe=True)
             except LedgerUnavailableError:
                 await asyncio.sleep(_PROBE_S)
             else:
@@ -206,71 +209,7 @@ class Pipeline:
             else:
                 _log.warning("redis does not answer", script=script, error=str(error))
 
-    def _wake(self) -> None:
-        """Send at the end of this tick, so that every call it makes goes along."""
-        if not self._scheduled and len(self._running) < _PIPELINES_MAX:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._send)
 
-    def _send(self) -> None:
-        self._scheduled = False
-        calls: list[_Call] = []
-        while self._waiting and len(calls) < _CALLS_MAX:
-            call = self._waiting.popleft()
-            if not call.reply.done():
-                call.sent = True
-                calls.append(call)
-        if calls:
-            task = asyncio.create_task(self._execute(calls))
-            self._running.add(task)
-            task.add_done_callback(self._sent)
-        if self._waiting:
-            self._wake()
-
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        if self._waiting:
-            self._wake()
-
-    async def _execute(self, calls: list[_Call]) -> None:
-        replies = await self._exchange([call.command for call in calls])
-        lost = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if lost:
-            # Redis was restarted or flushed its scripts: those calls did not run. Load and send them, and only them, again.
-            names = {calls[at].name for at in lost}
-            loads: list[tuple[str | bytes, ...]] = [("SCRIPT LOAD", self._texts[name]) for name in sorted(names)]
-            again = await self._exchange(loads + [calls[at].command for at in lost])
-            for at, reply in zip(lost, again[len(loads) :], strict=True):
-                replies[at] = reply
-        for call, reply in zip(calls, replies, strict=True):
-            if not call.reply.done():
-                # A value even where it is an error: nobody may be left to read an exception.
-                call.reply.set_result(reply)
-
-    async def _exchange(self, commands: list[tuple[str | bytes, ...]]) -> list[Any]:
-        """One reply for each command; where the connection failed, the failure for each."""
-        try:
-            try:
-                replies = await self._execute_once(commands)
-            except RedisConnectionError:
-                replies = await self._execute_once(commands)
-        except (RedisError, OSError) as error:
-            return [error] * len(commands)
-        self._breaker.answered(asyncio.get_running_loop().time())
-        return replies
-
-    async def _execute_once(self, commands: list[tuple[str | bytes, ...]]) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        return list(await pipeline.execute(raise_on_error=False))
-
-
-def _broke(reply: object) -> bool:
-    """Whether a call failed on its way; a refusal by Redis is an answer."""
-    return isinstance(reply, RedisConnectionError | RedisTimeoutError | OSError)
-
-
-def _bytes(value: str | bytes | int) -> bytes:
-    """What goes on the wire. A lone surrogate must not break the pipeline that others travel in."""
-    return value if isinstance(value, bytes) else str(value).encode("utf-8", "backslashreplace")
+def _broke(reply: Exception) -> bool:
+    """Whether a call failed on its way; a refusal by Redis is an answer, unless it refuses everything."""
+    return isinstance(reply, OSError) or str(reply).startswith(("LOADING", "NOAUTH"))

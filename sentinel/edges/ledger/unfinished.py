@@ -11,6 +11,7 @@ import msgspec
 
 from sentinel.edges.ledger.keys import key, partition_of
 from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.edges.ledger.resp import pairs
 
 _PAGE: Final = 100
 
@@ -58,8 +59,9 @@ class Unfinished:
         for partition in range(self._partitions):
             cursor = -1
             while cursor:
-                cursor, page = await self._pipeline.command("hscan", key("g", partition), max(cursor, 0), "COUNT", _PAGE)
-                for value in page.values():
+                reply = await self._pipeline.command("hscan", key("g", partition), max(cursor, 0), "COUNT", _PAGE)
+                cursor = int(reply[0])
+                for _, value in pairs(reply[1]):
                     yield _read(value)
 
     def _at(self, work: Work) -> int:

@@ -1,0 +1,185 @@
+"""A way to Redis that is made when it is needed, and made again when it breaks: first at once, then after growing pauses.
+
+Never raises: where there is no connection, calls get the OSError that says why, at once while the pause lasts. What was under
+way when a connection broke is sent once more over the next, and what had not left waits for it. That is safe because every
+call is idempotent, most by an id that they carry.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import hiredis
+from redis.exceptions import RedisError
+
+from sentinel.edges.ledger.address import Address
+from sentinel.edges.ledger.connection import Call, Connection
+
+_PAUSE_S: Final = 0.05
+# Not longer than the breaker's pause between two probes, so that each of them tries.
+_PAUSE_MAX_S: Final = 0.5
+
+
+class Link:
+    """One connection at a time. `loads` are the SCRIPT LOAD commands by script, packed; `heard` is told which link
+    has brought an answer, and when, in s of the loop.
+    """
+
+    def __init__(self, address: Address, loads: Mapping[str, bytes], heard: Callable[["Link", float], None]) -> None:
+        self._address = address
+        self._loads = loads
+        self._heard = heard
+        self._waiting: deque[Call] = deque()
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._scheduled = self._closing = False
+        self._failures = 0
+        self._failed = OSError("never connected")
+        self._again_at_s = 0.0
+        self._changed = asyncio.Event()
+        self.heard_s = float("-inf")
+
+    @property
+    def load(self) -> int:
+        """How many calls stand here, waiting to be sent or to be answered, or dropped."""
+        return len(self._waiting) + (0 if self._connection is None else self._connection.asked)
+
+    def send(self, call: Call) -> None:
+        """Send `call` at the end of this tick, together with every other that the tick brings."""
+        call.places += 1
+        call.link = self
+        self._waiting.append(call)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    async def open(self) -> bool:
+        """Connect now; whether there is a connection."""
+        if self._connection is None:
+            self._begin()
+        while self._connecting is not None:
+            await asyncio.wait([self._connecting])
+        return self._connection is not None
+
+    async def close(self) -> None:
+        """Wait until what is under way is answered, or too long silent, and hang up; later calls are refused."""
+        self._closing = True
+        while self._connecting is not None or self.load:
+            self._changed.clear()
+            await self._changed.wait()
+        if self._connection is not None:
+            self._connection.fail(ConnectionAbortedError("the ledger is closed"))
+        while self._connection is not None:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def heard(self) -> None:
+        """Connection: something was answered."""
+        if self._connection is not None:
+            self._failures = 0  # not for a greeting: a connection that breaks right after it must not be made without a pause
+        self.heard_s = asyncio.get_running_loop().time()
+        self._changed.set()
+        self._heard(self, self.heard_s)
+
+    def missing(self, connection: Connection, calls: list[Call]) -> None:
+        """Connection: Redis was restarted or flushed its scripts. Load and send those calls, and only those, again."""
+        for call in calls:
+            call.loaded = True
+        connection.write_again([self._loads[name] for name in sorted({call.name for call in calls})], calls)
+
+    def writable(self) -> None:
+        """Connection: the socket takes more."""
+        self._flush()
+
+    def lost(self, connection: Connection, calls: list[Call], error: OSError) -> None:
+        """Connection: it is gone."""
+        again = []
+        for call in calls:
+            if call.again or self._closing or call.reply.done():
+                _drop(call, error)
+            else:
+                call.again = True
+                again.append(call)
+        self._waiting.extendleft(reversed(again))
+        if connection is self._connection:
+            self._connection = None
+            self._fall_back(error)
+        self._changed.set()
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._connection is not None:
+            self._connection.write(self._waiting)
+        elif self._connecting is None and self._waiting:
+            if self._closing or asyncio.get_running_loop().time() < self._again_at_s:
+                self._refuse()
+            else:
+                self._begin()
+
+    def _begin(self) -> None:
+        if not self._closing:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+
+    async def _connect(self) -> None:
+        connection = Connection(self, self._address.setup_s)
+        try:
+            async with asyncio.timeout(self._address.setup_s):
+                await self._address.connect(lambda: connection)
+                await self._greet(connection)
+        except (OSError, TypeError, ValueError, RedisError) as error:
+            failure = error if isinstance(error, OSError) else ConnectionError(str(error))
+            connection.fail(failure)
+            self._connecting = None
+            self._fall_back(failure)
+        else:
+            self._connecting = None
+            self._connection = connection
+            self._flush()
+        self._changed.set()
+
+    async def _greet(self, connection: Connection) -> None:
+        """Say who asks, and load the scripts: the first callers' deadlines are not for that. Raises OSError."""
+        greeting = self._address.greeting()
+        calls = _own([*greeting, *self._loads.values()])
+        connection.write(deque(calls))
+        for call in calls:
+            await call.reply
+        for call in calls[: len(greeting)]:
+            if isinstance(refusal := call.reply.result(), hiredis.ReplyError):
+                raise ConnectionError(f"Redis refuses the connection: {refusal}")
+        if connection.error is not None:
+            raise connection.error
+
+    def _fall_back(self, error: OSError) -> None:
+        """There is no connection: after the first failure the next is tried at once, for who waits or will come."""
+        self._failed = error
+        self._failures += 1
+        if self._failures == 1 and not self._closing:
+            self._begin()
+            return
+        pause_s = min(_PAUSE_MAX_S, _PAUSE_S * 2.0 ** min(self._failures - 2, 10)) * random.uniform(0.5, 1)
+        self._again_at_s = asyncio.get_running_loop().time() + pause_s
+        self._refuse()
+
+    def _refuse(self) -> None:
+        while self._waiting:
+            _drop(self._waiting.popleft(), self._failed)
+        self._changed.set()
+
+
+def _own(commands: Sequence[bytes]) -> list[Call]:
+    """Calls of the link's own, which are not sent again."""
+    loop = asyncio.get_running_loop()
+    calls = [Call("", packed, loop.create_future()) for packed in commands]
+    for call in calls:
+        call.again, call.loaded, call.places = True, True, 1
+    return calls
+
+
+def _drop(call: Call, error: OSError) -> None:
+    """Take a call out of a queue; if it stands in no other, `error` is what became of it."""
+    call.places -= 1
+    if not call.places and not call.reply.done():
+        call.reply.set_result(error)
