@@ -7,7 +7,8 @@
 -- Three arrays, because thirty fields cost Lua three times as long to read.
 local METRICS = {'i', 'o', 'r'}
 local ARRAY = '[%d,%d,%d,%d,%d,%d,%d,%d,"%s"]'
-local ACCOUNT_LIFE_MS = 172800000
+-- Two days after its last use; prolonged by the first save of each minute only, and so a minute longer.
+local ACCOUNT_LIFE_MS, MINUTE_MS = 172860000, 60000
 
 local function month_start(day)  -- day: days since 1970-01-01; the civil calendar by eras of 400 years
   local z = day + 719468
@@ -46,11 +47,13 @@ local function open_account(key, now)
     key = key, new = not values[7], fetched = tonumber(values[4]) or 0, refresh = tonumber(values[5]) or 0,
     rolled = tonumber(values[6]) or 0, now = math.max(now, tonumber(values[7]) or 0),
   }
+  account.kept = {fetched = account.fetched, refresh = account.refresh, rolled = account.rolled, clock = tonumber(values[7])}
+  local sums_kept = not account.new and cjson.decode('[' .. values[1] .. ',' .. values[2] .. ',' .. values[3] .. ']')
   for at, metric in ipairs(METRICS) do
     if account.new then
       account[metric] = {l = -1, b = 0, s = 0, a = 0, h = 0, p = 0, e = 0, c = midnight(account.now), k = ''}
     else
-      local v = cjson.decode(values[at])
+      local v = sums_kept[at]
       local sums = {l = v[1], b = v[2], s = v[3], a = v[4], h = v[5], p = v[6], e = v[7], c = v[8], k = v[9]}
       if sums.e > 0 and account.now >= sums.e then
         sums.p, sums.e = following(sums.k, sums.p, sums.e, account.now)
@@ -68,9 +71,14 @@ local function packed(sums)
 end
 
 local function save_account(account)
-  redis.call('HSET', account.key, 'i', packed(account.i), 'o', packed(account.o), 'r', packed(account.r), 'clock', whole(account.now),
-    'fetched', whole(account.fetched), 'refresh', whole(account.refresh), 'rolled', whole(account.rolled))
-  redis.call('PEXPIRE', account.key, ACCOUNT_LIFE_MS)
+  local key, kept = account.key, account.kept
+  redis.call('HSET', key, 'i', packed(account.i), 'o', packed(account.o), 'r', packed(account.r), 'clock', whole(account.now))
+  if account.fetched ~= kept.fetched or account.refresh ~= kept.refresh or account.rolled ~= kept.rolled then
+    redis.call('HSET', key, 'fetched', whole(account.fetched), 'refresh', whole(account.refresh), 'rolled', whole(account.rolled))
+  end
+  if not kept.clock or math.floor(kept.clock / MINUTE_MS) ~= math.floor(account.now / MINUTE_MS) then
+    redis.call('PEXPIRE', key, ACCOUNT_LIFE_MS)
+  end
 end
 
 local function remaining(sums)

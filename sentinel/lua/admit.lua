@@ -28,17 +28,10 @@ local tokens_left, tokens_reset, tokens_gone = read_window(KEYS[6], now, tokens,
 
 local refresh = 0
 local function reply(code, why, granted)
-  local answer = {code, why, granted}
-  for _, metric in ipairs(METRICS) do
-    answer[#answer + 1] = account[metric].l
-    answer[#answer + 1] = remaining(account[metric])
-    answer[#answer + 1] = reset_ms(account, metric)
-  end
-  for _, number in ipairs({rate, rate_left, rate_reset, refresh, account.i.a, account.o.a, account.r.a, now,
-    tokens, tokens_left, tokens_reset}) do
-    answer[#answer + 1] = number
-  end
-  return answer
+  local i, o, r = account.i, account.o, account.r  -- written out: a table that grows costs more than all of the rest
+  return {code, why, granted, i.l, remaining(i), reset_ms(account, 'i'), o.l, remaining(o), reset_ms(account, 'o'),
+    r.l, remaining(r), reset_ms(account, 'r'), rate, rate_left, rate_reset, refresh, i.a, o.a, r.a, now,
+    tokens, tokens_left, tokens_reset}
 end
 
 if redis.call('EXISTS', KEYS[5]) == 1 then return reply(3, 'settled', 0) end
@@ -79,8 +72,11 @@ redis.call('HSET', KEYS[3], request_id, cjson.encode({ARGV[3], ARGV[4], ARGV[5],
 redis.call('ZADD', KEYS[4], whole(now + tonumber(ARGV[9])), request_id)
 local function fill(key, passed, amount)
   if #passed > 0 then redis.call('HDEL', key, unpack(passed)) end
-  redis.call('HINCRBY', key, whole(bucket), whole(amount))
-  redis.call('PEXPIRE', key, whole(math.ceil(window_ms + width_ms)))
+  -- The first of its sub-bucket prolongs the life for all of it: whoever comes last in it still counts for a whole window.
+  -- A clock that stands still (failed over to a server that is behind) makes a sub-bucket longer: then each of them does.
+  if redis.call('HINCRBY', key, whole(bucket), whole(amount)) == amount or account.kept.clock == now then
+    redis.call('PEXPIRE', key, whole(math.ceil(window_ms + 2 * width_ms)))
+  end
 end
 local first_reset = math.ceil((bucket + buckets + 1) * width_ms - now)
 if rate >= 0 then
