@@ -17,8 +17,8 @@ ROWS = [
     {"journey", "ops"},
     {"stages"},
     {"edges"},
-    # What exchanges with clients share.
-    {"edges.bodies", "edges.upload"},
+    # What exchanges with clients share; the HTTP client that edges are made with.
+    {"edges.bodies", "edges.upload", "edges.http"},
     {"protocol.routes", "protocol.finds"},
     {"protocol"},
     # The parts the readers of the row above are made of.
@@ -37,6 +37,7 @@ DEVSTACK_USERS = {"cli", "devstack"}
 HOMES = {
     "granian": {"serve"},
     "aiohttp": {"edges.sessions", "edges.provider", "edges.zion", "devstack"},
+    "httptools": {"edges.http"},
     "yarl": {"edges.provider", "edges.zion", "devstack"},
     "redis": {"edges.ledger", "devstack.redis_server", "devstack.reconcile"},
     "hiredis": {"edges.ledger"},

@@ -1,0 +1,268 @@
+"""One connection to the provider and the exchange that is on it, if there is one.
+
+Fails as BrokenError (what came is no answer, or the connection ended too soon), LateError (nothing came in time), or as what
+`fail` was given. Only a connection whose request was sent and whose answer came as a whole, without a byte after it, is used
+again; any other is aborted at the end of its exchange, so that nothing of it can reach the next.
+"""
+
+import asyncio
+import math
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final, cast
+
+from sentinel.edges.http.answer import Answer
+from sentinel.edges.http.failures import BrokenError, LateError
+
+# What one connection keeps for a reader that is slower than the other side, and for another side that is slower than we.
+BUFFERED_BYTES_MAX: Final = 65_536
+# Up to here head and body are joined, so that they leave in one piece; above it the copy would cost more than it saves.
+_JOINED_BYTES_MAX: Final = 16_384
+
+
+class Connection(asyncio.Protocol):
+    """Made by a Pool. `idle_until_s` is the loop time up to which it may wait in the pool.
+
+    An exchange is: `ask`, then `answered`, then `read` until b"", then `end`. `on_free` is called where it may be used again,
+    `on_lost` once when it is gone.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_deadline_s",
+        "_error",
+        "_loop",
+        "_on_free",
+        "_on_lost",
+        "_poll",
+        "_reading",
+        "_room",
+        "_timer",
+        "_timer_s",
+        "_transport",
+        "_waiter",
+        "idle_until_s",
+        "lost",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_free: Callable[["Connection", float | None], None],
+        on_lost: Callable[["Connection"], None],
+    ) -> None:
+        self.idle_until_s = 0.0
+        self.lost = False
+        self._loop = loop
+        self._on_free = on_free
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._poll: select.poll | None = None
+        self._answer: Answer | None = None
+        self._error: Exception | None = None
+        self._reading = True
+        # Whoever waits for the answer; and whoever waits for room to send, None where there is room.
+        self._waiter: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._deadline_s = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf
+
+    # ---- an exchange --------------------------------------------------------------------------------------------------------
+
+    def ask(self, head: bytes, body: bytes, *, bodiless: bool = False) -> None:
+        """Send a request, or the head of one whose body follows by `send`. `bodiless`: its answer has none (HEAD)."""
+        assert self._transport is not None
+        assert self._answer is None
+        self._answer = Answer(bodiless=bodiless)
+        if len(body) <= _JOINED_BYTES_MAX:
+            self._transport.write(head + body if body else head)
+        else:
+            self._transport.writelines((head, body))
+
+    async def send(self, *parts: bytes) -> None:
+        """Send more of the request's body; waits until the other side has taken enough of it. Raises BrokenError."""
+        if self._error is None and not self.lost:
+            assert self._transport is not None
+            self._transport.writelines(parts)
+            if self._room is not None:
+                await self._room
+        if self._error is not None or self.lost:
+            raise BrokenError("the connection ended before the request did")
+
+    def expect(self, when_s: float) -> None:
+        """Let whoever waits for the answer wait until the loop's time is `when_s`, and no longer; `math.inf` for ever."""
+        self._deadline_s = when_s
+        if when_s < self._timer_s:
+            # A timer that rings too early is wound up again then: moving it with every arrival would cost more.
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_s = when_s
+            self._timer = self._loop.call_at(when_s, self._ring)
+
+    async def answered(self) -> Answer:
+        """The answer, once its head is here. Raises BrokenError, LateError, or what `fail` was given."""
+        answer = self._answer
+        assert answer is not None
+        while not answer.begun:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        return answer
+
+    async def read(self, idle_s: float, ends_s: float) -> bytes:
+        """What came of the body in one arrival, b"" at its end. Waits `idle_s` at most, and not beyond the loop time `ends_s`.
+
+        Raises like `answered`, after what had arrived before.
+        """
+        answer = self._answer
+        assert answer is not None
+        while True:
+            if arrived := answer.take():
+                if not self._reading and answer.buffered < BUFFERED_BYTES_MAX // 2:
+                    self._resume()
+                return arrived
+            if answer.whole:
+                return b""
+            if self._error is not None:
+                raise self._error
+            now_s = self._loop.time()
+            if now_s >= ends_s:
+                raise LateError
+            self.expect(min(now_s + idle_s, ends_s))
+            await self._wait()
+
+    def fail(self, error: Exception) -> None:
+        """End the exchange by `error`: it is raised to its reader, and the connection is lost."""
+        if self._error is None:
+            self._error = error
+        self.abort()
+        self._wake()
+
+    def end(self, *, sent: bool) -> None:
+        """The exchange is over; `sent` says that its request was sent as a whole. Twice is harmless."""
+        answer, self._answer = self._answer, None
+        if answer is None:
+            return
+        answer.drop()
+        self._deadline_s = math.inf
+        transport = self._transport
+        assert transport is not None
+        fit = sent and answer.whole and answer.keeps and self._error is None
+        if fit and not transport.is_closing() and not transport.get_write_buffer_size():
+            if not self._reading:
+                self._resume()
+            self._on_free(self, answer.keep_s)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once. A close in good order would wait for the other side, for which nobody waits any more."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def quiet(self) -> bool:
+        """Whether nothing has come since the last exchange: no byte and no end, also not one the loop has yet to see."""
+        assert self._transport is not None
+        assert self._poll is not None
+        return not (self.lost or self._transport.is_closing() or self._poll.poll(0))
+
+    def session(self) -> ssl.SSLSession | None:
+        """What a next connection over TLS can resume; None where this one is plain, or the other side gave nothing."""
+        assert self._transport is not None
+        over_tls = self._transport.get_extra_info("ssl_object")
+        return over_tls.session if over_tls is not None else None
+
+    # ---- what the loop calls ------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=BUFFERED_BYTES_MAX)
+        wire = transport.get_extra_info("socket")
+        # uvloop and asyncio both do this by default, and neither promises it.
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._poll = select.poll()
+        self._poll.register(wire.fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        answer = self._answer
+        if answer is None:
+            # Nobody has asked: whatever it is, it must not become the answer to the next request.
+            self.abort()
+            return
+        try:
+            answer.feed(data)
+        except BrokenError as error:
+            self.fail(error)
+            return
+        if answer.begun:
+            self._wake()
+        if answer.buffered > BUFFERED_BYTES_MAX and self._reading:
+            assert self._transport is not None
+            self._reading = False
+            self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """See asyncio.Protocol; the transport closes itself after this."""
+        if self._answer is None:
+            return
+        try:
+            self._answer.end()
+        except BrokenError as error:
+            self._error = self._error or error
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self.lost = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._error = self._error or BrokenError(str(exc or "the connection was closed"))
+        self._wake()
+        self.resume_writing()
+        self._on_lost(self)
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._room = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
+
+    def _resume(self) -> None:
+        assert self._transport is not None
+        self._reading = True
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._timer_s = math.inf
+        if self._waiter is None:
+            # Whoever waits next winds it up again.
+            return
+        if self._loop.time() < self._deadline_s:
+            if self._deadline_s < math.inf:
+                self.expect(self._deadline_s)
+            return
+        self._error = LateError()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
