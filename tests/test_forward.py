@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from sentinel.edges.http import Client
 from sentinel.edges.provider import OpenAI, Patience, Reply
-from sentinel.edges.sessions import open_session
 from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
 from sentinel.protocol.models import Fallbacks
 from sentinel.records import Call, Caller, ChatPrompt, Hold, Origin, Remaining
@@ -26,8 +26,7 @@ async def forward(
     url: str, *, routes: Mapping[str, Patience] | None = None, burst: float = 10.0, connections_max: int = 4
 ) -> AsyncIterator[Forward]:
     """The stage over an edge to `url`."""
-    session = open_session(connect_s=5, idle_s=None, connections_max=0)
-    provider = OpenAI(session, url, "sk-key", connect_s=5, idle_s=10, connections_max=connections_max)
+    provider = OpenAI(Client(url, connect_s=5), "sk-key", idle_s=10, connections_max=connections_max)
     try:
         yield Forward(provider, RetryBudget(burst=burst), PATIENT, routes or {}, Fallbacks(CHAIN))
     finally:

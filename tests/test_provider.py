@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import random
 import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
+from sentinel.edges.http import Client
 from sentinel.edges.provider import OpenAI, Patience, Reply
 from sentinel.edges.provider.upload import Upload
-from sentinel.edges.sessions import open_session
 from sentinel.errors import (
+    BadRequestError,
     BodyTooLargeError,
     ClientGoneError,
     UnknownPathError,
@@ -32,8 +35,7 @@ QUICK = Patience(0.2, 0.2)
 @asynccontextmanager
 async def edge(url: str, *, idle_s: float = 10, connections_max: int = 10) -> AsyncIterator[OpenAI]:
     """The edge to a provider at `url`."""
-    session = open_session(connect_s=5, idle_s=None, connections_max=0)
-    one = OpenAI(session, url, "sk-key", connect_s=5, idle_s=idle_s, connections_max=connections_max)
+    one = OpenAI(Client(url, connect_s=5), "sk-key", idle_s=idle_s, connections_max=connections_max)
     try:
         yield one
     finally:
@@ -231,12 +233,14 @@ async def test_no_path_leaves_the_base_url(path: str) -> None:
 @given(st.text(st.characters(max_codepoint=255), max_size=60), st.binary(max_size=60))
 def test_every_url_is_below_the_base(path: str, query: bytes) -> None:
     """wire.md H8, A11: host, scheme and base path are the deployment's, whatever a client writes."""
-    one = OpenAI(None, "https://api.test:8443/v1", "k", connect_s=1, idle_s=1, connections_max=1)  # type: ignore[arg-type]
+    client = Client("http://api.test:8443/v1", connect_s=1)
+    one = OpenAI(client, "k", idle_s=1, connections_max=1)
     try:
-        url = one._target("GET", f"/{path}", query)
+        target = one._target("GET", f"/{path}", query)
     except UnknownPathError:
         return
-    assert (url.scheme, url.host, url.port, url.user) == ("https", "api.test", 8443, None)
+    url = URL(f"http://{client.host}{target}", encoded=True)
+    assert (url.scheme, url.host, url.port, url.user) == ("http", "api.test", 8443, None)
     assert url.raw_path_qs.startswith("/v1/")
     assert url.raw_path_qs.isprintable()
     assert " " not in url.raw_path_qs
@@ -345,6 +349,58 @@ async def test_an_upload_shorter_than_its_length_is_a_client_that_left() -> None
             await upload(one, Parts([b"abc"], 10))
         async with asyncio.timeout(5):
             await taker.closed.wait()
+
+
+async def test_an_upload_longer_than_its_length_goes_no_further() -> None:
+    """reliability.md A4: what comes after the declared length would be read as the next request of another caller."""
+    async with sink() as taker, edge(taker.url) as one:
+        with pytest.raises(BadRequestError):
+            await upload(one, Parts([b"abc", b"POST / HTTP/1.1\r\n"], 5))
+        async with asyncio.timeout(5):
+            await taker.closed.wait()
+        assert taker.requests == 1
+
+
+async def test_a_body_that_was_not_taken_whole_costs_the_connection() -> None:
+    """reliability.md A4: an answer that comes before its request was read leaves the rest of it on the connection."""
+    async with sink(early=1) as taker, edge(taker.url) as one:
+        body = b"x" * 50_000_000
+        reply = await one.send("POST", "/files", b"", [], body, nothing, PATIENT)
+        assert await read(reply) == b"nope"
+        taker.early = None
+        assert await read(await upload(one, Parts([b"x"], 1))) == b"{}"
+        assert taker.connections == 2
+
+
+async def test_nothing_is_left_of_calls_that_were_given_up() -> None:
+    """reliability.md C3: cancelled anywhere, uploads included, a call leaves no connection, no count and no task behind."""
+    chance = random.Random(11)
+    async with Liar() as liar, edge(liar.url, connections_max=50) as one:
+        for _ in range(20):
+            calls: list[asyncio.Task[bytes]] = []
+            for _ in range(25):
+                calls.append(asyncio.create_task(_answer(one, chance.choice(["well", "stream", "silent", "trickle"]))))
+                calls.append(asyncio.create_task(_answer(one, Parts(_endlessly, None))))
+            for call in calls:
+                for _ in range(chance.randrange(3)):
+                    await asyncio.sleep(0)
+                call.cancel()
+            await asyncio.wait(calls)
+            assert one._connections == 0
+        assert await read(await ask(one, "well")) == HELLO
+        async with asyncio.timeout(5):
+            while one._client._open != set(one._client._idle) or len(asyncio.all_tasks()) > 1 + len(liar._open):
+                await asyncio.sleep(0.001)
+
+
+async def _answer(one: OpenAI, what: str | Parts) -> bytes:
+    return await read(await (ask(one, what) if isinstance(what, str) else upload(one, what)))
+
+
+async def _endlessly() -> AsyncIterator[bytes]:
+    while True:
+        yield ODD
+        await asyncio.sleep(0)
 
 
 async def _until(gate: asyncio.Event, taker: Sink, then: Exception | None = None) -> AsyncIterator[bytes]:

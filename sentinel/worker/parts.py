@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from sentinel.edges.bodies import BodyBudget
+from sentinel.edges.http import Client
 from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger, open_redis
 from sentinel.edges.ledger.gate import Gate
@@ -143,11 +144,8 @@ def usage_page(settings: Settings, auth: Auth, admission: Admission, ledger: Led
 def provider(settings: Settings) -> Provider:
     """The provider that this deployment asks."""
     return PROVIDERS[settings.provider](
-        # Its patience is the request's, so the session has none of its own.
-        open_session(connect_s=settings.upstream_connect_s, idle_s=None, connections_max=0),
-        settings.upstream_url,
+        Client(settings.upstream_url, connect_s=settings.upstream_connect_s),
         settings.upstream_key,
-        connect_s=settings.upstream_connect_s,
         idle_s=settings.upstream_idle_s,
         connections_max=settings.upstream_connections_max,
     )

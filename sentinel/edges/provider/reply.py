@@ -6,11 +6,11 @@ returns to the pool.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Protocol
 
-import aiohttp
-
+from sentinel.edges.http import Answer, BrokenError, Connection, LateError
 from sentinel.edges.provider.upload import Sending
 from sentinel.errors import UpstreamError, UpstreamTimeoutError
 from sentinel.protocol.inflate import Inflater, readable
@@ -74,66 +74,68 @@ class Begun(Through):
         return first or await self._reply.read()
 
 
-def opened(response: aiohttp.ClientResponse, sending: Sending, release: Callable[[], None], idle_s: float) -> Reply:
-    """The reply over a response whose headers are here; `release` is called once when it is closed.
+def opened(
+    connection: Connection, answer: Answer, sending: Sending | None, release: Callable[[], None], idle_s: float, ends_s: float
+) -> Reply:
+    """The reply over an answer whose headers are here; `release` is called once when it is closed.
 
-    An answer in JSON has an end in sight, so it is bounded as a whole; a stream or a download may go on as long as it moves
-    (wire.md O1). JSON and streams are read here, so they are made plain where they came compressed (wire.md H5). Raises
-    UpstreamError, with the response closed, where they came compressed in another way.
+    An answer in JSON has an end in sight, so it is bounded as a whole, by the loop time `ends_s`; a stream or a download may go
+    on as long as it moves (wire.md O1). JSON and streams are read here, so they are made plain where they came compressed
+    (wire.md H5). Raises UpstreamError where they came compressed in another way; the connection is still the caller's then.
     """
-    media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_json = media == "application/json" or media.endswith("+json")
-    connection = response.connection
-    if connection is not None and connection.protocol is not None and not response.content.is_eof():
-        connection.protocol.read_timeout = idle_s
-        connection.protocol.start_timeout()
-    reply = _AiohttpReply(response, sending, release, sending.ends_s if is_json else None)
-    encoded = response.headers.getall("content-encoding", None)
-    codings = _codings(encoded) if encoded and (is_json or media == "text/event-stream") else []
-    if not codings:
-        return reply
-    if len(codings) > 1 or not readable(codings[0]):
-        response.close()
+    media = b""
+    encoded: list[bytes] = []
+    for name, value in answer.headers:
+        # Told by their lengths first: a head has many fields.
+        if len(name) == 12 and not media and name.lower() == b"content-type":
+            media = value.partition(b";")[0].strip().lower()
+        elif len(name) == 16 and name.lower() == b"content-encoding":
+            encoded.append(value)
+    is_json = media == b"application/json" or media.endswith(b"+json")
+    codings = _codings(encoded) if encoded and (is_json or media == b"text/event-stream") else []
+    if codings and (len(codings) > 1 or not readable(codings[0])):
         raise UpstreamError("The provider's answer is compressed in a way nobody asked for.", retry=False)
-    return _Inflated(reply, codings[0])
+    reply = _Answered(connection, answer, sending, release, idle_s, ends_s if is_json else math.inf)
+    return _Inflated(reply, codings[0]) if codings else reply
 
 
-def _codings(lists: list[str]) -> list[bytes]:
-    names = [name.strip().lower().encode("utf-8", "surrogateescape") for value in lists for name in value.split(",")]
+def _codings(lists: list[bytes]) -> list[bytes]:
+    names = [name.strip().lower() for value in lists for name in value.split(b",")]
     return [name for name in names if name not in {b"", b"identity"}]
 
 
-class _AiohttpReply:
-    """A reply over an aiohttp response; `ends_s` is the loop time by which it must be whole, None where there is none."""
+class _Answered:
+    """A reply over an answer that is arriving; `sending` is the upload it answers, if it is one."""
 
-    __slots__ = ("_ends_s", "_release", "_response", "_sending", "headers", "origin", "status")
+    __slots__ = ("_connection", "_ends_s", "_idle_s", "_release", "_sending", "headers", "origin", "status")
 
     def __init__(
-        self, response: aiohttp.ClientResponse, sending: Sending, release: Callable[[], None], ends_s: float | None
+        self,
+        connection: Connection,
+        answer: Answer,
+        sending: Sending | None,
+        release: Callable[[], None],
+        idle_s: float,
+        ends_s: float,
     ) -> None:
-        self._response = response
+        self._connection: Connection | None = connection
         self._sending = sending
-        self._release: Callable[[], None] | None = release
+        self._release = release
+        self._idle_s = idle_s
         self._ends_s = ends_s
-        self.status = response.status
-        self.headers: Headers = response.raw_headers
+        self.status = answer.status
+        self.headers: Headers = answer.headers
         self.origin = Origin()
-        # A request that fails on its way up ends the answer to it.
-        sending.on_failure = response.close
 
     async def read(self) -> bytes:
         """See Reply. What ended the request's own body, if something did, is raised as it is."""
+        if self._connection is None:
+            raise UpstreamError("This answer was closed before it was read to its end.", retry=False)
         try:
-            if self._ends_s is None or self._response.content.is_eof():
-                # Unbounded, or all of it is here: nothing is waited for.
-                return await self._response.content.readany()
-            async with asyncio.timeout_at(self._ends_s):
-                return await self._response.content.readany()
-        except TimeoutError:  # also aiohttp's own
+            return await self._connection.read(self._idle_s, self._ends_s)
+        except LateError:
             raise UpstreamTimeoutError("The provider fell silent in the middle of its answer.") from None
-        except (aiohttp.ClientError, OSError) as error:
-            if self._sending.failure is not None:
-                raise self._sending.failure from None
+        except BrokenError as error:
             raise UpstreamError("The provider broke off in the middle of its answer.", retry=False) from error
 
     async def drain(self, timeout_s: float) -> None:
@@ -144,19 +146,17 @@ class _AiohttpReply:
                     pass
         except (TimeoutError, UpstreamError):
             # The client has its whole answer; only the connection is lost.
-            self._response.close()
+            self.close()
 
     def close(self) -> None:
         """See Reply."""
-        if self._release is None:
+        connection, self._connection = self._connection, None
+        if connection is None:
             return
+        if self._sending is not None:
+            self._sending.stop()
+        connection.end(sent=self._sending is None or self._sending.done)
         self._release()
-        self._release = None
-        self._sending.on_failure = None
-        if self._response.content.at_eof() and self._sending.done:
-            self._response.release()
-        else:
-            self._response.close()
 
 
 class _Inflated(Through):

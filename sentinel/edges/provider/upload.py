@@ -1,18 +1,18 @@
-"""What goes up: a request's body, known or still arriving from the client, and the time the provider has for it.
+"""What goes up: a request's body that is still arriving from the client, and the time the provider has for it.
 
-Fails as what keeps the body from coming fails: the exception of an upload's iterator ends the request, and is kept as it is.
+Fails as what keeps the body from coming fails: the exception of an upload's iterator ends the exchange, and reaches whoever
+waits for its answer as it is.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Final, Protocol
+import math
+from collections.abc import AsyncIterator
+from typing import Protocol
 
 import msgspec
 
-from sentinel.errors import ClientGoneError, UpstreamError
-
-# The slowest that a known body is waited for; a provider that takes less than this does not take the request.
-_UPLOAD_BYTES_PER_S: Final = 65_536
+from sentinel.edges.http import Connection
+from sentinel.errors import BadRequestError, ClientGoneError
 
 
 class Upload(Protocol):
@@ -42,113 +42,69 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 class Sending:
-    """One request on its way up. `deadline` is when its answer is late; it moves as the request does.
+    """One upload on its way up, in a task of its own, over a connection whose head is sent.
 
-    Whoever waits sets it for the connection. While the provider does not take a part of an upload, `idle_s` counts; while the
-    client does not send one, nothing, since that is bounded elsewhere; from its end on, the first byte of the answer.
+    While the provider does not take a part, `idle_s` counts; while the client does not send one, nothing, since that is bounded
+    elsewhere; from its end on, the first byte of the answer. `ends_s` is the loop time by which a JSON answer must be whole.
     """
 
-    __slots__ = (
-        "_body",
-        "_deadline",
-        "_idle_s",
-        "_loop",
-        "_on_sent",
-        "_parts",
-        "_patience",
-        "_sent_bytes",
-        "done",
-        "ends_s",
-        "failure",
-        "on_failure",
-        "sent",
-    )
+    __slots__ = ("_answered", "_body", "_connection", "_idle_s", "_loop", "_patience", "_task", "done", "ends_s")
 
-    def __init__(
-        self,
-        body: bytes | Upload,
-        on_sent: Callable[[], None],
-        deadline: asyncio.Timeout,
-        patience: Patience,
-        idle_s: float,
-    ) -> None:
-        self.sent = False
+    def __init__(self, body: Upload, connection: Connection, patience: Patience, idle_s: float) -> None:
         self.done = False
-        self.ends_s = 0.0
-        self.failure: Exception | None = None
-        self.on_failure: Callable[[], None] | None = None
+        self.ends_s = math.inf
+        self._answered = False
         self._body = body
-        self._parts: AsyncIterator[bytes] | None = None
-        self._sent_bytes = 0
-        self._on_sent = on_sent
-        self._deadline: asyncio.Timeout | None = deadline
-        self._patience = patience
+        self._connection = connection
         self._idle_s = idle_s
         self._loop = asyncio.get_running_loop()
+        self._patience = patience
+        self._task = self._loop.create_task(self._pass_on())
 
-    @property
-    def content(self) -> "bytes | Sending | None":
-        """What the library is to send."""
-        return self._body or None if isinstance(self._body, bytes) else self
-
-    def head_sent(self) -> None:
-        """The head is on its way: from now on the provider may work. Raises UpstreamError where its body is gone.
-
-        The library sends some methods again by itself where a pooled connection turns out to be dead.
-        """
-        if isinstance(self._body, bytes):
-            # The library's own time-out for reading begins when the body is written, which a provider could delay for ever.
-            self._wait_for_answer(len(self._body) / _UPLOAD_BYTES_PER_S)
-            self.done = True
-        elif self._body.consumed:
-            raise UpstreamError("The provider broke off before it answered.", retry=False)
-        else:
-            self._move(None)
-        self.sent = True
-        self._on_sent()
-
-    def stop_waiting(self) -> None:
-        """The headers of the answer are here, or will never be: `deadline` has served."""
-        self._deadline = None
-        if not self.ends_s:
-            # An answer to a request that is still being sent.
+    def answered(self) -> None:
+        """The headers of the answer are here, perhaps to a request that is still being sent."""
+        self._answered = True
+        if not self.done:
             self.ends_s = self._loop.time() + self._patience.total_s
 
-    def __aiter__(self) -> "Sending":
-        return self
+    def stop(self) -> None:
+        """Take no more of the body. Twice is harmless."""
+        self._task.cancel()
 
-    async def __anext__(self) -> bytes:
-        """The next part of an upload; asked for when the provider has taken the one before."""
-        assert not isinstance(self._body, bytes)
-        if self._parts is None:
-            self._parts = aiter(self._body)
-        self._move(None)
+    async def _pass_on(self) -> None:
         try:
-            part = await anext(self._parts)
-        except StopAsyncIteration:
-            if self._body.length is not None and self._sent_bytes < self._body.length:
-                raise self._fail(ClientGoneError()) from None
-            self._wait_for_answer(0)
-            self.done = True
-            raise
+            await self._send_parts()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's, as it is
-            raise self._fail(error) from None
-        self._sent_bytes += len(part)
-        self._move(self._loop.time() + self._idle_s)
-        return part
+            self._connection.fail(error)
+            return
+        self.done = True
+        if not self._answered:
+            # Whether the answer is one that is bounded as a whole is known only when its headers are here.
+            now_s = self._loop.time()
+            self.ends_s = now_s + self._patience.total_s
+            self._expect(now_s + self._patience.first_byte_s)
 
-    def _fail(self, error: Exception) -> Exception:
-        self.failure = error
-        if self.on_failure is not None:
-            self.on_failure()
-        return error
+    async def _send_parts(self) -> None:
+        length = self._body.length
+        sent_bytes = 0
+        async for part in self._body:
+            sent_bytes += len(part)
+            if length is not None and sent_bytes > length:
+                # The rest would be read as another request.
+                raise BadRequestError("The request body is longer than its Content-Length.")
+            if not part:
+                continue
+            self._expect(self._loop.time() + self._idle_s)
+            if length is None:
+                await self._connection.send(b"%x\r\n" % len(part), part, b"\r\n")
+            else:
+                await self._connection.send(part)
+            self._expect(math.inf)
+        if length is None:
+            await self._connection.send(b"0\r\n\r\n")
+        elif sent_bytes < length:
+            raise ClientGoneError
 
-    def _wait_for_answer(self, allowance_s: float) -> None:
-        now_s = self._loop.time() + allowance_s
-        self.ends_s = now_s + self._patience.total_s
-        # Whether the answer is one that is bounded as a whole is known only when its headers are here.
-        self._move(now_s + self._patience.first_byte_s)
-
-    def _move(self, when_s: float | None) -> None:
-        if self._deadline is not None and not self._deadline.expired():
-            self._deadline.reschedule(when_s)
+    def _expect(self, when_s: float) -> None:
+        if not self._answered:
+            self._connection.expect(when_s)
