@@ -281,11 +281,12 @@ class Names:
     def __init__(self, *addresses: str) -> None:
         self.addresses: tuple[str, ...] | None = addresses
         self.asked = 0
+        self.slow_s = 0.0
 
     async def __call__(self, _host: str, port: int, **_rest: object) -> list[tuple[object, ...]]:
         """As loop.getaddrinfo."""
         self.asked += 1
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.slow_s)
         if self.addresses is None:
             raise socket.gaierror("away")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses]
@@ -313,7 +314,7 @@ async def test_each_address_of_a_name_is_tried(first: str) -> None:
             assert await read(first_one) == b"hello"
             several = await asyncio.gather(*(ask(asking) for _ in range(5)))
             assert [await read(each) for each in several] == [b"hello"] * 5
-            assert names.asked == 1
+            assert (names.asked, asking._dialer._addresses) == (1, ["127.0.0.1", "127.0.0.2"])
     for each in (*waiting, full):
         each.close()
 
@@ -337,6 +338,16 @@ async def test_names_are_asked_once_and_old_answers_serve_while_the_resolver_is_
             several = await asyncio.gather(*(ask(one) for _ in range(6)))
             assert names.asked == 3
             assert [await read(each) for each in several] == [b"hello"] * 6
+            names.slow_s = 60
+            several = await asyncio.gather(*(ask(one) for _ in range(7)))
+            assert [await read(each) for each in several] == [b"hello"] * 7
+            one._dialer._addresses = ()
+            names.slow_s = 0.05
+            waiting = [asyncio.create_task(one.connection()) for _ in range(9)]
+            await asyncio.sleep(0.01)
+            one._dialer.close()
+            ended = await asyncio.gather(*waiting, return_exceptions=True)
+            assert sum(isinstance(each, UnreachableError) for each in ended) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Making connections: names to addresses, and the race between the addresses of one name (RFC 8305).
 
-Fails as UnreachableError, also where its time is over. A resolver that fails is forgiven while an older answer of it is known.
+Fails as UnreachableError, also where its time is over. A resolver that fails or is slow is forgiven while an older
+answer of it is known.
 """
 
 import asyncio
@@ -16,6 +17,8 @@ from sentinel.edges.http.failures import UnreachableError
 _NAMES_KEPT_S: Final = 60.0
 # How long one address is tried alone before the next one joins in (RFC 8305 §5).
 _STAGGER_S: Final = 0.25
+# How long a resolver is waited for where an older answer of it is known.
+_RESOLVER_S: Final = 0.5
 
 
 # As `loop.getaddrinfo`.
@@ -80,7 +83,7 @@ class Dialer:
     async def _race(self, addresses: Sequence[str], make: Callable[[], Connection]) -> Connection:
         """The first that is made; each next address joins when the one before has failed, or is slow. Raises like the last."""
         left = list(addresses)
-        racing: set[asyncio.Task[Connection | Exception]] = set()
+        racing: set[asyncio.Task[tuple[str, Connection | Exception]]] = set()
         failure: Exception = OSError("no address")
         try:
             while left or racing:
@@ -88,8 +91,10 @@ class Dialer:
                     racing.add(asyncio.create_task(self._outcome(left.pop(0), make)))
                 wait_s = _STAGGER_S if left else None
                 done, racing = await asyncio.wait(racing, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-                for outcome in [task.result() for task in done]:
+                for address, outcome in [task.result() for task in done]:
                     if isinstance(outcome, Connection):
+                        # Whoever comes next need not find out again which of them answers.
+                        self._addresses = [address, *(one for one in self._addresses if one != address)]
                         return outcome
                     failure = outcome
         finally:
@@ -97,20 +102,21 @@ class Dialer:
                 task.cancel()
         raise failure
 
-    async def _outcome(self, address: str, make: Callable[[], Connection]) -> Connection | Exception:
+    async def _outcome(self, address: str, make: Callable[[], Connection]) -> tuple[str, Connection | Exception]:
         try:
-            return await self._try(address, make)
+            return address, await self._try(address, make)
         except OSError as error:
-            return error
+            return address, error
 
     async def _resolved(self) -> Sequence[str]:
         """The addresses of the host, kept for a minute. Raises OSError or UnicodeError. One look-up serves all who wait."""
         if asyncio.get_running_loop().time() >= self._known_until_s:
             if self._lookup is None or self._lookup.done():
                 self._lookup = asyncio.create_task(self._look_up())
-            failed = await asyncio.shield(self._lookup)
-            if failed is not None and not self._addresses:
-                raise failed
+            await asyncio.wait([self._lookup], timeout=_RESOLVER_S if self._addresses else None)
+            if not self._addresses:
+                failed = None if self._lookup.cancelled() else self._lookup.result()
+                raise failed or OSError("a name without an address")
         return self._addresses
 
     async def _look_up(self) -> Exception | None:
