@@ -417,7 +417,8 @@ async def test_only_what_is_listed_goes_up(door: Door) -> None:
         "accept": "application/json",
         "user-agent": "OpenAI/Python 3.52.0",
         "openai-beta": "assistants=v2",
-        "idempotency-key": "k-1",
+        # Made the caller's own: the account is shared.
+        "idempotency-key": asked.header("idempotency-key"),
         "x-client-request-id": "c-1",
         "x-stainless-lang": "python",
         "http-referer": "https://app.test",
@@ -427,6 +428,7 @@ async def test_only_what_is_listed_goes_up(door: Door) -> None:
         "x-request-id": answer.header("x-request-id"),
         "content-length": str(len(BODY)),
     }
+    assert len(asked.header("idempotency-key") or "") == 64
     assert len(asked.headers) == len(dict(asked.headers))
     assert door.token not in str(asked.headers)
 
