@@ -1,1 +1,1 @@
-"""Measurements. Nothing here asserts a time: each prints what it saw, beside the machine it saw it on."""
+"""Measurements of Sentinel's parts (bench/README.md). Nothing here asserts a time."""

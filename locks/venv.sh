@@ -1,4 +1,4 @@
-# Sourced by run_dev.sh and run_tests.sh: makes .venv for a lock, and does nothing when it is there already.
+# Sourced by run_dev.sh, run_tests.sh and run_bench.sh: makes .venv for a lock, and does nothing when it is there already.
 # An installation that was interrupted leaves .venv/.incomplete behind, and is made anew at the next start.
 # PYTHON names the interpreter, where the one that is found is not the one that is wanted.
 
@@ -51,7 +51,7 @@ print(sys.argv[1], hashlib.sha256(b"\0".join([*parts, os.getcwd().encode(), sys.
 END
 }
 
-# prepare dev|test: .venv with that lock and this source tree. The test set holds the dev set.
+# prepare dev|test|bench: .venv with that lock and this source tree. The bench set holds the test set, and that the dev set.
 prepare() {
     local set="$1" python
     if [ ! -e .venv ] || ! venv_fits; then
@@ -78,6 +78,7 @@ prepare() {
         return 1
     fi
     fingerprint "$set" >.venv/.installed
-    if [ "$set" = test ]; then fingerprint dev >>.venv/.installed; fi
+    if [ "$set" = bench ]; then fingerprint test >>.venv/.installed; fi
+    if [ "$set" != dev ]; then fingerprint dev >>.venv/.installed; fi
     rm -f .venv/.incomplete
 }
