@@ -2,10 +2,11 @@
 
 A request is answered with one fixed completion. Its header `x-title`, which Sentinel passes on, may ask for something else:
 `events=200 gap_ms=50` (a stream of that many events, one every so often, each with the time it was sent at in ns as `at`) or
-`hang` (no answer at all). Words of the header beside that say nothing.
+`hang` (no answer at all). What hangs is not counted as served, nor is what has the word `odd` beside its wish, or no
+`x-request-id`, so that it did not come through Sentinel.
 
 `GET /served` tells what was served, as JSON: `requests` and tokens that have been served whole, `broken` streams (whose client
-left), and how many request ids came `twice`. What hangs is not counted.
+left), and how many request ids came `twice`.
 """
 
 import asyncio
@@ -52,7 +53,7 @@ class Served:
 
     def began(self, request_id: bytes) -> None:
         """A request came, under Sentinel's id."""
-        if request_id and request_id in self._ids:
+        if request_id in self._ids:
             self.twice += 1
         self._ids.add(request_id)
 
@@ -81,13 +82,15 @@ class Provider(Connection):
         wish = header(head, b"x-title:")
         if b"hang" in wish:
             return
-        self._served.began(header(head, b"x-request-id:"))
+        request_id = header(head, b"x-request-id:")
+        served = self._served if request_id and b"odd" not in wish else Served()
+        served.began(request_id)
         if b"events=" in wish:
             wishes = dict(word.split(b"=", 1) for word in wish.split() if b"=" in word)
-            _Stream(self, self._served, int(wishes[b"events"]), float(wishes.get(b"gap_ms", b"0")) / 1000)
+            _Stream(self, served, int(wishes[b"events"]), float(wishes.get(b"gap_ms", b"0")) / 1000)
         else:
             self.write(ANSWER)
-            self._served.ended(OUTPUT_TOKENS)
+            served.ended(OUTPUT_TOKENS)
 
 
 class _Stream:
