@@ -14,16 +14,17 @@ _LEFT: Final = 70
 _RIGHT: Final = 20
 _TOP: Final = 40
 _BOTTOM: Final = 50
+_LEAST: Final = 1e-6
 _COLOURS: Final = ("#1f6feb", "#d1242f", "#2da44e", "#8250df", "#bf8700", "#57606a", "#0a3069", "#953800")
 
 
 class _Axis:
-    """A scale from figures to pixels, of powers of ten or even steps; figures at or below zero lie at its start where it has
-    powers."""
+    """A scale from figures to pixels, of powers of ten or even steps; figures below a millionth lie at its start where it
+    has powers."""
 
     def __init__(self, figures: Sequence[float], start_px: float, end_px: float, *, powers: bool) -> None:
         self._powers = powers
-        positive = [figure for figure in figures if figure > 0] or [1.0]
+        positive = [figure for figure in figures if figure > _LEAST] or [1.0]
         self._low = 10 ** math.floor(math.log10(min(positive))) if powers else 0.0
         self._high = 10 ** math.ceil(math.log10(max(positive))) if powers else max(positive) * 1.05
         if self._high <= self._low:
