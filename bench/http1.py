@@ -19,6 +19,8 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._buffer = bytearray()
         self.transport: asyncio.Transport | None = None
+        self.paused = False
+        self.on_resume: Callable[[], None] | None = None
 
     def asked(self, head: bytes, body: bytes) -> None:
         """One request: its head as it came, with the request line, and its body."""
@@ -29,6 +31,15 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self.on_resume is not None:
+            self.on_resume()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

@@ -86,7 +86,7 @@ class InProcess:
             child, url = await start_stand_in(name, self._directory)
             self._children.append(child)
             urls.append(url)
-        os.environ.update(everything_on(self._redis.url, *urls, self._directory))
+        os.environ.update(everything_on(self._redis.url, urls[0], urls[1], self._directory))
         self._lifespan = asyncio.ensure_future(self._app({"type": "lifespan"}, self._inbox.get, self._outbox.put))
         await self._tell("startup")
 

@@ -56,8 +56,8 @@ def redis_version() -> str:
 
 
 def commit() -> str:
-    """The commit of the source, with a mark where it was changed since."""
-    name = _said("git", "-C", str(_ROOT), "rev-parse", "--short=12", "HEAD").strip() or "unknown"
+    """The last commit that changed Sentinel itself, with a mark where it was changed since."""
+    name = _said("git", "-C", str(_ROOT), "log", "-1", "--format=%h", "--abbrev=12", "--", "sentinel").strip() or "unknown"
     changed = _said("git", "-C", str(_ROOT), "status", "--porcelain", "--untracked-files=no", "--", "sentinel").strip()
     return f"{name}, changed" if changed else name
 

@@ -94,7 +94,7 @@ class Provider(Connection):
 
 
 class _Stream:
-    """One paced stream: its events go out by the clock, however late the last one was."""
+    """One paced stream: its events go out by the clock, however late the last one was, unless nobody reads them."""
 
     def __init__(self, connection: Provider, served: Served, events: int, gap_s: float) -> None:
         self._connection = connection
@@ -105,10 +105,15 @@ class _Stream:
         self._begun_s = self._loop.time()
         self._sent = 0
         connection.write(_STREAM_HEAD)
+        self._held = False
+        connection.on_resume = self._go_on
         self._step()
 
     def _step(self) -> None:
         while self._connection.transport is not None:
+            if self._connection.paused:
+                self._held = True
+                return
             if self._sent == self._events:
                 self._end()
                 return
@@ -119,7 +124,13 @@ class _Stream:
                 return
         self._served.broken += 1
 
+    def _go_on(self) -> None:
+        if self._held:
+            self._held = False
+            self._step()
+
     def _end(self) -> None:
+        self._connection.on_resume = None
         self._connection.write(chunk(ending(self._events)) + b"0\r\n\r\n")
         self._served.ended(self._events)
 

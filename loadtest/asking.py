@@ -65,7 +65,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, asking: Asking, number: int, gap_s: float) -> None:
         self._asking = asking
         self._gap_s = gap_s
-        self._due_s = asyncio.get_running_loop().time() + gap_s * (number % 97) / 97 if gap_s else 0.0
+        # Spread over one gap, so that they do not all ask at once.
+        self._due_s = time.monotonic() + gap_s * (number % 16) / 16
         self._buffer = bytearray()
         self._begun_s = 0.0
         self._transport: asyncio.Transport | None = None
@@ -85,8 +86,7 @@ class _Connection(asyncio.Protocol):
         self._buffer += data
         if not whole(self._buffer):
             return
-        now_s = asyncio.get_running_loop().time() if self._gap_s else time.perf_counter()
-        self._asking.answered(int(self._buffer[9:12]), now_s - self._begun_s)
+        self._asking.answered(int(self._buffer[9:12]), time.monotonic() - self._begun_s)
         self._buffer.clear()
         self._next()
 
@@ -95,13 +95,19 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
         elif self._gap_s:
             self._due_s += self._gap_s
-            asyncio.get_running_loop().call_at(self._due_s, self._send)
+            now_s = time.monotonic()  # the loop's own clock is in whole ms
+            # What waited for the answer before it was late from when it was due; what only the timer (of whole ms) sends
+            # late or early, was not.
+            if self._due_s <= now_s:
+                self._send(self._due_s)
+            else:
+                asyncio.get_running_loop().call_later(self._due_s - now_s, self._send)
         else:
             self._send()
 
-    def _send(self) -> None:
+    def _send(self, due_s: float = 0.0) -> None:
         if self._transport is not None:
-            self._begun_s = self._due_s if self._gap_s else time.perf_counter()
+            self._begun_s = due_s or time.monotonic()
             self._transport.write(self._asking.request())
 
 

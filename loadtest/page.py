@@ -12,7 +12,7 @@ from loadtest import plots
 _PLOTS: Final = {
     "connections": ("Plain completions", "connections", "requests/s", True),
     "half_load": ("Latency at half load", "ms", "share of requests", False),
-    "streams": ("How late events come", "ms", "share of events", False),
+    "streams": ("How late events come, of the most streams", "ms", "share of events", False),
     "bodies": ("Cost by size of the request", "KiB", "CPU µs/request", True),
     "callers": ("Cost by number of callers", "callers", "CPU µs/request", False),
 }

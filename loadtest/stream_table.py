@@ -16,8 +16,8 @@ async def streams(rig: Rig, profile: Profile) -> Table:
     table = Table(
         "streams",
         "Streams",
-        f"{profile.events_per_s} events a second over all streams together, each a read of its own. Added: from the moment the "
-        "provider sent it until the client had it, less nothing. Memory is what the worker had more than before.",
+        f"{profile.events_per_s} events a second over all streams together, each a read of its own. The times are from when "
+        "the provider sent one until the client had it. Memory is what the worker had more than before.",
         ["streams", "target", "events/s", "CPU µs/event", "first p50 ms", "first p99 ms", "p50 ms", "p99 ms", "KiB/stream"],
     )
     for count in profile.streams:
@@ -64,8 +64,8 @@ def _tell(table: Table, count: int, target: Target, seen: dict[str, Any]) -> Non
             kib if measured and count >= 100 else "",
         ]
     )
-    table.curves[f"{target.name}, {count} streams"] = delays.bars()
-    # The last, largest number of streams is what the targets are about.
+    # The last, largest number of streams is what the targets and the plot are about.
+    table.curves[target.name] = delays.bars()
     table.figures |= {
         f"cpu {target.name}": cpu_us,
         f"first p99 {target.name}": first.percentile_ms(99),
