@@ -19,13 +19,18 @@ def describe() -> dict[str, str]:
     return {
         "cpu": cpu_model(),
         "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
-        "load": " ".join(f"{load:.2f}" for load in os.getloadavg()),
+        "load": load(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         **{name: library(name) for name in _LIBRARIES},
         "redis-server": redis_version(),
         "commit": commit(),
     }
+
+
+def load() -> str:
+    """How many threads wanted to run, over the last 1, 5 and 15 minutes."""
+    return " ".join(f"{threads:.2f}" for threads in os.getloadavg())
 
 
 def cpu_model() -> str:

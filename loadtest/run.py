@@ -123,6 +123,7 @@ def main() -> int:
         print(f"loadtest: {error}", file=sys.stderr)
         return 2
     described["took"] = f"{time.monotonic() - begun_s:.0f} s, until {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
+    described["load after"] = machine.load()
     run = {
         "profile": chosen.profile,
         "notes": notes,

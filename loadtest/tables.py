@@ -187,7 +187,7 @@ async def beside(rig: Rig, profile: Profile) -> Table:
         "beside",
         "Beside others who do not behave",
         f"{_OTHERS_CONNECTIONS} connections with plain completions, alone and beside so many others.",
-        ["beside", "requests/s", "p50 ms", "p99 ms", "p99.9 ms"],
+        ["beside", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU µs/request", "core %"],
     )
     kinds = {"hanging": profile.hanging, "unread": profile.unread, "idle": profile.idle}
     words = {"hanging": "requests whose provider hangs", "unread": "streams nobody reads", "idle": "idle connections"}
@@ -203,5 +203,6 @@ async def beside(rig: Rig, profile: Profile) -> Table:
             await client.finished(odd)
         row = f"{count} {words[kind]}" if kind else "nobody"
         table.failed(row, seen)
-        table.rows.append([row, seen["rate"], seen["ms"]["p50"], seen["ms"]["p99"], seen["ms"]["p99.9"]])
+        ms = seen["ms"]
+        table.rows.append([row, seen["rate"], ms["p50"], ms["p99"], ms["p99.9"], seen["cpu_us"], seen["busy"]])
     return table
