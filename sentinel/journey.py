@@ -108,10 +108,11 @@ class Journey:
             outcome = _unanswered(error, sent=lease.sent)
             raise
         finally:
-            end = self._end(passage, hold, call, outcome, origin)
-            if opening is not None:
-                end = self._end_abandoned(passage, opening, hold, call, outcome)
-            task = asyncio.create_task(end)
+            task = asyncio.create_task(
+                self._end(passage, hold, call, outcome, origin)
+                if opening is None
+                else self._end_abandoned(passage, opening, hold, call, outcome)
+            )
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 

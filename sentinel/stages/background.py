@@ -162,6 +162,8 @@ class Background:
                         task.add_done_callback(self._adopted.discard)
             except LedgerUnavailableError:
                 _log.debug("unfinished work cannot be listed")
+            except Exception as error:  # noqa: BLE001 - a defect met with one record must not end the search for all others
+                _log.error("defect", exception=error)
 
     async def _adopt(self, work: Work) -> None:
         """Follow `work` of a worker that is gone, and settle it: the truth corrects what its ended lease was charged."""
