@@ -20,9 +20,11 @@ from sentinel.protocol.trace import Trace
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# After an answer that came before the end of the request: what is still on its way is read and dropped, up to these.
-_LINGER_S: Final = 5.0
-_LINGER_BYTES_MAX: Final = 64 * 2**20
+# After an answer that came before the end of the request: what is still on its way is read and dropped, in all for so long,
+# and for so long after its last part. Bounded by time alone: a client that writes without ever looking up would be reset at
+# any bound of bytes, and one that means ill can as well send them over the next connection.
+_LINGER_S: Final = 30.0
+_LINGER_IDLE_S: Final = 5.0
 # Named by us, since the server would else name itself and its version (reliability.md A17).
 _SERVER: Final = (b"server", b"sentinel")
 
@@ -191,14 +193,15 @@ class Exchange:
         """
         if self._body_read or self.status == BodyTimeoutError.status or self.header(b"expect") or not self._has_body():
             return
-        left = _LINGER_BYTES_MAX
+        now = asyncio.get_running_loop().time
+        end_s = now() + _LINGER_S
         try:
-            async with _Guard(self), asyncio.timeout(_LINGER_S):
-                while left > 0:
+            async with _Guard(self), asyncio.timeout(_LINGER_IDLE_S) as limit:
+                while True:
                     message = await self._receive()
                     if message["type"] == "http.disconnect" or not message.get("more_body", False):
                         return
-                    left -= len(message.get("body", b""))
+                    limit.reschedule(min(end_s, now() + _LINGER_IDLE_S))
         except (TimeoutError, SentinelError, ClientGoneError):
             # The answer is out; all that is lost is the connection.
             return

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import random
+import socket
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -132,6 +133,23 @@ async def test_an_upload_over_the_bound_is_413(stack: Stack, user: User) -> None
     status, answer = await upload(stack, user, Content(LARGE_BYTES + 2 * 2**20), chunked=False)
     assert status == 413
     assert answer["error"]["code"] == "request_too_large"  # type: ignore[index]
+
+
+async def test_a_refusal_reaches_a_client_that_writes_it_all_before_it_reads(stack: Stack, user: User) -> None:
+    """wire.md H18: the connection stays open until the refused upload has ended, however large it is."""
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {user.token}\r\n"
+        f"content-type: multipart/form-data; boundary={BOUNDARY}\r\ncontent-length: {2 * LARGE_BYTES}\r\n\r\n"
+    )
+
+    def write_then_read() -> bytes:
+        with socket.create_connection(("127.0.0.1", stack.port), timeout=30) as client:
+            client.sendall(head.encode())
+            for _ in range(2 * LARGE_BYTES // PART_BYTES):
+                client.sendall(bytes(PART_BYTES))
+            return client.recv(2**16)
+
+    assert (await asyncio.to_thread(write_then_read)).startswith(b"HTTP/1.1 413 ")
 
 
 async def test_an_early_refusal_ends_the_upload(stack: Stack, user: User) -> None:
