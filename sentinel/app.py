@@ -132,6 +132,7 @@ class _Answering:
         if exchange.method not in {"GET", "HEAD"}:
             raise wire.wrong_method(exchange.method, path, "GET, HEAD")
         if path == "/metrics":
+            metrics.hand_over()
             page = metrics_page.render()
             await self._write(200, [(b"content-type", metrics_page.CONTENT_TYPE)], page)
         elif path == "/health/live":

@@ -8,7 +8,7 @@ import itertools
 import secrets
 from typing import Final
 
-from sentinel import vocab
+from sentinel import metrics, vocab
 from sentinel.edges.exchange import Exchange
 from sentinel.errors import ClientGoneError, DrainingError
 from sentinel.journey import Journey
@@ -30,6 +30,8 @@ from sentinel.worker import parts
 _log: Final = Log("worker")
 # Between the end of open requests and that of their edges: time for the last event of each.
 _LAST_WORDS_S: Final = 1.0
+# How often metrics are handed over: how late another worker's page may show them, and what a kill can lose of them.
+_HAND_OVER_S: Final = 0.25
 
 
 class Worker:
@@ -40,7 +42,7 @@ class Worker:
         self.cors = Cors(origins(settings.cors_origins))
         self._drain_s = settings.drain_s
         self._downstream_idle_s = settings.downstream_idle_s
-        self._watch: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[None] | None = None
         self._boot = secrets.token_hex(8)
         self._sequence = itertools.count(1)
@@ -89,7 +91,7 @@ class Worker:
         self._recovery.open()
         self._reporting.open()
         self._background.open()
-        self._watch = asyncio.create_task(self._watch_writers())
+        self._beside = [asyncio.create_task(self._watch_writers()), asyncio.create_task(self._hand_over())]
         _log.info("worker open", boot=self._boot)
 
     def request_id(self) -> str:
@@ -121,8 +123,8 @@ class Worker:
 
     async def _close(self) -> None:
         self._end_open()
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in self._beside:
+            task.cancel()
         self._read_on.close()
         await self._background.close()
         await self.journey.settled()
@@ -136,6 +138,7 @@ class Worker:
         await self._zion.close()
         self._journal.close()
         await self._ledger.close()
+        metrics.hand_over()
         _log.info("worker closed", boot=self._boot)
 
     def _end(self) -> None:
@@ -155,6 +158,11 @@ class Worker:
                 if since_s is not None and loop.time() - since_s > self._downstream_idle_s:
                     _log.warning("client does not read", request_id=exchange.request_id)
                     exchange.interrupt(ClientGoneError())
+
+    async def _hand_over(self) -> None:
+        while True:
+            await asyncio.sleep(_HAND_OVER_S)
+            metrics.hand_over()
 
     def _end_open(self) -> None:
         for exchange in list(self._exchanges):

@@ -1,0 +1,50 @@
+"""What is counted in memory reaches prometheus-client whole, and once."""
+
+import prometheus_client
+import pytest
+
+from sentinel.metrics.tallies import Count, Labelled, Level, Spread, hand_over
+
+
+def test_counts_and_levels_arrive_once() -> None:
+    """A count is handed over as it grew, a level as it is; a second handing-over adds nothing."""
+    page = prometheus_client.CollectorRegistry()
+    counts = Labelled(prometheus_client.Counter("seen", "Seen.", ["kind"], registry=page), Count)
+    level = Level(prometheus_client.Gauge("open", "Open.", registry=page))
+    counts.labels("a").inc()
+    counts.labels("a").inc(2)
+    level.inc()
+    level.inc()
+    level.dec()
+    assert page.get_sample_value("seen_total", {"kind": "a"}) == 0
+    for _ in range(2):
+        hand_over()
+        assert page.get_sample_value("seen_total", {"kind": "a"}) == 3
+        assert page.get_sample_value("open") == 1
+    level.set(7)
+    hand_over()
+    assert page.get_sample_value("open") == 7
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_spread_shows_what_the_librarys_own_would(times: int) -> None:
+    """The buckets, the count and the sum are those of a histogram that was given every value itself."""
+    ours, theirs = prometheus_client.CollectorRegistry(), prometheus_client.CollectorRegistry()
+    bounds = (0.5, 1, 5)
+    spread = Spread(prometheus_client.Histogram("size", "Size.", buckets=bounds, registry=ours), bounds)
+    wanted = prometheus_client.Histogram("size", "Size.", buckets=bounds, registry=theirs)
+    for _ in range(times):
+        for value in (0, 0.5, 0.75, 1, 1.5, 5, 6, 1e9):
+            spread.observe(value)
+            wanted.observe(value)
+        hand_over()
+    samples = [
+        [
+            (sample.name, sample.labels, sample.value)
+            for family in page.collect()
+            for sample in family.samples
+            if "created" not in sample.name
+        ]
+        for page in (ours, theirs)
+    ]
+    assert samples[0] == samples[1]
