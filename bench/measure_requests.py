@@ -7,6 +7,7 @@ import pytest
 
 from bench.in_process import token_of
 from sentinel.protocol import headers, routes, wire
+from sentinel.protocol.fields import Fields
 from sentinel.protocol.wire import read_call
 from sentinel.records import Caller, ChatPrompt, Hold, Reads, Remaining, Route, TextPrompt
 
@@ -71,9 +72,10 @@ def measure_headers_up(benchmark):
     """Framing, credential, and what goes to the provider."""
 
     def up():
-        headers.check_framing(_REQUEST)
-        headers.bearer_token(_REQUEST)
-        return headers.upstream(_REQUEST, request_id="req_0123456789abcdef_1", key="sk-bench")
+        fields = Fields(_REQUEST)
+        headers.check_framing(fields)
+        headers.bearer_token(fields)
+        return headers.upstream(fields, request_id="req_0123456789abcdef_1", key="sk-bench")
 
     assert benchmark(up)
 

@@ -82,7 +82,7 @@ class Journey:
         passage = _Passage(exchange, match, lease, partial(self._owners.keep, caller), begun_s)
         opening: asyncio.Task[Reply] | None = None
         try:
-            async with exchange.connected():
+            with exchange.connected():
                 sent_s = time.perf_counter()
                 metrics.OVERHEAD.labels(call.route).observe(sent_s - begun_s)
                 if call.lasts:

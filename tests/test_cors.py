@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel.protocol.cors import EXPOSED, Cors
+from sentinel.protocol.fields import Fields
 from sentinel.settings import SettingsError, read
 from sentinel.settings.origins import origins
 
@@ -25,13 +26,13 @@ def preflight(origin: bytes, *asked: bytes) -> list[tuple[bytes, bytes]]:
 def test_off_is_silent() -> None:
     """H16: without the setting nothing of CORS is ever said."""
     cors = Cors(origins(""))
-    assert cors.answer([(b"origin", APP)]) == ()
-    assert cors.preflight(preflight(APP)) is None
+    assert cors.answer(Fields([(b"origin", APP)])) == ()
+    assert cors.preflight(Fields(preflight(APP))) is None
 
 
 def test_a_named_origin_may_read() -> None:
     """H16: its own name comes back, with what it may read, and caches are told that the answer depends on it."""
-    answer = dict(Cors({APP.decode()}).answer([(b"origin", APP)]))
+    answer = dict(Cors({APP.decode()}).answer(Fields([(b"origin", APP)])))
     assert answer[b"access-control-allow-origin"] == APP
     assert answer[b"vary"] == b"Origin"
     exposed = answer[b"access-control-expose-headers"].decode().split(", ")
@@ -49,27 +50,27 @@ def test_a_named_origin_may_read() -> None:
 def test_an_unknown_origin_gets_nothing(origin: bytes) -> None:
     """H16: exact or not at all; caches are still told that it depends."""
     cors = Cors({APP.decode()})
-    assert cors.answer([(b"origin", origin)]) == ((b"vary", b"Origin"),)
-    assert cors.preflight(preflight(origin)) is None
+    assert cors.answer(Fields([(b"origin", origin)])) == ((b"vary", b"Origin"),)
+    assert cors.preflight(Fields(preflight(origin))) is None
 
 
 def test_two_origins_are_none() -> None:
     """H16: which of two would be meant nobody knows."""
-    assert dict(Cors({APP.decode()}).answer([(b"origin", APP), (b"origin", OTHER)])) == {b"vary": b"Origin"}
+    assert dict(Cors({APP.decode()}).answer(Fields([(b"origin", APP), (b"origin", OTHER)]))) == {b"vary": b"Origin"}
 
 
 def test_any_origin() -> None:
     """H16: `*` answers every origin with `*`, which depends on nothing."""
     cors = Cors({"*"})
-    assert dict(cors.answer([(b"origin", OTHER)]))[b"access-control-allow-origin"] == b"*"
-    assert b"vary" not in dict(cors.answer([(b"origin", OTHER)]))
-    assert cors.answer([]) == ()
+    assert dict(cors.answer(Fields([(b"origin", OTHER)])))[b"access-control-allow-origin"] == b"*"
+    assert b"vary" not in dict(cors.answer(Fields([(b"origin", OTHER)])))
+    assert cors.answer(Fields([])) == ()
 
 
 def test_a_preflight_is_granted_what_a_client_needs() -> None:
     """H16: of the names it asks for, those a client of OpenAI sends; others are left out, so that the browser refuses."""
     asked = b"authorization, Content-Type,openai-beta , x-stainless-os,cookie, x-evil, openai-, x-stainless-\xff"
-    granted = dict(Cors({APP.decode()}).preflight(preflight(APP, asked, b"x-stainless-lang")) or [])
+    granted = dict(Cors({APP.decode()}).preflight(Fields(preflight(APP, asked, b"x-stainless-lang"))) or [])
     assert (
         granted[b"access-control-allow-headers"]
         == b"authorization, content-type, openai-beta, x-stainless-os, x-stainless-lang"
@@ -81,13 +82,13 @@ def test_a_preflight_is_granted_what_a_client_needs() -> None:
 
 def test_a_plain_options_is_no_preflight() -> None:
     """H16: without a method to ask for it is an ordinary request, and has its ordinary answer."""
-    assert Cors({"*"}).preflight([(b"origin", APP)]) is None
+    assert Cors({"*"}).preflight(Fields([(b"origin", APP)])) is None
 
 
 @given(st.lists(st.binary(max_size=40), max_size=4))
 def test_any_names(asked: list[bytes]) -> None:
     """H16, G10: whatever is asked for, what comes back is a list of plain names."""
-    for _, value in Cors({"*"}).preflight(preflight(APP, *asked)) or []:
+    for _, value in Cors({"*"}).preflight(Fields(preflight(APP, *asked))) or []:
         assert re.fullmatch(rb"[A-Za-z0-9, -]+", value)
 
 

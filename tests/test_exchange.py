@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentinel.edges import exchange as exchange_module
 from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
 from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, DrainingError, OverloadedError
+from tests.support.looking import looked_after
 
 AMPLE = BodyBudget(2**40)
+CHUNKED = (b"transfer-encoding", b"chunked")
 DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -25,6 +28,7 @@ class Line:
             self.incoming.put_nowait(message)
 
     def exchange(self, *headers: tuple[bytes, bytes], method: str = "POST") -> Exchange:
+        headers = headers or (CHUNKED,)
         scope = {"method": method, "path": "/x", "raw_path": b"/x", "query_string": b"", "headers": headers}
         return Exchange(scope, self.incoming.get, self._send, "req_1")
 
@@ -63,8 +67,10 @@ async def test_counted_bytes_over_the_bound_are_refused() -> None:
 
 async def test_a_slow_body_is_given_up() -> None:
     """wire.md H13: a body that does not arrive within its deadline is a 408."""
-    with pytest.raises(BodyTimeoutError):
-        await Line({"type": "http.request", "body": b"x", "more_body": True}).exchange().read_body(1000, 0.01, AMPLE)
+    exchange = Line({"type": "http.request", "body": b"x", "more_body": True}).exchange()
+    async with looked_after(exchange):
+        with pytest.raises(BodyTimeoutError):
+            await exchange.read_body(1000, 0.01, AMPLE)
 
 
 async def test_a_declared_body_takes_its_room_before_a_byte_is_read() -> None:
@@ -117,15 +123,14 @@ async def test_a_guarded_section_ends_when_the_client_leaves() -> None:
     exchange = line.exchange()
     await exchange.read_body(10, 1, AMPLE)
     reached = False
-    with pytest.raises(ClientGoneError):
-        async with exchange.connected():
+    async with looked_after(exchange):
+        with pytest.raises(ClientGoneError), exchange.connected():
             line.incoming.put_nowait(DISCONNECT)
             await asyncio.Event().wait()
             reached = True
     assert not reached
-    with pytest.raises(ClientGoneError):
-        async with exchange.connected():
-            reached = True
+    with pytest.raises(ClientGoneError), exchange.connected():
+        reached = True
     assert not reached
 
 
@@ -134,15 +139,14 @@ async def test_a_section_that_ends_in_time_is_left_alone() -> None:
     line = Line(*parts(b""))
     exchange = line.exchange()
     await exchange.read_body(10, 1, AMPLE)
-    async with exchange.connected():
+    with exchange.connected():
         value = 1
     line.incoming.put_nowait(DISCONNECT)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    async with looked_after(exchange):
+        await asyncio.sleep(0.01)
     assert value == 1
-    with pytest.raises(ClientGoneError):
-        async with exchange.connected():
-            value = 2
+    with pytest.raises(ClientGoneError), exchange.connected():
+        value = 2
     exchange.close()
 
 
@@ -153,9 +157,8 @@ async def test_an_interruption_carries_its_reason() -> None:
     await exchange.read_body(10, 1, AMPLE)
     asyncio.get_running_loop().call_soon(exchange.interrupt, DrainingError("now"))
     asyncio.get_running_loop().call_soon(exchange.interrupt, ClientGoneError())
-    with pytest.raises(DrainingError):
-        async with exchange.connected():
-            await asyncio.Event().wait()
+    with pytest.raises(DrainingError), exchange.connected():
+        await asyncio.Event().wait()
     exchange.close()
 
 
@@ -166,7 +169,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     await exchange.read_body(10, 1, AMPLE)
 
     async def section() -> None:
-        async with exchange.connected():
+        with exchange.connected():
             await asyncio.Event().wait()
 
     task = asyncio.create_task(section())
@@ -226,7 +229,7 @@ async def test_an_early_answer_lets_the_client_finish() -> None:
         (408, [(b"content-length", b"20")]),
         (413, [(b"content-length", b"20"), (b"expect", b"100-continue")]),
         (404, [(b"content-length", b"0")]),
-        (404, []),
+        (404, [(b"host", b"a")]),
     ],
 )
 async def test_nobody_lingers_for_nothing(status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -239,18 +242,36 @@ async def test_nobody_lingers_for_nothing(status: int, headers: list[tuple[bytes
     assert line.incoming.qsize() == 1
 
 
-async def test_lingering_is_bounded() -> None:
-    """reliability.md A5, A9: no more than 64 MiB are read of a body nobody wants, and a drain ends it."""
+@pytest.mark.parametrize("bound", ["_LINGER_IDLE_S", "_LINGER_S"])
+async def test_lingering_is_bounded(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """reliability.md A5: a body nobody wants is read however large it is, but neither after a long pause nor for ever."""
+    monkeypatch.setattr(exchange_module, bound, 0.05)
     line = Line()
     for _ in range(70):
         line.incoming.put_nowait({"type": "http.request", "body": b"x" * 2**20, "more_body": True})
     exchange = line.exchange((b"transfer-encoding", b"chunked"))
+
+    async def drip() -> None:
+        while bound == "_LINGER_S":
+            await asyncio.sleep(0.001)
+            line.incoming.put_nowait({"type": "http.request", "body": b"x", "more_body": True})
+
+    dripping = asyncio.create_task(drip())
     await exchange.start(413, [])
-    await exchange.linger()
-    assert line.incoming.qsize() == 6
-    exchange.interrupt(DrainingError("now"))
-    await exchange.linger()
-    assert line.incoming.qsize() == 6
+    async with asyncio.timeout(2):
+        await exchange.linger()
+    dripping.cancel()
+    assert line.incoming.qsize() == 0
+
+
+async def test_a_drain_ends_the_lingering() -> None:
+    """reliability.md A9: a worker that drains waits for no body that nobody wants."""
+    exchange = Line().exchange((b"transfer-encoding", b"chunked"))
+    await exchange.start(413, [])
+    asyncio.get_running_loop().call_later(0.01, exchange.interrupt, DrainingError("now"))
+    async with asyncio.timeout(2):
+        await exchange.linger()
+        await exchange.linger()
 
 
 async def test_the_trace_is_one_over_the_request() -> None:

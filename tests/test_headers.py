@@ -17,6 +17,7 @@ from sentinel.errors import (
     UpstreamTimeoutError,
 )
 from sentinel.protocol import headers, wire
+from sentinel.protocol.fields import Fields
 from sentinel.records import Caller, Hold, Origin, Remaining
 
 KEY = "sk-upstream-canary"
@@ -55,7 +56,7 @@ def hold(
 
 def sent_up(*given_headers: tuple[bytes, bytes]) -> dict[str, str]:
     """What goes to the provider beside Sentinel's own three headers."""
-    sent = dict(headers.upstream(given_headers, request_id="req-1", key=KEY))
+    sent = dict(headers.upstream(Fields(given_headers), request_id="req-1", key=KEY))
     assert sent.pop("authorization") == f"Bearer {KEY}"
     assert sent.pop("accept-encoding") == "identity"
     assert sent.pop("x-request-id") == "req-1"
@@ -68,11 +69,11 @@ class TestBearerToken:
     @pytest.mark.parametrize("value", [b"Bearer a.b.c", b"bearer a.b.c", b"BEARER a.b.c", b"bEaReR a.b.c", b"Bearer   a.b.c"])
     def test_scheme_in_any_case(self, value: bytes) -> None:
         """RFC 9110 §11.1: the scheme's case is free, and any number of blanks follows it."""
-        assert headers.bearer_token([(b"host", b"h"), (b"authorization", value)]) == "a.b.c"
+        assert headers.bearer_token(Fields([(b"host", b"h"), (b"authorization", value)])) == "a.b.c"
 
     def test_longest(self) -> None:
         """G3: 8 KiB is the bound, and is itself allowed."""
-        assert headers.bearer_token([(b"authorization", b"Bearer " + b"x" * 8192)]) == "x" * 8192
+        assert headers.bearer_token(Fields([(b"authorization", b"Bearer " + b"x" * 8192)])) == "x" * 8192
 
     @pytest.mark.parametrize(
         "values",
@@ -103,7 +104,7 @@ class TestBearerToken:
     def test_everything_else_is_refused_alike(self, values: list[bytes]) -> None:
         """G3, H15, A17: each wrong credential gets the same 401, byte for byte."""
         with pytest.raises(UnauthorizedError) as caught:
-            headers.bearer_token([(b"authorization", value) for value in values])
+            headers.bearer_token(Fields([(b"authorization", value) for value in values]))
         expected = {"message": INVALID_KEY_MESSAGE, "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
         assert json.loads(wire.error_body(caught.value)) == {"error": expected}
         assert (b"www-authenticate", b"Bearer") in headers.error(caught.value)
@@ -112,7 +113,7 @@ class TestBearerToken:
     def test_any_bytes(self, given_headers: list[tuple[bytes, bytes]]) -> None:
         """G3: a token is visible ASCII, whatever is sent."""
         try:
-            token = headers.bearer_token(given_headers)
+            token = headers.bearer_token(Fields(given_headers))
         except UnauthorizedError:
             return
         assert re.fullmatch(r"[!-~]+", token)
@@ -134,7 +135,7 @@ class TestFraming:
     )
     def test_plain_framing_passes(self, rest: list[tuple[bytes, bytes]]) -> None:
         """H15: one Host, and at most one kind of framing."""
-        assert headers.check_framing([(b"host", b"example.test"), *rest]) is None  # type: ignore[func-returns-value]
+        assert headers.check_framing(Fields([(b"host", b"example.test"), *rest])) is None  # type: ignore[func-returns-value]
 
     @pytest.mark.parametrize(
         "given_headers",
@@ -167,7 +168,7 @@ class TestFraming:
     def test_doubtful_framing_is_refused(self, given_headers: list[tuple[bytes, bytes]]) -> None:
         """H15, A2, A3: what two servers could read differently is a 400."""
         with pytest.raises(BadRequestError):
-            headers.check_framing(given_headers)
+            headers.check_framing(Fields(given_headers))
 
 
 class TestUpstream:
@@ -193,7 +194,7 @@ class TestUpstream:
         """H2, G6: the same again for the same caller, and no other caller's, whatever both choose."""
 
         def sent(caller: str, value: bytes) -> str:
-            return dict(headers.upstream([(b"idempotency-key", value)], request_id="r", key=KEY, caller=caller))[
+            return dict(headers.upstream(Fields([(b"idempotency-key", value)]), request_id="r", key=KEY, caller=caller))[
                 "idempotency-key"
             ]
 
@@ -206,7 +207,7 @@ class TestUpstream:
     @pytest.mark.parametrize("name", NEVER_UP.split())
     def test_default_is_deny(self, name: str) -> None:
         """H1, H2, G4, G5: credentials, hop-by-hop headers and unknown names stay here."""
-        sent = headers.upstream([(name.encode(), b"canary"), (b"authorization", TENANT)], request_id="req-1", key=KEY)
+        sent = headers.upstream(Fields([(name.encode(), b"canary"), (b"authorization", TENANT)]), request_id="req-1", key=KEY)
         assert "canary" not in str([pair for pair in sent if pair != ("authorization", f"Bearer {KEY}")])
         assert sorted(key for key, _ in sent) == ["accept-encoding", "authorization", "x-request-id"]
 
@@ -243,7 +244,7 @@ class TestUpstream:
     def test_the_trace_goes_up_where_it_is_asked_for(self) -> None:
         """H20: what the client says of its trace stays here; what Sentinel says of it goes up."""
         given_headers = [(b"traceparent", b"00-canary"), (b"tracestate", b"canary")]
-        sent = headers.upstream(given_headers, request_id="r", key=KEY, trace=(("traceparent", "00-ours"),))
+        sent = headers.upstream(Fields(given_headers), request_id="r", key=KEY, trace=(("traceparent", "00-ours"),))
         assert ("traceparent", "00-ours") in sent
         assert "canary" not in str([pair for pair in sent if pair[0] != "authorization"])
 
@@ -314,7 +315,7 @@ class TestClientRequestId:
     )
     def test_only_fit_ids(self, given_headers: list[tuple[bytes, bytes]], expected: str) -> None:
         """I2: printable ASCII of at most 128 characters, else none."""
-        assert headers.client_request_id(given_headers) == expected
+        assert headers.client_request_id(Fields(given_headers)) == expected
 
 
 class TestRetryCount:
@@ -330,7 +331,7 @@ class TestRetryCount:
     def test_only_small_numbers(self, value: bytes | None, expected: dict[str, int]) -> None:
         """R4: the count the SDK sends is logged where it is one, 0 to 99."""
         given_headers = [] if value is None else [(b"x-stainless-retry-count", value)]
-        assert headers.retry_count(given_headers) == expected
+        assert headers.retry_count(Fields(given_headers)) == expected
 
 
 NASTY_NAMES = [
@@ -366,8 +367,8 @@ class TestAnyHeaders:
         """H2, H15, G10: nothing but a refusal is ever raised; no line is broken, and no credential but Sentinel's goes up."""
         for check in (headers.check_framing, headers.bearer_token, headers.client_request_id, headers.retry_count):
             with suppress(SentinelError):
-                check(given_headers)
-        sent = headers.upstream(given_headers, request_id="r", key=KEY)
+                check(Fields(given_headers))
+        sent = headers.upstream(Fields(given_headers), request_id="r", key=KEY)
         wire_form = "".join(f"{name}: {value}\r\n" for name, value in sent).encode("utf-8")
         assert wire_form.count(b"\r") == wire_form.count(b"\n") == len(sent)
         assert b"\x00" not in wire_form

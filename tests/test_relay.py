@@ -17,6 +17,7 @@ from sentinel.records import Call, Dialect, Ending, Outcome, Usage
 from sentinel.stages.relay import ReadOn, Relay
 from tests.samples import cases
 from tests.samples.cases import STREAMS, read
+from tests.support.looking import looked_after
 from tests.support.metering import cut
 
 NONE = ReadOn(answers_max=0, timeout_s=1, bytes_max=1)
@@ -87,7 +88,8 @@ async def copy(answer: Answer, call: Call, read_on: ReadOn = NONE, *, parts_take
     async def keep(names: list[str]) -> None:
         kept.extend((name, b"".join(message["body"] for message in sent[1:])) for name in names)
 
-    outcome = await Relay(read_on).copy(answer, exchange, call, [], meters.append, keep)
+    async with looked_after(exchange):
+        outcome = await Relay(read_on).copy(answer, exchange, call, [], meters.append, keep)
     exchange.close()
     body = b"".join(message["body"] for message in sent[1:])
     return Down(sent[0], body, not sent[-1]["more_body"], outcome, meters[0], kept)

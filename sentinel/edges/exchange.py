@@ -2,19 +2,21 @@
 
 Fails closed: a body over its bound is `BodyTooLargeError` (by declared length before a byte is read, and by counted bytes), a
 slow one `BodyTimeoutError`, one there is no memory for `OverloadedError`, a client that leaves `ClientGoneError`. Granian's
-`send` never fails after a disconnect (wire.md D2), so the only sign of one is `receive`, which a task of this exchange waits
-on while others work.
+`send` never fails after a disconnect (wire.md D2), so the only sign of one is `receive`, listened to while others work.
+
+What may take long is not timed by each exchange for itself: the worker looks after all of them, over and over (`look`).
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from types import TracebackType
 from typing import Any, Final
 
 from sentinel.edges.bodies import BodyBudget
+from sentinel.edges.section import Section
 from sentinel.edges.upload import Receive, Upload
 from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, SentinelError
 from sentinel.protocol import trace
+from sentinel.protocol.fields import Fields
 from sentinel.protocol.trace import Trace
 
 Scope = MutableMapping[str, Any]
@@ -39,14 +41,14 @@ class Exchange:
         "_body_budget",
         "_body_bytes_taken",
         "_body_read",
-        "_guard",
-        "_interruption",
+        "_due_s",
         "_receive",
+        "_section",
         "_send",
         "_trace",
         "_watch",
+        "_writing_since_s",
         "always",
-        "blocked_since_s",
         "bytes_down",
         "ended",
         "headers",
@@ -61,12 +63,11 @@ class Exchange:
         self.method: str = scope["method"]
         self.path: bytes = scope.get("raw_path") or scope["path"].encode()
         self.query: bytes = scope["query_string"]
-        self.headers: list[tuple[bytes, bytes]] = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
+        self.headers = Fields(scope["headers"])
         self.request_id = request_id
         self.status = 0
         self.bytes_down = 0
         self.ended = False
-        self.blocked_since_s: float | None = None
         self.always: Iterable[tuple[bytes, bytes]] = ()
         self._receive = receive
         self._send = send
@@ -74,9 +75,11 @@ class Exchange:
         self._body_read = False
         self._body_budget: BodyBudget | None = None
         self._body_bytes_taken = 0
-        self._watch: asyncio.Task[None] | None = None
-        self._guard: _Guard | None = None
-        self._interruption: Exception | None = None
+        # On the loop's clock: when the body must have arrived, and since when the server takes no more of the answer.
+        self._due_s: float | None = None
+        self._writing_since_s: float | None = None
+        self._watch: asyncio.Future[MutableMapping[str, Any]] | None = None
+        self._section = Section()
 
     @property
     def started(self) -> bool:
@@ -95,37 +98,43 @@ class Exchange:
 
         Raises BodyTooLargeError, BodyTimeoutError, OverloadedError or ClientGoneError.
         """
-        too_large = BodyTooLargeError(f"The request body is larger than the {body_bytes_max} bytes this gateway takes.")
+        if not self._has_body():
+            self._body_read = True
+            return b""
         declared = self.header(b"content-length")
-        if declared.isdigit() and int(declared) > body_bytes_max:
-            raise too_large
+        length = int(declared) if declared.isdigit() else -1
+        if length > body_bytes_max:
+            raise _too_large(body_bytes_max)
         self._body_budget = budget
-        self._take_body(int(declared) if declared.isdigit() else 0)
-        body: bytes | bytearray = b""
-        try:
-            # Guarded too, so that a worker that drains need not wait for a body that does not come.
-            async with _Guard(self), asyncio.timeout(timeout_s):
-                while True:
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGoneError
-                    part = message.get("body", b"")
-                    if len(body) + len(part) > body_bytes_max:
-                        raise too_large
-                    self._take_body(len(body) + len(part))
-                    more = message.get("more_body", False)
-                    if not body and not more:
-                        body = bytes(part)
-                    else:
-                        # A bytearray joins tiny parts in place: a list of 1-byte parts would cost 60 bytes each.
-                        body = bytearray(body) if isinstance(body, bytes) else body
-                        body += part
-                    if not more:
-                        break
-        except TimeoutError:
-            raise BodyTimeoutError(f"The request body did not arrive within {timeout_s:g} s.") from None
+        self._take_body(length)
+        self._due_s = asyncio.get_running_loop().time() + timeout_s
+        # Guarded too, so that a worker that drains need not wait for a body that does not come.
+        with self._section:
+            body = await self._receive_body(body_bytes_max, length)
+        self._due_s = None
         self._body_read = True
-        return bytes(body)
+        return body
+
+    async def _receive_body(self, body_bytes_max: int, length: int) -> bytes:
+        body: bytes | bytearray = b""
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            part = message.get("body", b"")
+            size = len(body) + len(part)
+            if size > body_bytes_max:
+                raise _too_large(body_bytes_max)
+            # The server says that nothing follows in a message of its own; who declared a length has said so before.
+            last = size == length or not message.get("more_body", False)
+            self._take_body(size)
+            if not body and last:
+                return bytes(part)
+            # A bytearray joins tiny parts in place: a list of 1-byte parts would cost 60 bytes each.
+            body = bytearray(body) if isinstance(body, bytes) else body
+            body += part
+            if last:
+                return bytes(body)
 
     def forget_body(self) -> None:
         """The body is in memory no more: make room for others."""
@@ -141,25 +150,33 @@ class Exchange:
             self._receive, length, bytes_max=bytes_max, timeout_s=timeout_s, on_end=self._uploaded, on_gone=self._leave
         )
 
-    def connected(self) -> "_Guard":
-        """An `async with` section that ends with ClientGoneError when the client leaves (or with what `interrupt` gives).
+    def connected(self) -> Section:
+        """A `with` section that ends with ClientGoneError when the client leaves (or with what `interrupt` gives).
 
-        While the body is not read to its end, whoever reads it notices, since both listen on the same channel.
+        While the body is not read to its end, whoever reads it notices, since both listen on the same channel; afterwards
+        `look` does.
         """
-        if self._body_read and self._watch is None:
-            self._watch = asyncio.create_task(self._wait_for_disconnect())
-        return _Guard(self)
+        return self._section
+
+    def look(self, now_s: float, idle_s: float) -> bool:
+        """Look after this exchange: notice a client that left, a body that is late, and whether (the answer is True) nothing
+        was taken of the answer for `idle_s`. `now_s` is the loop's time.
+
+        Nobody listens for the end of an exchange that is over before the first look: most of what listening costs.
+        """
+        if self._due_s is not None and now_s > self._due_s:
+            self.interrupt(BodyTimeoutError("The request body did not arrive in time."))
+        elif self._body_read and self._watch is None:
+            self._listen()
+        return self._writing_since_s is not None and now_s - self._writing_since_s > idle_s
 
     def header(self, wanted: bytes) -> bytes:
         """The first value of the header `wanted` (lower case), b"" where there is none."""
-        return next((value for name, value in self.headers if name == wanted), b"")
+        return self.headers.first.get(wanted, b"")
 
     def interrupt(self, reason: Exception) -> None:
         """End the guarded section, now or when it is next entered, with `reason`."""
-        if self._interruption is None:
-            self._interruption = reason
-            if self._guard is not None:
-                self._guard.cancel()
+        self._section.interrupt(reason)
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Send the status line and headers. A status outside 200..599 would abort the worker (reliability.md R5)."""
@@ -174,9 +191,9 @@ class Exchange:
             # The answer of a GET without its body (wire.md H16); the server would take these bytes for an error.
             return
         self.bytes_down += len(chunk)
-        self.blocked_since_s = asyncio.get_running_loop().time()
+        self._writing_since_s = asyncio.get_running_loop().time()
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        self.blocked_since_s = None
+        self._writing_since_s = None
 
     async def finish(self, chunk: bytes = b"") -> None:
         """Send the last part of the body."""
@@ -196,12 +213,13 @@ class Exchange:
         now = asyncio.get_running_loop().time
         end_s = now() + _LINGER_S
         try:
-            async with _Guard(self), asyncio.timeout(_LINGER_IDLE_S) as limit:
-                while True:
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                        return
-                    limit.reschedule(min(end_s, now() + _LINGER_IDLE_S))
+            with self._section:
+                async with asyncio.timeout(_LINGER_IDLE_S) as limit:
+                    while True:
+                        message = await self._receive()
+                        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                            return
+                        limit.reschedule(min(end_s, now() + _LINGER_IDLE_S))
         except (TimeoutError, SentinelError, ClientGoneError):
             # The answer is out; all that is lost is the connection.
             return
@@ -209,6 +227,7 @@ class Exchange:
     def close(self) -> None:
         """Stop listening for a disconnect and make room for others; nothing may be sent afterwards."""
         self.forget_body()
+        self._section.forget()
         if self._watch is not None:
             self._watch.cancel()
 
@@ -223,50 +242,23 @@ class Exchange:
 
     def _uploaded(self) -> None:
         self._body_read = True
-        if self._watch is None:
-            self._watch = asyncio.create_task(self._wait_for_disconnect())
 
     def _leave(self) -> None:
         self.interrupt(ClientGoneError())
 
-    async def _wait_for_disconnect(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._leave()
+    def _listen(self) -> None:
+        # What Granian gives is a future already, which needs no task to wait for it.
+        self._watch = asyncio.ensure_future(self._receive())
+        self._watch.add_done_callback(self._heard)
 
-
-class _Guard:
-    """Cancels the task inside the section when the exchange is interrupted, as `asyncio.timeout` does when time is up."""
-
-    __slots__ = ("_cancelled", "_cancelling", "_exchange", "_task")
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self._cancelled = False
-        self._cancelling = 0
-        self._task: asyncio.Task[Any] | None = None
-
-    def cancel(self) -> None:
-        if self._task is not None and not self._cancelled:
-            self._cancelled = True
-            self._task.cancel()
-
-    async def __aenter__(self) -> None:
-        if self._exchange._interruption is not None:
-            raise self._exchange._interruption
-        self._task = asyncio.current_task()
-        assert self._task is not None
-        self._cancelling = self._task.cancelling()
-        self._exchange._guard = self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._exchange._guard = None
-        if not self._cancelled:
+    def _heard(self, watch: "asyncio.Future[MutableMapping[str, Any]]") -> None:
+        if watch.cancelled():
             return
-        assert self._task is not None
-        assert self._exchange._interruption is not None
-        # Somebody else may have cancelled the task as well; then the cancellation is theirs and goes on.
-        if self._task.uncancel() <= self._cancelling and kind is not None and issubclass(kind, asyncio.CancelledError):
-            raise self._exchange._interruption from None
+        if watch.result()["type"] == "http.disconnect":
+            self._leave()
+        else:
+            self._listen()
+
+
+def _too_large(body_bytes_max: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"The request body is larger than the {body_bytes_max} bytes this gateway takes.")

@@ -4,7 +4,6 @@ Fails as authentication does (401, 403, 503), with 503 where Redis is away, and 
 that are merely old are shown with their age.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ import msgspec
 from sentinel.edges.ledger.books import Account, Books, Use
 from sentinel.errors import ZionUnavailableError
 from sentinel.protocol import headers
+from sentinel.protocol.fields import Fields
 from sentinel.records import Metric
 from sentinel.stages.admission import Admission
 from sentinel.stages.auth import Auth
@@ -31,7 +31,7 @@ class UsagePage:
         self._limits_stale_ms = limits_stale_ms
         self._window_s = window_s
 
-    async def render(self, request_headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    async def render(self, request_headers: Fields) -> bytes:
         """The page of whoever the bearer token belongs to, as JSON.
 
         Raises BadRequestError, UnauthorizedError, ForbiddenError, ZionUnavailableError or LedgerUnavailableError.

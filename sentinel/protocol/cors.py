@@ -5,10 +5,10 @@ Cookies are never part of it: a caller is whoever has the token.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Final
 
-Headers = Sequence[tuple[bytes, bytes]]
+from sentinel.protocol.fields import Fields
 
 ANY: Final = "*"
 MAX_AGE_S: Final = 7200  # the most that browsers heed
@@ -57,25 +57,25 @@ class Cors:
         self._any = ANY in origins
         self._origins = frozenset(origin.encode("ascii") for origin in origins)
 
-    def answer(self, headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
+    def answer(self, fields: Fields) -> tuple[tuple[bytes, bytes], ...]:
         """What every answer to a request with these headers carries, errors and streams included."""
         if not self._origins:
             return ()
-        allowed = self._allowed(headers)
+        allowed = self._allowed(fields)
         if allowed is None:
             return () if self._any else (_VARY,)
         granted = ((b"access-control-allow-origin", allowed), _EXPOSE)
         return granted if self._any else (*granted, _VARY)
 
-    def preflight(self, headers: Headers) -> list[tuple[bytes, bytes]] | None:
+    def preflight(self, fields: Fields) -> list[tuple[bytes, bytes]] | None:
         """What a preflight is granted beside `answer`, None where this is none or its origin is not allowed.
 
         Of the headers it asks for, those are granted that a client of OpenAI may need.
         """
-        asked = [value for name, value in headers if name == b"access-control-request-method"]
-        if not asked or not self._origins or self._allowed(headers) is None:
+        asked = fields.every(b"access-control-request-method")
+        if not asked or not self._origins or self._allowed(fields) is None:
             return None
-        lists = [value for name, value in headers if name == b"access-control-request-headers"]
+        lists = fields.every(b"access-control-request-headers")
         names = (name.strip().lower() for value in lists for name in value.decode("latin-1").split(","))
         granted = ", ".join(name for name in names if name in _NAMES or _PREFIXED.fullmatch(name))
         return [
@@ -85,9 +85,9 @@ class Cors:
             *([] if self._any else [_VARY_PREFLIGHT]),
         ]
 
-    def _allowed(self, headers: Headers) -> bytes | None:
+    def _allowed(self, fields: Fields) -> bytes | None:
         """The value of Access-Control-Allow-Origin."""
-        origins = [value for name, value in headers if name == b"origin"]
+        origins = fields.every(b"origin")
         if len(origins) != 1:
             return None
         if self._any:

@@ -7,14 +7,13 @@ promises; those of the provider come in any case and leave in lower case.
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final
 
 from sentinel.errors import INVALID_KEY_MESSAGE, BadRequestError, SentinelError, UnauthorizedError
+from sentinel.protocol.fields import Fields
 from sentinel.records import Hold, Origin, Remaining
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 TOKEN_BYTES_MAX: Final = 8192
 REQUEST_ID_CHARACTERS_MAX: Final = 128
@@ -33,8 +32,10 @@ _REQUEST_NAMES: Final = frozenset(
         b"x-title",
     }
 )
+_NONE: Final[frozenset[bytes]] = frozenset()
 _IDEMPOTENCY: Final = b"idempotency-key"
 _RETRY_NAMES: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
+_REQUEST_PREFIX: Final = b"x-stainless-"
 _REQUEST_PREFIXED: Final = re.compile(rb"x-stainless-[a-z0-9-]{1,64}")
 _ANSWER_NAMES: Final = {
     b"content-type": b"content-type",
@@ -52,77 +53,69 @@ _ANSWER_NAMES: Final = {
 # Visible ASCII (RFC 9110 §5.6.2 and §11.6.2 allow no more in a token); the scheme in any case, as §11.1 wants.
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([!-~]{1,%d})" % TOKEN_BYTES_MAX)
 _REQUEST_ID: Final = re.compile(rb"[!-~](?:[ -~]{0,%d}[!-~])?" % (REQUEST_ID_CHARACTERS_MAX - 2))
-_RETRY_COUNT: Final = re.compile(rb"[0-9]{1,2}")
-_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_RETRY_DIGITS_MAX: Final = 2
+_LENGTH_DIGITS_MAX: Final = 18
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 # ---- requests ----------------------------------------------------------------------------------------------------------
 
 
-def bearer_token(headers: Headers) -> str:
+def bearer_token(fields: Fields) -> str:
     """The bearer token of a request (RFC 6750 §2.1).
 
     Raises UnauthorizedError, with one text for every cause, unless there is exactly one Authorization header with the scheme
     Bearer and 1 to 8192 visible ASCII characters (wire.md H15, reliability.md G3).
     """
-    values = [value for name, value in headers if name == b"authorization"]
+    values = fields.every(b"authorization")
     found = _BEARER.fullmatch(values[0]) if len(values) == 1 else None
     if found is None:
         raise UnauthorizedError(INVALID_KEY_MESSAGE)
     return found[1].decode("ascii")
 
 
-def check_framing(headers: Headers) -> None:
+def check_framing(fields: Fields) -> None:
     """Raise BadRequestError where two servers could disagree on where this request goes, ends, or what it is (wire.md H15).
 
     That is: no Host, an empty one or several; any Transfer-Encoding but `chunked`; several lengths, one that is not a number,
     or one beside Transfer-Encoding; several content types, since one could be checked and another be read. Granian lets most
     of these pass.
     """
-    hosts: list[bytes] = []
-    lengths: list[bytes] = []
-    codings: list[bytes] = []
-    types: list[bytes] = []
-    for name, value in headers:
-        if name == b"host":
-            hosts.append(value)
-        elif name == b"content-length":
-            lengths.append(value)
-        elif name == b"transfer-encoding":
-            codings.append(value.lower())
-        elif name == b"content-type":
-            types.append(value)
+    hosts = fields.every(b"host")
     if len(hosts) != 1 or not hosts[0].strip():
         raise BadRequestError("A request must have exactly one Host header.")
-    if codings and codings != [b"chunked"]:
+    codings = fields.every(b"transfer-encoding")
+    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
         raise BadRequestError("No Transfer-Encoding but 'chunked' is supported.")
-    if lengths and (len(lengths) > 1 or codings or not _LENGTH.fullmatch(lengths[0])):
+    lengths = fields.every(b"content-length")
+    if lengths and (len(lengths) > 1 or codings or len(lengths[0]) > _LENGTH_DIGITS_MAX or not lengths[0].isdigit()):
         raise BadRequestError("A request must have at most one Content-Length header, a number.")
+    types = fields.every(b"content-type")
     # A comma may stand in a parameter, such as a boundary, but in no type.
     if types and (len(types) > 1 or b"," in types[0].partition(b";")[0]):
         raise BadRequestError("A request must have at most one Content-Type.")
 
 
-def client_request_id(headers: Headers) -> str:
+def client_request_id(fields: Fields) -> str:
     """The id the client gave its request, "" where it gave none that is fit to be logged and sent back (wire.md I2)."""
-    for wanted in (b"x-client-request-id", b"x-request-id"):
-        for name, value in headers:
-            if name == wanted and _REQUEST_ID.fullmatch(value):
-                return value.decode("ascii")
+    for name in (b"x-client-request-id", b"x-request-id"):
+        if name in fields.first:
+            for value in fields.every(name):
+                if _REQUEST_ID.fullmatch(value):
+                    return value.decode("ascii")
     return ""
 
 
-def retry_count(headers: Headers) -> dict[str, int]:
+def retry_count(fields: Fields) -> dict[str, int]:
     """How often the client had sent this request before, as `{"retry_count": 0..99}`; empty where it does not say (R4)."""
-    for name, value in headers:
-        if name == b"x-stainless-retry-count" and _RETRY_COUNT.fullmatch(value):
+    for value in fields.every(b"x-stainless-retry-count"):
+        if value.isdigit() and len(value) <= _RETRY_DIGITS_MAX:
             return {"retry_count": int(value)}
     return {}
 
 
 def upstream(
-    headers: Headers, *, request_id: str, key: str, caller: str = "", trace: Iterable[tuple[str, str]] = ()
+    fields: Fields, *, request_id: str, key: str, caller: str = "", trace: Iterable[tuple[str, str]] = ()
 ) -> list[tuple[str, str]]:
     """The headers that go to the provider: those the allow-list names, then Sentinel's own (wire.md H1, H2, H5, H20).
 
@@ -131,14 +124,20 @@ def upstream(
     one account, and could give the answer of one caller to another that chose the same key. `trace` is this request's own
     context, where the provider is to have it.
     """
-    hop_by_hop = _named_by_connection(headers) - {b"content-type"}
-    sent = [
-        (name.decode("ascii"), _text(value) if name != _IDEMPOTENCY else _of_caller(caller, value))
-        for name, value in headers
-        if (name in _REQUEST_NAMES or _REQUEST_PREFIXED.fullmatch(name))
-        and name not in hop_by_hop
-        and not _CONTROL.search(value)
-    ]
+    hop_by_hop = _named_by_connection(fields.every(b"connection")) if b"connection" in fields.first else _NONE
+    sent = []
+    for name, value in fields.lines:
+        if name not in _REQUEST_NAMES and not (name.startswith(_REQUEST_PREFIX) and _REQUEST_PREFIXED.fullmatch(name)):
+            continue
+        if name in hop_by_hop and name != b"content-type":
+            continue
+        if value.isascii() and (text := value.decode("ascii")).isprintable():
+            pass
+        elif _CONTROL.search(value):
+            continue
+        else:
+            text = _text(value)
+        sent.append((name.decode("ascii"), text if name != _IDEMPOTENCY else _of_caller(caller, value)))
     sent.extend(trace)
     sent.append(("authorization", f"Bearer {key}"))
     sent.append(("accept-encoding", "identity"))
@@ -154,13 +153,19 @@ def downstream(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
 
     Content-Length is not among them: only who sends the body knows whether it is still right (wire.md H6).
     """
-    named = [(name.lower(), value) for name, value in headers]
-    hop_by_hop = _named_by_connection(named)
-    return [
-        (_ANSWER_NAMES[name], value)
-        for name, value in named
-        if name in _ANSWER_NAMES and name not in hop_by_hop and not _CONTROL.search(value)
-    ]
+    sent = []
+    connection = []
+    for given, value in headers:
+        name = given if given.islower() else given.lower()
+        if name in _ANSWER_NAMES:
+            if not _CONTROL.search(value):
+                sent.append((_ANSWER_NAMES[name], value))
+        elif name == b"connection":
+            connection.append(value)
+    if not connection or connection == [b"keep-alive"]:
+        return sent
+    hop_by_hop = {_ANSWER_NAMES.get(name) for name in _named_by_connection(connection)}
+    return [(name, value) for name, value in sent if name not in hop_by_hop]
 
 
 def retry_advice(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
@@ -204,15 +209,21 @@ def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
     has no header, and what never resets has no reset. A hold that Redis does not know says so.
     """
     sent: list[tuple[bytes, bytes]] = []
-    requests = _tightest(hold.rate, hold.requests)
-    if requests is not None:
-        sent += _shown(requests, b"")
+    requests = _tighter(hold.rate, hold.requests)
+    if requests.limit is not None:
+        limit, remaining = b"%d" % requests.limit, b"%d" % max(requests.remaining or 0, 0)
+        sent += [(b"x-ratelimit-limit", limit), (b"x-ratelimit-remaining", remaining)]
+        sent += [(b"x-ratelimit-limit-requests", limit), (b"x-ratelimit-remaining-requests", remaining)]
         if requests.reset_ms is not None:
-            sent.append((b"x-ratelimit-reset", b"%d" % (now_s + math.ceil(max(requests.reset_ms, 0) / 1000))))
-        sent += _openai(requests, b"-requests")
-    tokens = _tightest(hold.rate_tokens, hold.tokens_input, hold.tokens_output)
-    if tokens is not None:
-        sent += _openai(tokens, b"-tokens")
+            reset_s = now_s + math.ceil(max(requests.reset_ms, 0) / 1000)
+            sent.append((b"x-ratelimit-reset", b"%d" % reset_s))
+            sent.append((b"x-ratelimit-reset-requests", go_duration(requests.reset_ms).encode("ascii")))
+    tokens = _tighter(_tighter(hold.rate_tokens, hold.tokens_input), hold.tokens_output)
+    if tokens.limit is not None:
+        sent.append((b"x-ratelimit-limit-tokens", b"%d" % tokens.limit))
+        sent.append((b"x-ratelimit-remaining-tokens", b"%d" % max(tokens.remaining or 0, 0)))
+        if tokens.reset_ms is not None:
+            sent.append((b"x-ratelimit-reset-tokens", go_duration(tokens.reset_ms).encode("ascii")))
     if hold.degraded:
         sent += degraded(hold.degraded)
     return sent
@@ -238,29 +249,15 @@ def go_duration(ms: int) -> str:
     return f"{minutes}m{seconds}{fraction}s" if minutes else f"{seconds}{fraction}s"
 
 
-def _tightest(*rules: Remaining) -> Remaining | None:
-    """The rule that leaves least, None where none limits; between equals the one that was named first."""
-    limiting = [rule for rule in rules if rule.limit is not None]
-    return min(limiting, key=lambda rule: rule.remaining or 0) if limiting else None
+def _tighter(one: Remaining, other: Remaining) -> Remaining:
+    """The rule that leaves less; between equals the first; one without a limit only where neither has one."""
+    if other.limit is None:
+        return one
+    return other if one.limit is None or (other.remaining or 0) < (one.remaining or 0) else one
 
 
-def _shown(rule: Remaining, suffix: bytes) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"x-ratelimit-limit" + suffix, b"%d" % (rule.limit or 0)),
-        (b"x-ratelimit-remaining" + suffix, b"%d" % max(rule.remaining or 0, 0)),
-    ]
-
-
-def _openai(rule: Remaining, suffix: bytes) -> list[tuple[bytes, bytes]]:
-    sent = _shown(rule, suffix)
-    if rule.reset_ms is not None:
-        sent.append((b"x-ratelimit-reset" + suffix, go_duration(rule.reset_ms).encode("ascii")))
-    return sent
-
-
-def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+def _named_by_connection(lists: Iterable[bytes]) -> frozenset[bytes]:
     """The names that Connection lists: they belong to that one hop (RFC 9110 §7.6.1)."""
-    lists = [value for name, value in headers if name == b"connection"]
     return frozenset(name.strip().lower() for value in lists for name in value.split(b","))
 
 

@@ -6,10 +6,11 @@ with it, since it says nothing without the trace it belongs to.
 
 import random
 import re
-from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
+
+from sentinel.protocol.fields import Fields
 
 # What every participant must be able to pass on (Trace Context §3.3.1.5); members beyond it are dropped whole.
 STATE_CHARACTERS_MAX: Final = 512
@@ -43,20 +44,19 @@ class Trace(Struct, frozen=True):
         return (parent, ("tracestate", self.state)) if self.state else (parent,)
 
 
-def begin(headers: Sequence[tuple[bytes, bytes]]) -> Trace:
+def begin(fields: Fields) -> Trace:
     """The client's trace with a span of our own; a new, unsampled one where the client has none that is valid.
 
     Its ids are from `random`, which is seeded anew in each process: they must be rare, not secret.
     """
-    # Each span costs every request: one pass over the headers, one draw for both ids.
-    parents = [value for name, value in headers if name == b"traceparent"]
     drawn = random.randbytes(24).hex()
+    parents = fields.every(b"traceparent")
     found = _PARENT.fullmatch(parents[0]) if len(parents) == 1 else None
     if found is not None:
         trace_id, parent_id, flags = (field.decode("ascii") for field in found.groups() if field is not None)
         if trace_id.strip("0") and parent_id.strip("0"):
-            states = [value for name, value in headers if name == b"tracestate"]
-            return Trace(trace_id, drawn[32:], parent_id, bool(int(flags, 16) & _SAMPLED), _state(states))
+            state = _state(fields.every(b"tracestate"))
+            return Trace(trace_id, drawn[32:], parent_id, bool(int(flags, 16) & _SAMPLED), state)
     return Trace(drawn[:32], drawn[32:])
 
 

@@ -11,7 +11,7 @@ import base64
 import binascii
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from typing import Final
@@ -24,6 +24,7 @@ from sentinel.edges.zion import Zion
 from sentinel.errors import INVALID_KEY_MESSAGE, ForbiddenError, LedgerUnavailableError, SentinelError, UnauthorizedError
 from sentinel.logs import Log
 from sentinel.protocol import headers
+from sentinel.protocol.fields import Fields
 from sentinel.records import Caller
 
 _log: Final = Log("auth")
@@ -69,7 +70,7 @@ class Auth:
         self._refused: OrderedDict[str, tuple[float, Callable[[], SentinelError]]] = OrderedDict()
         self._asking: dict[str, asyncio.Task[_Known]] = {}
 
-    async def identify(self, request_headers: Sequence[tuple[bytes, bytes]]) -> Caller:
+    async def identify(self, request_headers: Fields) -> Caller:
         """The owner of the bearer token.
 
         Raises UnauthorizedError, ForbiddenError or ZionUnavailableError.

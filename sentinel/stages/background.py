@@ -20,6 +20,7 @@ from sentinel.errors import ClientGoneError, LedgerUnavailableError, SentinelErr
 from sentinel.logs import Log
 from sentinel.protocol import headers
 from sentinel.protocol.bodies import BodyMeter
+from sentinel.protocol.fields import Fields
 from sentinel.records import Caller, Dialect, Ending, Entry, Hold, Outcome, Remaining
 
 _log: Final = Log("background")
@@ -131,7 +132,7 @@ class Background:
 
     async def _look(self, work: Work) -> Outcome | None:
         """The outcome if the provider shows an end, None while it works or does not answer."""
-        sent = headers.upstream((), request_id=work.request_id, key=self._provider.key)
+        sent = headers.upstream(Fields(()), request_id=work.request_id, key=self._provider.key)
         try:
             reply = await self._provider.send("GET", work.path, b"", sent, b"", _ignore, _PATIENCE)
             try:

@@ -8,7 +8,7 @@ its fallbacks is asked. Other answers, also 4xx, are the client's as they are.
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -18,6 +18,7 @@ from sentinel.edges.provider import Begun, Patience, Provider, Reply, Upload
 from sentinel.errors import UpstreamError, UpstreamUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol import headers, models, wire
+from sentinel.protocol.fields import Fields
 from sentinel.protocol.models import Fallbacks
 from sentinel.records import Call, Hold, Origin
 
@@ -87,7 +88,7 @@ class Forward:
     async def open(
         self,
         call: Call,
-        request_headers: Sequence[tuple[bytes, bytes]],
+        request_headers: Fields,
         hold: Hold,
         on_sent: Callable[[], None],
         upload: Upload | None = None,

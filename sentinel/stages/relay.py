@@ -109,7 +109,7 @@ class Relay:
         failure: Exception | None = None
         try:
             try:
-                async with exchange.connected():
+                with exchange.connected():
                     await exchange.start(reply.status, [*head, *extra])
                     if call.leaves and reply.status < 300:
                         await self._pump_found(reply, exchange, meter, finds, keep)

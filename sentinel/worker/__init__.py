@@ -30,6 +30,8 @@ from sentinel.worker import parts
 _log: Final = Log("worker")
 # Between the end of open requests and that of their edges: time for the last event of each.
 _LAST_WORDS_S: Final = 1.0
+# How late it may be noticed that a client has left, does not read, or does not send its body.
+_LOOK_S: Final = 0.1
 # How often metrics are handed over: how late another worker's page may show them, and what a kill can lose of them.
 _HAND_OVER_S: Final = 0.25
 
@@ -91,7 +93,7 @@ class Worker:
         self._recovery.open()
         self._reporting.open()
         self._background.open()
-        self._beside = [asyncio.create_task(self._watch_writers()), asyncio.create_task(self._hand_over())]
+        self._beside = [asyncio.create_task(self._look()), asyncio.create_task(self._hand_over())]
         _log.info("worker open", boot=self._boot)
 
     def request_id(self) -> str:
@@ -148,16 +150,21 @@ class Worker:
         self._end_open()
         asyncio.get_running_loop().call_later(_LAST_WORDS_S, lambda: asyncio.ensure_future(self.close()))
 
-    async def _watch_writers(self) -> None:
-        """End exchanges whose client has not read for too long: the server itself never does."""
+    async def _look(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._downstream_idle_s / 10)
-            for exchange in list(self._exchanges):
-                since_s = exchange.blocked_since_s
-                if since_s is not None and loop.time() - since_s > self._downstream_idle_s:
-                    _log.warning("client does not read", request_id=exchange.request_id)
-                    exchange.interrupt(ClientGoneError())
+            await asyncio.sleep(_LOOK_S)
+            self._look_after(loop.time())
+
+    def _look_after(self, now_s: float) -> None:
+        """Look after every open exchange; end those whose client has not read for too long: the server itself never does.
+
+        Not part of the loop above, which would keep the last of them while it sleeps, and its connection open.
+        """
+        for exchange in list(self._exchanges):
+            if exchange.look(now_s, self._downstream_idle_s):
+                _log.warning("client does not read", request_id=exchange.request_id)
+                exchange.interrupt(ClientGoneError())
 
     async def _hand_over(self) -> None:
         while True:

@@ -18,13 +18,21 @@ ROWS = [
     {"stages"},
     {"edges"},
     # What exchanges with clients share; the HTTP client that edges are made with.
-    {"edges.bodies", "edges.upload", "edges.http"},
+    {"edges.bodies", "edges.upload", "edges.section", "edges.http"},
     {"protocol.routes", "protocol.finds"},
     {"protocol"},
     # The parts the readers of the row above are made of.
     {"protocol.dialects", "protocol.formats", "protocol.forms"},
     {"protocol.sse", "protocol.answers", "protocol.texts", "protocol.kept", "protocol.prompts"},
-    {"protocol.splice", "protocol.structure", "protocol.named", "protocol.refusals", "protocol.media", "protocol.schemas"},
+    {
+        "protocol.splice",
+        "protocol.structure",
+        "protocol.named",
+        "protocol.refusals",
+        "protocol.media",
+        "protocol.schemas",
+        "protocol.fields",
+    },
     {"lua", "vocab"},
     {"settings", "records", "metrics", "logs", "errors"},
 ]

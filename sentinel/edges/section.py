@@ -1,0 +1,56 @@
+"""A section of a task that another may end with a reason, as `asyncio.timeout` ends one when time is up."""
+
+import asyncio
+from types import TracebackType
+from typing import Any
+
+
+class Section:
+    """A `with` block, entered as often as one likes, one after the other, by the task that entered it first.
+
+    Raises the reason it was interrupted for, inside the block or at the next entrance.
+    """
+
+    __slots__ = ("_cancelled", "_cancelling", "_inside", "_reason", "_task")
+
+    def __init__(self) -> None:
+        self._cancelled = False
+        self._cancelling = 0
+        self._inside = False
+        self._reason: Exception | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def interrupt(self, reason: Exception) -> None:
+        """End it, now or when it is next entered; the first reason stands."""
+        if self._reason is None:
+            self._reason = reason
+            if self._inside:
+                assert self._task is not None
+                self._cancelled = True
+                self._task.cancel()
+
+    def forget(self) -> None:
+        """It will not be entered again. The reason, once raised, knows the frames it rose through, and these know the section:
+        a circle that would keep all of them, and the client's connection with them, until the next collection.
+        """
+        self._reason = None
+
+    def __enter__(self) -> None:
+        if self._reason is not None:
+            raise self._reason
+        if self._task is None:
+            self._task = asyncio.current_task()
+            assert self._task is not None
+        self._cancelling = self._task.cancelling()
+        self._inside = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._inside = False
+        if not self._cancelled:
+            return
+        self._cancelled = False
+        assert self._task is not None
+        assert self._reason is not None
+        # Somebody else may have cancelled the task as well; then the cancellation is theirs and goes on.
+        if self._task.uncancel() <= self._cancelling and kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise self._reason from None
