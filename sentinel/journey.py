@@ -179,6 +179,8 @@ def _tell(passage: _Passage, hold: Hold, call: Call, outcome: Outcome, origin: O
     exchange, seconds = passage.exchange, time.perf_counter() - passage.begun_s
     metrics.ENDINGS.labels(call.route, outcome.ending.value).inc()
     metrics.DURATION.labels(call.route).observe(seconds)
+    if not _log.tells_info:
+        return
     _log.info(
         "request",
         request_id=hold.request_id,

@@ -49,6 +49,11 @@ class Log:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(f"sentinel.{name}")
 
+    @property
+    def tells_info(self) -> bool:
+        """Whether `info` writes anything, for lines whose fields cost something to gather."""
+        return self._logger.isEnabledFor(logging.INFO)
+
     def debug(self, event: str, **fields: Any) -> None:
         """Detail for somebody who is looking for a fault."""
         self._write(logging.DEBUG, event, fields)

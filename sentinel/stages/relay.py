@@ -103,7 +103,7 @@ class Relay:
 
         `watch` is given its meter, `keep` the ids of new objects, before the client can know them.
         """
-        meter, head = _opened(reply, call)
+        meter, head, length = _opened(reply, call)
         finds = Finds(call.leaves)
         watch(meter)
         failure: Exception | None = None
@@ -114,10 +114,11 @@ class Relay:
                     if call.leaves and reply.status < 300:
                         await self._pump_found(reply, exchange, meter, finds, keep)
                     else:
-                        await self._pump(reply, exchange, meter)
+                        await self._pump(reply, exchange, meter, length)
                     failure = _truncation(meter)
                     if failure is None:
-                        await exchange.finish(meter.ending() if isinstance(meter, StreamMeter) else b"")
+                        if not exchange.ended:
+                            await exchange.finish(meter.ending() if isinstance(meter, StreamMeter) else b"")
                         # An answer may come before the end of an upload, and must not be lost with its connection.
                         await exchange.linger()
             except (ClientGoneError, UpstreamError, DrainingError) as error:
@@ -140,7 +141,7 @@ class Relay:
 
     async def abandon(self, reply: Reply, call: Call, keep: Keep) -> Outcome:
         """The outcome of an answer whose client left before it came, read as far as it names what it leaves. Never fails."""
-        meter, _ = _opened(reply, call)
+        meter, _, _ = _opened(reply, call)
         finds = Finds(call.leaves)
         try:
             if reply.status < 300:
@@ -149,14 +150,19 @@ class Relay:
             reply.close()
         return _with_left(await _outcome(reply, 0, meter, ClientGoneError(), self._reading), meter, finds)
 
-    async def _pump(self, reply: Reply, exchange: Exchange, meter: Meter) -> None:
-        """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6)."""
-        ended = False
-        while not ended:
-            chunk = b"" if meter.terminated else await reply.read()
-            ended = not chunk
-            if passed := meter.feed(chunk) if chunk else meter.finish():
+    async def _pump(self, reply: Reply, exchange: Exchange, meter: Meter, length: int | None) -> None:
+        """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6).
+
+        What completes a body of a known `length` goes down as its last part, before the meter reads it.
+        """
+        while not meter.terminated and (chunk := await reply.read()):
+            passed = meter.feed(chunk)
+            if exchange.bytes_down + len(passed) == length:
+                await exchange.finish(passed)
+            elif passed:
                 await exchange.send(passed)
+        if passed := meter.finish():
+            await exchange.send(passed)
 
     async def _pump_found(self, reply: Reply, exchange: Exchange, meter: Meter, finds: Finds, keep: Keep) -> None:
         """The same for an answer that names new objects: each is kept before the client has its id.
@@ -249,7 +255,7 @@ async def _outcome(
         produced=produced,
         produced_bytes_uncounted=uncounted,
         bytes_down=bytes_down,
-        upstream_request_id=_request_id(reply),
+        upstream_request_id=b"".join(_values(reply, b"x-request-id")[:1]).decode("latin-1")[:128],
     )
 
 
@@ -257,8 +263,8 @@ def _with_left(outcome: Outcome, meter: Meter, finds: Finds) -> Outcome:
     return msgspec.structs.replace(outcome, left=finds.state_of(meter), unfinished=meter.unfinished)
 
 
-def _opened(reply: Reply, call: Call) -> tuple[Meter, list[tuple[bytes, bytes]]]:
-    """The meter that fits the answer's content type (wire.md S5), and the headers that go down.
+def _opened(reply: Reply, call: Call) -> tuple[Meter, list[tuple[bytes, bytes]], int | None]:
+    """The meter that fits the answer's content type (wire.md S5), the headers that go down, and the length of a plain body.
 
     A stream is marked as one nobody may buffer (wire.md S8); a plain body keeps its length, since its bytes do not change.
     """
@@ -267,9 +273,11 @@ def _opened(reply: Reply, call: Call) -> tuple[Meter, list[tuple[bytes, bytes]]]
     if kind == b"text/event-stream" and reply.status < 400:
         kept = [(name, value) for name, value in head if name != b"cache-control"]
         unbuffered = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        return StreamMeter(call.dialect, usage_hidden=call.usage_hidden, names=bool(call.leaves)), kept + unbuffered
-    lengths = [value for name, value in reply.headers if name.lower() == b"content-length"]
-    return _plain(kind, reply, call), [*head, (b"content-length", lengths[0])] if len(lengths) == 1 else head
+        return StreamMeter(call.dialect, usage_hidden=call.usage_hidden, names=bool(call.leaves)), kept + unbuffered, None
+    meter = _plain(kind, reply, call)
+    lengths = _values(reply, b"content-length")
+    head += [(b"content-length", length) for length in lengths]
+    return meter, head, int(lengths[0]) if lengths else None
 
 
 def _plain(kind: bytes, reply: Reply, call: Call) -> Meter:
@@ -284,10 +292,8 @@ def _plain(kind: bytes, reply: Reply, call: Call) -> Meter:
 
 def _content_type(head: list[tuple[bytes, bytes]]) -> bytes:
     """The media type, in lower case and without its parameters; b"" where there is none."""
-    values = [value for name, value in head if name == b"content-type"]
-    return values[0].partition(b";")[0].strip().lower() if values else b""
+    return next((value for name, value in head if name == b"content-type"), b"").partition(b";")[0].strip().lower()
 
 
-def _request_id(reply: Reply) -> str:
-    values = [value for name, value in reply.headers if name.lower() == b"x-request-id"]
-    return values[0].decode("latin-1")[:128] if values else ""
+def _values(reply: Reply, wanted: bytes) -> list[bytes]:
+    return [value for name, value in reply.headers if name.lower() == wanted]
