@@ -79,6 +79,7 @@ class _Answering:
     async def run(self) -> None:
         exchange = self._exchange
         metrics.IN_FLIGHT.inc()
+        self._worker.look_after(exchange)
         try:
             await self._answer()
         except ClientGoneError:
@@ -90,7 +91,7 @@ class _Answering:
             await self._tell(SentinelError("The gateway failed to handle this request."))
         finally:
             exchange.close()
-            self._worker.leave(exchange)
+            self._worker.forget(exchange)
             metrics.IN_FLIGHT.dec()
             metrics.REQUESTS.labels(self._route, str(exchange.status)).inc()
 
@@ -112,7 +113,7 @@ class _Answering:
         if not exchange.query.isascii():
             # It would go up in another encoding than it came in (wire.md H8).
             raise BadRequestError("A query must be percent-encoded.")
-        self._worker.enter(exchange)
+        self._worker.require_open()
         await self._worker.journey.travel(exchange, match)
 
     async def _show_usage(self, path: str) -> None:
@@ -121,7 +122,7 @@ class _Answering:
         self._route = "usage"
         if exchange.method not in {"GET", "HEAD"}:
             raise wire.wrong_method(exchange.method, path, "GET, HEAD")
-        self._worker.enter(exchange)
+        self._worker.require_open()
         page = await self._worker.usage_page.render(exchange.headers)
         await self._write(200, [*_JSON, (b"cache-control", b"no-store")], page)
 
@@ -144,18 +145,19 @@ class _Answering:
         """The answer to a failure; nothing where an answer has begun, since the relay has then told it in the stream."""
         exchange = self._exchange
         fault = error.source is not Source.DOWNSTREAM
-        (_log.warning if fault else _log.info)(
-            "request failed" if fault else "request refused",
-            request_id=exchange.request_id,
-            route=self._route,
-            status=error.status,
-            code=error.code,
-            source=error.source.value,
-            # A refusal may quote what the caller sent; only our own faults are told in full.
-            message=error.message if fault else "",
-            # Its kind alone: a library's error may quote the headers it sent, and with them a key or a token.
-            cause=type(error.__cause__).__name__ if fault and error.__cause__ else "",
-        )
+        if fault or _log.tells_info:
+            (_log.warning if fault else _log.info)(
+                "request failed" if fault else "request refused",
+                request_id=exchange.request_id,
+                route=self._route,
+                status=error.status,
+                code=error.code,
+                source=error.source.value,
+                # A refusal may quote what the caller sent; only our own faults are told in full.
+                message=error.message if fault else "",
+                # Its kind alone: a library's error may quote the headers it sent, and with them a key or a token.
+                cause=type(error.__cause__).__name__ if fault and error.__cause__ else "",
+            )
         if not exchange.started:
             await self._write(error.status, headers.error(error), wire.error_body(error))
 

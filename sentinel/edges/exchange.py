@@ -212,15 +212,17 @@ class Exchange:
             return
         now = asyncio.get_running_loop().time
         end_s = now() + _LINGER_S
+        declared = self.header(b"content-length")
+        left = int(declared) if declared.isdigit() else -1
         try:
             with self._section:
-                async with asyncio.timeout(_LINGER_IDLE_S) as limit:
-                    while True:
-                        message = await self._receive()
-                        if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                            return
-                        limit.reschedule(min(end_s, now() + _LINGER_IDLE_S))
-        except (TimeoutError, SentinelError, ClientGoneError):
+                more = True
+                while more:
+                    self._due_s = min(end_s, now() + _LINGER_IDLE_S)
+                    message = await self._receive()
+                    left -= len(message.get("body", b""))
+                    more = message.get("more_body", False) and left != 0
+        except (SentinelError, ClientGoneError):
             # The answer is out; all that is lost is the connection.
             return
 

@@ -105,13 +105,16 @@ class Worker:
         """A new request id: unique over all workers and restarts, and the key of the request in the ledger."""
         return f"req_{self._boot}_{next(self._sequence):x}"
 
-    def enter(self, exchange: Exchange) -> None:
-        """An exchange begins; a worker that drains takes none. Raises DrainingError."""
+    def require_open(self) -> None:
+        """Raises DrainingError where this worker takes no new work."""
         if self.draining:
             raise DrainingError("This gateway is restarting.", retry_after_s=1)
+
+    def look_after(self, exchange: Exchange) -> None:
+        """An exchange begins: from now on somebody keeps its deadlines, and ends it when the drain is over."""
         self._exchanges.add(exchange)
 
-    def leave(self, exchange: Exchange) -> None:
+    def forget(self, exchange: Exchange) -> None:
         """An exchange is over."""
         self._exchanges.discard(exchange)
 
@@ -159,9 +162,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOK_S)
-            self._look_after(loop.time())
+            self._look_at_all(loop.time())
 
-    def _look_after(self, now_s: float) -> None:
+    def _look_at_all(self, now_s: float) -> None:
         """Look after every open exchange; end those whose client has not read for too long: the server itself never does.
 
         Not part of the loop above, which would keep the last of them while it sleeps, and its connection open.
