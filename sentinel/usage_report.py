@@ -12,7 +12,6 @@ import msgspec
 
 from sentinel.edges.ledger import open_redis, redis_time
 from sentinel.edges.ledger.books import Account, Books, DeadLetter, Sum, Waiting
-from sentinel.edges.ledger.keys import WINDOW_BUCKETS
 from sentinel.edges.ledger.pipeline import Pipeline
 from sentinel.ops.usage_page import iso, seconds, shown
 from sentinel.protocol import headers
@@ -67,7 +66,7 @@ def _books(settings: Settings) -> Books:
     return Books(
         Pipeline(open_redis(settings.redis_url, _TIMEOUT_S), _TIMEOUT_S),
         partitions=settings.ledger_partitions,
-        window=(settings.rate_requests or -1, settings.rate_window_s * 1000, WINDOW_BUCKETS),
+        window=(settings.rate_requests or -1, settings.rate_window_s * 1000),
         now_ms=redis_time,
     )
 

@@ -164,7 +164,7 @@ async def test_an_unknown_caller_has_an_account_that_says_so(ledger: Ledger, red
     assert (account.fetched_ms, account.acked, account.rate.remaining) == (0, (0, 0, 0), 5)
     assert {use.limit for use in account.uses.values()} == {None}
     assert await content(redis) == {}
-    await redis.hset("q:{s01}:half", "refresh", "1")
+    assert (await ledger.admit(Caller("half", ""), "req_a_1", 1, 1, 1)).refresh
     assert await collected(ledger.books.accounts()) == []
 
 

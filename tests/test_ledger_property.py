@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sentinel.edges.ledger import Batch, Ledger, open_redis
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict
 from sentinel.records import Bill, Caller, Hold
+from tests.support.accounts import read_account
 from tests.support.redis_server import RedisServer, redis_server
 
 __all__ = ["redis_server"]
@@ -29,7 +30,6 @@ BEGIN_MS = 1_795_305_600_000 - 60_000  # a minute before midnight
 RATE, WINDOW_MS, LEASE_MS, FRESH_MS, STALE_MS = 5, 10_000, 20_000, 3_600_000, 2 * DAY_MS
 LIMITS = {"input": 3000, "output": 2000, "requests": 30}
 METRICS = ("input", "output", "requests")
-FIELDS = {"input": "i", "output": "o", "requests": "r"}
 CALLERS = {"daily": Caller("daily", "d@x"), "ever": Caller("ever", "e@x")}
 TAG = "{s00}"
 BOOT = "00000000000000aa"
@@ -327,10 +327,9 @@ class Histories(RuleBasedStateMachine):
             account.base[metric] = base
             self.doubled |= base > others[metric]
 
-    def stored(self, name: str) -> dict[str, list[Any]]:
+    def stored(self, name: str) -> dict[str, list[int]]:
         """The account in Redis as it is."""
-        values = self.run(self.redis.hgetall(f"q:{TAG}:{name}"))
-        return {metric: json.loads(values[FIELDS[metric].encode()]) for metric in METRICS}
+        return read_account(self.run(self.redis.get(f"q:{TAG}:{name}")))
 
     @invariant()
     def limits_hold(self) -> None:

@@ -1,6 +1,7 @@
 """limits: both of Zion's formats and odd values become numbers; the reply of admit.lua becomes a verdict."""
 
 import json
+import struct
 from typing import Any
 
 import pytest
@@ -154,7 +155,7 @@ def test_no_list_of_limits_raises(entries: list[Any]) -> None:
 def test_the_reply_of_admit_becomes_a_verdict() -> None:
     """Minus one is None, unlimited has no figures at all, and the rest keeps its place."""
     figures = [100, 90, 5000, -1, -1, 300, 10, 9, -1, 60, 59, 1000]
-    verdict = read_verdict([1, b"ok", 7, *figures, 1, 4, 5, 6, 1795219200000, 500, 400, 2000])
+    verdict = read_verdict(struct.pack("<22q", 0, 7, *figures, 500, 400, 2000, 1, 4, 5, 6, 1795219200000))
     assert (verdict.code, verdict.why, verdict.granted_output) == ("admitted", "ok", 7)
     assert verdict.input == Remaining(100, 90, 5000)
     assert verdict.output == Remaining(None, None, None)

@@ -1,26 +1,26 @@
--- Part: the account of one caller, hash q:{sPP}:<external id>. Fields i (input tokens), o (output tokens), r (requests) hold JSON
---   [l limit (-1 unlimited), b base: what Zion counts beyond what is acknowledged, s settled here, a of that acknowledged by Zion,
---    h held, p and e start and end of the period in Unix ms (e = 0: never ends), c since when s counts, k name of the period]
--- and for the whole: fetched (when Zion was asked), refresh (until when somebody refreshes), rolled (when a period last ended
--- here, or an operator dropped a dead letter: limits from before are asked for anew), clock (the last time seen: never run
--- backwards after a failover). At every instant b + s + h is what is used.
--- Three arrays, because thirty fields cost Lua three times as long to read.
+-- Part: the account of one caller, string q:{sPP}:<external id>, packed by `struct` because Lua reads that five times as fast as
+-- a hash of JSON. First for the whole: the clock (the last time seen: never run backwards after a failover), fetched (when Zion
+-- was asked), refresh (until when somebody refreshes), rolled (when a period last ended here, or an operator dropped a dead
+-- letter: limits from before are asked for anew). Then for each of i (input tokens), o (output tokens), r (requests):
+--   l limit (-1 unlimited), b base: what Zion counts beyond what is acknowledged, s settled here, a of that acknowledged by Zion,
+--   h held, p and e start and end of the period in Unix ms (e = 0: never ends), c since when s counts
+-- then the names of their three periods, k; at last the windows of requests and of tokens, w and v (_window).
+-- At every instant b + s + h is what is used.
 local METRICS = {'i', 'o', 'r'}
-local ARRAY = '[%d,%d,%d,%d,%d,%d,%d,%d,"%s"]'
+local FORMAT = '<dddd' .. 'dddddddd' .. 'dddddddd' .. 'dddddddd' .. 'sss' .. 'Bc0Bc0'
 -- Two days after its last use; prolonged by the first save of each minute only, and so a minute longer.
 local ACCOUNT_LIFE_MS, MINUTE_MS = 172860000, 60000
 
-local function month_start(day)  -- day: days since 1970-01-01; the civil calendar by eras of 400 years
-  local z = day + 719468
-  local doe = z % 146097
-  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
-  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
-  local month = math.floor((5 * doy + 2) / 153)
-  return day - (doy - math.floor((153 * month + 2) / 5))
-end
-
 -- Start and end of the calendar period around at_ms (UTC, weeks from Monday); nil where the name has no calendar.
 local function calendar(name, at_ms)
+  local function month_start(day)  -- day: days since 1970-01-01; the civil calendar by eras of 400 years
+    local z = day + 719468
+    local doe = z % 146097
+    local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+    local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+    local month = math.floor((5 * doy + 2) / 153)
+    return day - (doy - math.floor((153 * month + 2) / 5))
+  end
   local day = math.floor(at_ms / DAY_MS)
   local first, after
   if name == 'DAILY' then first, after = day, day + 1
@@ -40,53 +40,54 @@ local function following(name, start, stop, now)
   return stop + passed * length, stop + (passed + 1) * length
 end
 
--- The account, with its clock not before the last one seen and every period that is over begun anew.
-local function open_account(key, now)
-  local values = redis.call('HMGET', key, 'i', 'o', 'r', 'fetched', 'refresh', 'rolled', 'clock')
-  local account = {
-    key = key, new = not values[7], fetched = tonumber(values[4]) or 0, refresh = tonumber(values[5]) or 0,
-    rolled = tonumber(values[6]) or 0, now = math.max(now, tonumber(values[7]) or 0),
-  }
-  account.kept = {fetched = account.fetched, refresh = account.refresh, rolled = account.rolled, clock = tonumber(values[7])}
-  local sums_kept = not account.new and cjson.decode('[' .. values[1] .. ',' .. values[2] .. ',' .. values[3] .. ']')
-  for at, metric in ipairs(METRICS) do
-    if account.new then
-      account[metric] = {l = -1, b = 0, s = 0, a = 0, h = 0, p = 0, e = 0, c = midnight(account.now), k = ''}
-    else
-      local v = sums_kept[at]
-      local sums = {l = v[1], b = v[2], s = v[3], a = v[4], h = v[5], p = v[6], e = v[7], c = v[8], k = v[9]}
-      if sums.e > 0 and account.now >= sums.e then
-        sums.p, sums.e = following(sums.k, sums.p, sums.e, account.now)
-        sums.b, sums.s, sums.a, sums.c = 0, 0, 0, sums.p
-        account.rolled = account.now
-      end
-      account[metric] = sums
+local function begin_anew(account)
+  for _, metric in ipairs(METRICS) do
+    local sums = account[metric]
+    if sums.e > 0 and account.now >= sums.e then
+      sums.p, sums.e = following(sums.k, sums.p, sums.e, account.now)
+      sums.b, sums.s, sums.a, sums.c = 0, 0, 0, sums.p
+      account.rolled = account.now
     end
   end
+end
+
+-- The account, with its clock not before the last one seen and every period that is over begun anew.
+local function open_account(key, now)
+  local value = redis.call('GET', key)
+  if not value then
+    local function nothing() return {l = -1, b = 0, s = 0, a = 0, h = 0, p = 0, e = 0, c = midnight(now), k = ''} end
+    return {
+      key = key, new = true, now = now, seen = 0, fetched = 0, refresh = 0, rolled = 0, w = '', v = '',
+      i = nothing(), o = nothing(), r = nothing(),
+    }
+  end
+  local seen, fetched, refresh, rolled, il, ib, is, ia, ih, ip, ie, ic, ol, ob, os, oa, oh, op, oe, oc,
+    rl, rb, rs, ra, rh, rp, re, rc, ik, ok, rk, w, v = struct.unpack(FORMAT, value)
+  if seen > now then now = seen end
+  local account = {
+    key = key, now = now, seen = seen, fetched = fetched, refresh = refresh, rolled = rolled, w = w, v = v,
+    i = {l = il, b = ib, s = is, a = ia, h = ih, p = ip, e = ie, c = ic, k = ik},
+    o = {l = ol, b = ob, s = os, a = oa, h = oh, p = op, e = oe, c = oc, k = ok},
+    r = {l = rl, b = rb, s = rs, a = ra, h = rh, p = rp, e = re, c = rc, k = rk},
+  }
+  if (ie > 0 and now >= ie) or (oe > 0 and now >= oe) or (re > 0 and now >= re) then begin_anew(account) end
   return account
 end
 
-local function packed(sums)
-  return string.format(ARRAY, sums.l, sums.b, sums.s, sums.a, sums.h, sums.p, sums.e, sums.c, sums.k)
-end
-
 local function save_account(account)
-  local key, kept = account.key, account.kept
-  redis.call('HSET', key, 'i', packed(account.i), 'o', packed(account.o), 'r', packed(account.r), 'clock', whole(account.now))
-  if account.fetched ~= kept.fetched or account.refresh ~= kept.refresh or account.rolled ~= kept.rolled then
-    redis.call('HSET', key, 'fetched', whole(account.fetched), 'refresh', whole(account.refresh), 'rolled', whole(account.rolled))
-  end
-  if not kept.clock or math.floor(kept.clock / MINUTE_MS) ~= math.floor(account.now / MINUTE_MS) then
-    redis.call('PEXPIRE', key, ACCOUNT_LIFE_MS)
+  local now, i, o, r = account.now, account.i, account.o, account.r
+  local value = struct.pack(FORMAT, now, account.fetched, account.refresh, account.rolled,
+    i.l, i.b, i.s, i.a, i.h, i.p, i.e, i.c, o.l, o.b, o.s, o.a, o.h, o.p, o.e, o.c, r.l, r.b, r.s, r.a, r.h, r.p, r.e, r.c,
+    i.k, o.k, r.k, #account.w, account.w, #account.v, account.v)
+  if math.floor(account.seen / MINUTE_MS) == math.floor(now / MINUTE_MS) then
+    redis.call('SET', account.key, value, 'KEEPTTL')
+  else
+    redis.call('SET', account.key, value, 'PX', ACCOUNT_LIFE_MS)
   end
 end
 
 local function remaining(sums)
   if sums.l < 0 then return -1 end
-  return math.max(0, sums.l - sums.b - sums.s - sums.h)
-end
-
-local function reset_ms(account, metric)
-  local stop = account[metric].e
-  return stop > 0 and math.max(0, stop - account.now) or -1
+  local left = sums.l - sums.b - sums.s - sums.h
+  return left > 0 and left or 0
 end

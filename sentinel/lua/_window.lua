@@ -1,19 +1,30 @@
--- Part: a sliding window of one caller, hash w:{sPP}:<external id> (v: for tokens): number of the sub-bucket → amount in it.
+-- Part: a sliding window of one caller, part of the account (w: requests, v: tokens): the number of its newest sub-bucket, then
+-- the amounts in that one and in each of the ten before it, packed; '' while there is none.
 -- The oldest sub-bucket counts in full until its last ms has left, so no real window ever has more than rate (-1: no window).
--- returns what is left, ms until some comes back (-1 where there is no window), and the sub-buckets that count no more
-local function read_window(key, now, rate, width_ms, buckets)
-  if rate < 0 then return rate, -1, {} end
-  local bucket, left, reset, gone = math.floor(now / width_ms), rate, 0, {}
-  local counts, oldest = redis.call('HGETALL', key), nil
-  for at = 1, #counts, 2 do
-    local number = tonumber(counts[at])
-    if number < bucket - buckets or number > bucket then  -- later than now: from a window of another length
-      gone[#gone + 1] = counts[at]
-    else
-      left = left - tonumber(counts[at + 1])
-      if not oldest or number < oldest then oldest = number end
+local BUCKETS, WINDOW = 10, '<dddddddddddd'
+
+-- The window as it is in the sub-bucket of now: a list as it is packed, what is left, and ms until some comes back.
+local function read_window(packed, now, rate, width_ms)
+  local bucket, left, reset, oldest = math.floor(now / width_ms), rate, 0, nil
+  local known = packed ~= '' and {struct.unpack(WINDOW, packed)} or {bucket}
+  local passed = bucket - known[1]
+  if passed < 0 then known, passed = {}, 0 end  -- later than now: from a window of another length
+  local window = {bucket, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  for at = passed, BUCKETS do
+    local amount = known[at - passed + 2] or 0
+    if amount ~= 0 then
+      window[at + 2], left, oldest = amount, left - amount, at
     end
   end
-  if oldest then reset = math.ceil((oldest + buckets + 1) * width_ms - now) end
-  return math.max(0, left), reset, gone
+  if oldest then reset = math.ceil((bucket - oldest + BUCKETS + 1) * width_ms - now) end
+  return window, left > 0 and left or 0, reset
+end
+
+-- The window, packed, with `change` put to the amount of a sub-bucket, where that still lies in it.
+local function changed_window(packed, bucket, change)
+  local window = packed ~= '' and {struct.unpack(WINDOW, packed)} or {bucket}
+  local at = window[1] - bucket + 2
+  if not window[at] or at < 2 or at > BUCKETS + 2 then return packed end
+  window[at] = window[at] + change
+  return struct.pack(WINDOW, unpack(window, 1, BUCKETS + 2))
 end

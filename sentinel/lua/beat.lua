@@ -5,11 +5,15 @@
 -- clock   Redis TIME; a step backwards only makes the lease end sooner or later by that step
 -- cost    O(log holds)
 -- include: _clock
-if redis.call('HEXISTS', KEYS[1], ARGV[2]) == 0 then
+-- include: _holds
+local hold = redis.call('HGET', KEYS[1], ARGV[2])
+if not hold then
   local stone = redis.call('GET', KEYS[3])
   if stone and cjson.decode(stone)[1] == 'expired' then redis.call('PEXPIRE', KEYS[3], ARGV[5]) end
   return {0}
 end
-redis.call('HSET', KEYS[1], ARGV[2] .. ':output', ARGV[4])
+local input, output, bucket = struct.unpack(HOLD, hold)
+local who = string.sub(hold, HOLD_BYTES + 1)
+redis.call('HSET', KEYS[1], ARGV[2], struct.pack(HOLD, input, output, bucket, tonumber(ARGV[4])) .. who)
 redis.call('ZADD', KEYS[2], whole(read_clock(tonumber(ARGV[1])) + tonumber(ARGV[3])), ARGV[2])
 return {1}

@@ -5,6 +5,7 @@ null, negative or absent is no limit. Only an answer with no list of limits at a
 """
 
 import math
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,7 +21,23 @@ _NAMES: Final = {metric.value: metric for metric in Metric}
 _UNIFIED: Final = {"aiInputTokens": Metric.INPUT, "aiOutputTokens": Metric.OUTPUT, "aiRequests": Metric.REQUESTS}
 _UNIFIED_NAME: Final = "ai_usage"
 _DAY_MS: Final = 86_400_000
-_CODES: Final = {0: "denied", 1: "admitted", 2: "snapshot", 3: "settled"}
+# What admit.lua answers, as a code and why.
+_ANSWERS: Final = (
+    ("admitted", "ok"),
+    ("admitted", "dup"),
+    ("settled", "settled"),
+    ("snapshot", "unknown"),
+    ("snapshot", "stale"),
+    ("denied", "rate"),
+    ("denied", "tokens"),
+    ("denied", "concurrency"),
+    ("denied", "requests"),
+    ("denied", "input"),
+    ("denied", "output"),
+)
+_UNLIMITED: Final = Remaining(None, None, None)
+
+_read_figures: Final = struct.Struct("<22q").unpack
 
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -67,7 +84,7 @@ class Verdict(msgspec.Struct, frozen=True):
     refresh: bool
     acked: tuple[int, int, int]
     clock_ms: int
-    tokens: Remaining = Remaining(None, None, None)
+    tokens: Remaining = _UNLIMITED
 
 
 def read_snapshot(body: bytes) -> Snapshot:
@@ -97,20 +114,22 @@ def read_snapshot(body: bytes) -> Snapshot:
     )
 
 
-def read_verdict(reply: Sequence[Any]) -> Verdict:
+def read_verdict(reply: bytes) -> Verdict:
     """The reply of admit.lua, by its contract there."""
+    figures = _read_figures(reply)
+    code, why = _ANSWERS[figures[0]]
     return Verdict(
-        code=_CODES[reply[0]],
-        why=reply[1].decode(),
-        granted_output=reply[2],
-        input=read_remaining(reply[3:6]),
-        output=read_remaining(reply[6:9]),
-        requests=read_remaining(reply[9:12]),
-        rate=read_remaining(reply[12:15]),
-        refresh=reply[15] == 1,
-        acked=(reply[16], reply[17], reply[18]),
-        clock_ms=reply[19],
-        tokens=read_remaining(reply[20:23]),
+        code,
+        why,
+        figures[1],
+        read_remaining(figures[2:5]),
+        read_remaining(figures[5:8]),
+        read_remaining(figures[8:11]),
+        read_remaining(figures[11:14]),
+        figures[17] == 1,
+        figures[18:21],
+        figures[21],
+        _UNLIMITED if figures[14] < 0 else read_remaining(figures[14:17]),
     )
 
 
@@ -118,7 +137,7 @@ def read_remaining(figures: Sequence[int]) -> Remaining:
     """What the scripts say of a limit: limit, remaining, reset ms; -1 is unlimited, or never."""
     limit, remaining, reset_ms = figures
     if limit < 0:
-        return Remaining(None, None, None)
+        return _UNLIMITED
     return Remaining(limit, remaining, None if reset_ms < 0 else reset_ms)
 
 

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from sentinel.devstack.stack import Stack
 from sentinel.edges.ledger.keys import key, partition_of
+from tests.support.accounts import read_account
 from tests.support.running import HELLO, User, make_user, reconciled, redis_away
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
@@ -96,8 +97,8 @@ async def nothing_held(stack: Stack, user: User) -> None:
     """Wait until the ledger holds nothing for the user."""
     async with Redis.from_url(stack.redis_url) as redis, asyncio.timeout(20):
         while True:
-            account = await redis.hmget(key("q", partition_of(user.external_id, PARTITIONS), user.external_id), "i", "o", "r")
-            if [json.loads(sums)[4] for sums in account] == [0, 0, 0]:
+            account = await redis.get(key("q", partition_of(user.external_id, PARTITIONS), user.external_id))
+            if [sums[4] for sums in read_account(account).values()] == [0, 0, 0]:
                 return
             await asyncio.sleep(0.05)
 

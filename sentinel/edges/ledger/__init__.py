@@ -6,8 +6,9 @@ ways: its request is settled (`blind`) where it went on without Redis, or voided
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Final
+import struct
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import msgspec
 from redis.asyncio import Redis
@@ -16,7 +17,7 @@ from redis.backoff import NoBackoff
 
 from sentinel.edges.ledger import settling
 from sentinel.edges.ledger.books import Books
-from sentinel.edges.ledger.keys import WINDOW_BUCKETS, key, partition_of
+from sentinel.edges.ledger.keys import key, partition_of, seat_of
 from sentinel.edges.ledger.outbox import Batch, Outbox
 from sentinel.edges.ledger.owners import Owners
 from sentinel.edges.ledger.pipeline import Pipeline
@@ -26,6 +27,7 @@ from sentinel.edges.ledger.unfinished import Unfinished
 from sentinel.edges.ledger.voids import Voids
 from sentinel.logs import Log
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict, read_verdict
+from sentinel.protocol.users import who
 from sentinel.records import Bill, Caller, Entry, Hold
 
 __all__ = ["Batch", "Ledger", "Settled", "open_redis", "redis_time"]
@@ -34,7 +36,9 @@ _log: Final = Log("ledger")
 
 _SWEEP_CLAIM_MS: Final = 10_000
 
-_read_held: Final = msgspec.json.Decoder(tuple[str, str, str, int, int, int]).decode
+# What admit.lua calls the rules: they are the same for every request.
+_pack_rules: Final = struct.Struct("<7d").pack
+_read_who: Final = msgspec.json.Decoder(tuple[str, str, str]).decode
 
 
 def open_redis(url: str, timeout_s: float) -> Redis:
@@ -75,16 +79,13 @@ class Ledger(Outbox):
         self.partitions = partitions
         self._pipeline = Pipeline(redis, timeout_s)
         self._lease_ms = lease_ms
-        self._window = (rate_requests or -1, rate_window_ms, WINDOW_BUCKETS)
+        rate = rate_requests or -1
+        self._rules = _pack_rules(lease_ms, rate, rate_window_ms, fresh_ms, stale_ms, concurrency_max, rate_tokens or -1)
         self.replicas = Replicas(redis)
-        self.books = Books(self._pipeline, partitions=partitions, window=self._window, now_ms=now_ms)
+        self.books = Books(self._pipeline, partitions=partitions, window=(rate, rate_window_ms), now_ms=now_ms)
         self.owners = Owners(self._pipeline, partitions=partitions)
         # A claim that is not renewed ends with the lease of the hold it stands beside.
         self.unfinished = Unfinished(self._pipeline, partitions=partitions, claim_ms=lease_ms)
-        self._fresh_ms = fresh_ms
-        self._stale_ms = stale_ms
-        self._concurrency_max = concurrency_max
-        self._rate_tokens = rate_tokens or -1
         self._now_ms = now_ms
         self._voids = Voids(self._void)
         self._unanswered = {}
@@ -110,20 +111,13 @@ class Ledger(Outbox):
         A second call with the same id gets the first one's grant. Raises LedgerUnavailableError; unless it says that nothing
         was `sent`, the request must then be settled, blind, or voided. Where the caller is cancelled, it is voided here.
         """
-        at = self.partition(caller.external_id)
-        keys = [
-            key("q", at, caller.external_id),
-            key("w", at, caller.external_id),
-            key("r", at),
-            key("z", at),
-            key("d", at, request_id),
-            key("v", at, caller.external_id),
-        ]
-        who = (request_id, caller.external_id, caller.email, model)
-        amounts = (input_tokens, output_tokens, output_min, self._lease_ms, *self._window)
-        bounds = (self._fresh_ms, self._stale_ms, self._concurrency_max, self._rate_tokens)
+        seat = seat_of(caller.external_id, self.partitions)
+        at = seat.partition
+        settled, position = settling.place(at, request_id)
+        keys = (seat.account, at.holds, at.deadlines, at.stones + request_id, settled)
+        amounts = (input_tokens, output_tokens, output_min)
+        arguments = (self._now_ms(), request_id, who(caller, model), *amounts, position, self._rules)
         try:
-            arguments = (self._now_ms(), *who, *amounts, *bounds)
             return read_verdict(await self._pipeline.script("admit", keys, arguments, resend=True))
         except asyncio.CancelledError:
             self.void(request_id, caller.external_id)
@@ -141,20 +135,20 @@ class Ledger(Outbox):
         arguments: list[str | int] = [self._now_ms(), fetched_at_ms]
         for limit, acknowledged in zip((snapshot.input, snapshot.output, snapshot.requests), acked, strict=True):
             arguments += _figures(limit, acknowledged)
-        keys = [key("q", self.partition(external_id), external_id)]
+        keys = (seat_of(external_id, self.partitions).account,)
         return bool((await self._pipeline.script("snapshot", keys, arguments))[0])
 
     async def release_refresh(self, external_id: str) -> None:
-        """Let somebody else refresh a caller's limits: whom a Verdict had asked to could not."""
-        await self._pipeline.command("hdel", key("q", self.partition(external_id), external_id), "refresh")
+        """Let somebody else refresh a caller's limits: whom a Verdict had asked to could not: release.lua."""
+        await self._pipeline.script("release", (seat_of(external_id, self.partitions).account,), (self._now_ms(),))
 
-    async def settle(self, hold: Hold, bill: Bill, *, blind: bool = False) -> Settled:
+    def settle(self, hold: Hold, bill: Bill, *, blind: bool = False) -> Coroutine[Any, Any, Settled]:
         """Free the hold and charge the bill, once, whatever happened before: settle.lua.
 
         `blind` charges it even where Redis knows neither the hold nor that it was settled (it lost the hold).
         """
         amounts = (bill.input_tokens, bill.output_tokens, bill.requests)
-        return await self._settle(hold.caller, hold.request_id, hold.model, amounts, "blind" if blind else "truth")
+        return self._settle(hold.caller, hold.request_id, hold.model, amounts, "blind" if blind else "truth")
 
     async def replay(self, entry: Entry) -> Settled:
         """Settle what a journal tells, once, however often it is told: settle.lua.
@@ -168,7 +162,8 @@ class Ledger(Outbox):
 
     async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those of `entries` whose truth the ledger may not have, by a few reads."""
-        places = [settling.place(self.partition(entry.external_id), entry.request_id) for entry in entries]
+        seats = [seat_of(entry.external_id, self.partitions) for entry in entries]
+        places = [settling.place(seat.partition, entry.request_id) for seat, entry in zip(seats, entries, strict=True)]
         names = list({name for name, _ in places})
         bitmaps = dict(zip(names, await asyncio.gather(*(self._pipeline.command("get", name) for name in names)), strict=True))
         return [
@@ -184,8 +179,8 @@ class Ledger(Outbox):
 
     async def beat(self, hold: Hold, output_tokens: int) -> bool:
         """Say that a request still runs and has produced `output_tokens`: beat.lua. Whether its hold is still there."""
-        at = self.partition(hold.caller.external_id)
-        keys = [key("r", at), key("z", at), key("d", at, hold.request_id)]
+        at = seat_of(hold.caller.external_id, self.partitions).partition
+        keys = (at.holds, at.deadlines, at.stones + hold.request_id)
         arguments = (self._now_ms(), hold.request_id, self._lease_ms, output_tokens, settling.SETTLED_LIFE_MS)
         return bool((await self._pipeline.script("beat", keys, arguments))[0])
 
@@ -197,9 +192,9 @@ class Ledger(Outbox):
         keys = [key("r", partition), key("z", partition)]
         claimed = await self._pipeline.script("sweep", keys, (self._now_ms(), _SWEEP_CLAIM_MS, holds_max))
         settlements = []
-        for at in range(1, len(claimed), 3):
-            external_id, email, model, input_tokens, _, _ = _read_held(claimed[at + 1])
-            amounts = (input_tokens, int(claimed[at + 2]), 1)
+        for at in range(1, len(claimed), 4):
+            external_id, email, model = _read_who(claimed[at + 1])
+            amounts = (claimed[at + 2], claimed[at + 3], 1)
             caller = Caller(external_id, email)
             settlements.append(self._settle(caller, claimed[at].decode(), model, amounts, "expired"))
         settled = await asyncio.gather(*settlements)
@@ -241,9 +236,13 @@ class Ledger(Outbox):
         await self._pipeline.close()
 
     async def _settle(self, caller: Caller, request_id: str, model: str, amounts: tuple[int, int, int], kind: str) -> Settled:
-        at = self.partition(caller.external_id)
-        question = settling.question(at, caller, request_id, model, amounts, kind, self._now_ms())
-        return settling.answer(at, await self._pipeline.script("settle", *question))
+        seat = seat_of(caller.external_id, self.partitions)
+        at = seat.partition
+        settled, position = settling.place(at, request_id)
+        keys = (seat.account, at.holds, at.deadlines, at.stones + request_id, at.unreported, settled)
+        arguments = (self._now_ms(), request_id, who(caller, model), *amounts, kind, position)
+        status, waiting = await self._pipeline.script("settle", keys, arguments)
+        return Settled(status in {1, 2}, waiting, at.number, settling.OUTCOMES[status])
 
     async def _void(self, request_id: str, external_id: str) -> None:
         await self._settle(Caller(external_id, ""), request_id, "", (0, 0, 0), "void")

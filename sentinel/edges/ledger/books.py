@@ -99,9 +99,9 @@ _read_letter: Final = msgspec.json.Decoder(tuple[str, int, Sum]).decode
 
 
 class Books:
-    """The books of one ledger, over its `pipeline`. `window` is (requests, or -1 for none, ms, sub-buckets)."""
+    """The books of one ledger, over its `pipeline`. `window` is (requests, or -1 for none, ms)."""
 
-    def __init__(self, pipeline: Pipeline, *, partitions: int, window: tuple[int, int, int], now_ms: Callable[[], int]) -> None:
+    def __init__(self, pipeline: Pipeline, *, partitions: int, window: tuple[int, int], now_ms: Callable[[], int]) -> None:
         self._pipeline = pipeline
         self._partitions = partitions
         self._window = window
@@ -184,7 +184,7 @@ class Books:
         await self._pipeline.close()
 
     async def _account(self, external_id: str, partition: int) -> Account:
-        keys = [key("q", partition, external_id), key("w", partition, external_id)]
+        keys = [key("q", partition, external_id)]
         reply = await self._pipeline.script("usage", keys, (self._now_ms(), *self._window))
         figures = [reply[at : at + 8] for at in range(4, len(reply), 8)]
         return Account(

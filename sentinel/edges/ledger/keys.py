@@ -4,10 +4,10 @@ All keys of a partition have one hash tag, so that a script's keys lie in one sl
 """
 
 import zlib
+from functools import lru_cache
 from typing import Final
 
-# Sub-buckets of a sliding window: a change makes every window start anew.
-WINDOW_BUCKETS: Final = 10
+_CALLERS_MAX: Final = 8192
 
 
 def partition_of(external_id: str, partitions: int) -> int:
@@ -16,5 +16,39 @@ def partition_of(external_id: str, partitions: int) -> int:
 
 
 def key(kind: str, partition: int, name: str = "") -> str:
-    """The key of a `kind` (q, w, r, z, d, a, b, s, x, …) in a partition, of one caller or request where it has a `name`."""
+    """The key of a `kind` (q, r, z, d, a, b, s, x, …) in a partition, of one caller or request where it has a `name`."""
     return f"{kind}:{{s{partition:02d}}}:{name}" if name else f"{kind}:{{s{partition:02d}}}"
+
+
+class Partition:
+    """The keys of a partition that every request asks for; what `stones` and `settled` begin with ends with the request."""
+
+    __slots__ = ("deadlines", "holds", "number", "settled", "stones", "unreported")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.holds = key("r", number)
+        self.deadlines = key("z", number)
+        self.unreported = key("a", number)
+        self.stones = key("d", number) + ":"
+        self.settled = key("t", number) + ":"
+
+
+class Seat:
+    """Where one caller's things lie: the account and its partition."""
+
+    __slots__ = ("account", "partition")
+
+    def __init__(self, account: str, partition: Partition) -> None:
+        self.account = account
+        self.partition = partition
+
+
+@lru_cache(_CALLERS_MAX)
+def seat_of(external_id: str, partitions: int) -> Seat:
+    """The seat of a caller, kept for those who asked lately."""
+    number = partition_of(external_id, partitions)
+    return Seat(key("q", number, external_id), _partition(number))
+
+
+_partition: Final = lru_cache(_CALLERS_MAX)(Partition)

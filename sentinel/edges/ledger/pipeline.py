@@ -50,6 +50,7 @@ SCRIPTS: Final = (
     "usage",
     "requeue",
     "drop",
+    "release",
 )
 COMMANDS: Final = (
     "del",
@@ -104,7 +105,7 @@ class Pipeline:
             self._opened()
 
     def script(
-        self, name: str, keys: Sequence[str], arguments: Sequence[str | int], *, resend: bool = False
+        self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int], *, resend: bool = False
     ) -> Coroutine[Any, Any, Any]:
         """The reply of one of SCRIPTS. Raises LedgerUnavailableError; whether it ran is then unknown, if it was `sent`."""
         return self._call(name, pack("EVALSHA", self._digests[name], len(keys), *keys, *arguments), resend=resend)
