@@ -118,18 +118,20 @@ def read_verdict(reply: bytes) -> Verdict:
     """The reply of admit.lua, by its contract there."""
     figures = _read_figures(reply)
     code, why = _ANSWERS[figures[0]]
+    il, ir, ie, ol, or_, oe, rl, rr, re, wl, wr, we, vl, vr, ve = figures[2:17]
     return Verdict(
         code,
         why,
         figures[1],
-        read_remaining(figures[2:5]),
-        read_remaining(figures[5:8]),
-        read_remaining(figures[8:11]),
-        read_remaining(figures[11:14]),
+        # Written out, as in read_remaining: this is done for every request.
+        _UNLIMITED if il < 0 else Remaining(il, ir, ie if ie >= 0 else None),
+        _UNLIMITED if ol < 0 else Remaining(ol, or_, oe if oe >= 0 else None),
+        _UNLIMITED if rl < 0 else Remaining(rl, rr, re if re >= 0 else None),
+        _UNLIMITED if wl < 0 else Remaining(wl, wr, we if we >= 0 else None),
         figures[17] == 1,
         figures[18:21],
         figures[21],
-        _UNLIMITED if figures[14] < 0 else read_remaining(figures[14:17]),
+        _UNLIMITED if vl < 0 else Remaining(vl, vr, ve if ve >= 0 else None),
     )
 
 

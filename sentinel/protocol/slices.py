@@ -83,21 +83,33 @@ class Slice:
         self._learned_at_ms = 0
         self._taken_at_ms: int | None = None
         self._window: deque[int] = deque()  # when what is in the sliding window was taken here
+        self._told: tuple[Remaining, Remaining, Remaining, Remaining, int] | None = None
 
     def learn(self, given: Remaining, produced: Remaining, requests: Remaining, rate: Remaining, now_ms: int) -> None:
-        """The ledger has spoken (of input, output, requests and the window): its figures replace the old ones."""
+        """The ledger has spoken (of input, output, requests and the window): its figures replace the old ones.
+
+        Only noted: the ledger speaks with every request, and hardly ever does anybody take from here between two of them.
+        """
+        self._told = (given, produced, requests, rate, now_ms)
+
+    def _hear(self) -> None:
+        """Take in what the ledger has said last, if it is new."""
+        if self._told is None:
+            return
+        *figures, self._rate, now_ms = self._told
+        self._told = None
         amounts = (self._input, self._output, self._requests)
         if self._taken_at_ms is not None and self._taken_at_ms + _BILLED_MS < now_ms:
             self._taken_at_ms = None
             for amount in amounts:
                 amount.taken = 0
-        for amount, told in zip(amounts, (given, produced, requests), strict=True):
+        for amount, told in zip(amounts, figures, strict=True):
             amount.learn(told, now_ms)
-        self._rate = rate
         self._learned_at_ms = now_ms
 
     def take(self, input_tokens: int, output_tokens: int, output_min: int, now_ms: int) -> Grant:
         """Take one request, `input_tokens` and up to `output_tokens` (at least `output_min`), all or nothing, as admit.lua."""
+        self._hear()
         amounts = (self._input, self._output, self._requests)
         for amount in amounts:
             amount.roll(now_ms)
@@ -118,6 +130,7 @@ class Slice:
 
     def give_back(self, input_tokens: int, output_tokens: int, requests: int) -> None:
         """What a bill came out below its grant (negative: above); what the sliding window has counted stays counted."""
+        self._hear()
         given = ((self._input, input_tokens), (self._output, output_tokens), (self._requests, requests))
         for amount, number in given:
             amount.taken = max(0, amount.taken - number)

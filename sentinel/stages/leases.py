@@ -9,6 +9,8 @@ import random
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from sentinel.edges.ledger import Ledger
 from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
@@ -31,16 +33,13 @@ class Produced(Protocol):
         """Events so far; for a stream of tokens about one each."""
 
 
-class Lease:
+class Lease(Struct, eq=False):
     """The lease of one request: `watch` is given the meter of its answer, once there is one."""
 
-    __slots__ = ("hold", "meter", "renew_at_s", "sent")
-
-    def __init__(self, hold: Hold, renew_at_s: float) -> None:
-        self.hold = hold
-        self.renew_at_s = renew_at_s
-        self.meter: Produced | None = None
-        self.sent = False
+    hold: Hold
+    renew_at_s: float
+    meter: Produced | None = None
+    sent: bool = False
 
     def mark_sent(self) -> None:
         """From now on the provider may work for this request."""

@@ -62,28 +62,31 @@ class Settlement:
 
     async def settle(self, hold: Hold, call: Call, outcome: Outcome) -> tuple[Bill, Settled | None]:
         """The bill, and what the ledger said (None where it waits for Redis to come back)."""
-        bill = await self._bill(hold, call, outcome)
+        usage = outcome.usage
+        if usage is not None and outcome.started and outcome.ending is Ending.SUCCESS:
+            bill = Bill(1, usage.input_tokens, usage.output_tokens)
+        else:
+            bill = await self._estimated(hold, call, outcome)
         _count(hold, bill)
         receipt = self._journal.settled(hold, bill)
         settled = None
         try:
-            settled = await self._write(hold, bill)
+            told = await self._ledger.settle(hold, bill, blind=hold.local)
+            settled = told if told.why != "unknown" else await self._write_blind(hold, bill)
         except LedgerUnavailableError:
             _log.debug("settlement waits for redis", request_id=hold.request_id)
         finally:
             if settled is not None and receipt is not None:
                 self._journal.take(receipt)
-            elif settled is None and (receipt is None or not self._journal.wait(receipt)):
-                self._keep(hold, bill)
-            self._show()
+            elif settled is None:
+                if receipt is None or not self._journal.wait(receipt):
+                    self._keep(hold, bill)
+                self._show()
         return bill, settled
 
-    async def _write(self, hold: Hold, bill: Bill) -> Settled:
-        settled = await self._ledger.settle(hold, bill, blind=hold.local)
-        if settled.why == "unknown":
-            _log.warning("redis has lost a hold", request_id=hold.request_id)
-            settled = await self._ledger.settle(hold, bill, blind=True)
-        return settled
+    async def _write_blind(self, hold: Hold, bill: Bill) -> Settled:
+        _log.warning("redis has lost a hold", request_id=hold.request_id)
+        return await self._ledger.settle(hold, bill, blind=True)
 
     def _keep(self, hold: Hold, bill: Bill) -> None:
         """In memory, since the journal cannot."""
@@ -92,11 +95,12 @@ class Settlement:
             lost, _ = self._waiting.popleft()
             _log.error("settlement lost: too many wait for redis", request_id=lost.request_id)
 
-    async def _bill(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
+    async def _estimated(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
+        """The bill of what did not simply end well with the provider's own figures."""
         if not outcome.started:
             return Bill(0, 0, 0)
         usage = outcome.usage
-        if usage is not None and (outcome.ending is Ending.SUCCESS or not outcome.produced):
+        if usage is not None and not outcome.produced:
             return Bill(1, usage.input_tokens, usage.output_tokens)
         if call.prompt is None or outcome.ending is Ending.UPSTREAM_ERROR:
             return Bill(1, 0, 0)
@@ -131,7 +135,8 @@ class Settlement:
             while self._waiting:
                 hold, bill = self._waiting.popleft()
                 try:
-                    await self._write(hold, bill)
+                    if (await self._ledger.settle(hold, bill, blind=hold.local)).why == "unknown":
+                        await self._write_blind(hold, bill)
                 except LedgerUnavailableError:
                     self._waiting.appendleft((hold, bill))
                     raise

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from sentinel import metrics
 from sentinel.edges.journal.orphans import Orphan, adopt
-from sentinel.edges.journal.segment import Segment, create, entries
+from sentinel.edges.journal.segment import Receipt, Segment, create, entries, size
 from sentinel.logs import Log
+from sentinel.protocol.users import who
 from sentinel.records import Bill, Entry, Hold
 
 __all__ = ["Journal", "Orphan", "Receipt"]
@@ -33,18 +32,6 @@ _TIGHT: Final = 0.6
 _ALARM: Final = 0.8
 # The rest is for the bills of what already runs.
 _REFUSE: Final = 0.95
-
-_encode: Final = msgspec.json.Encoder().encode
-
-
-class Receipt:
-    """Where a bill stands in the journal."""
-
-    __slots__ = ("position", "segment")
-
-    def __init__(self, segment: Segment, position: int) -> None:
-        self.segment = segment
-        self.position = position
 
 
 class Journal:
@@ -83,6 +70,7 @@ class Journal:
         self._buffer_bills = 0
         self._own_bytes = 0
         self._others_bytes = 0
+        self._room = 0
         # Until when Redis is known to have kept what it took; what it took later may still be lost.
         self._safe_s = 0.0
         # What runs: the started line of each request, and where it stands.
@@ -109,14 +97,14 @@ class Journal:
 
     def started(self, hold: Hold) -> None:
         """A request goes to the provider."""
-        line = self._line("started", hold, Bill(1, hold.input_tokens, 0))
+        line = self._line("started", hold, hold.input_tokens, 0, 1)
         segment = self._append(line)
         if segment is not None:
             self._running[hold.request_id] = (segment, line)
 
     def settled(self, hold: Hold, bill: Bill) -> Receipt | None:
         """A request is over, and this is its bill; None where it cannot be written down."""
-        segment = self._append(self._line("settled", hold, bill))
+        segment = self._append(self._line("settled", hold, bill.input_tokens, bill.output_tokens, bill.requests))
         self._running.pop(hold.request_id, None)
         if segment is None:
             return None
@@ -190,12 +178,13 @@ class Journal:
                 self._begin()
             own = {segment.path.name for segment in self._segments}
             with os.scandir(self.directory) as found:
-                self._others_bytes = sum(_size(entry) for entry in found if entry.name not in own)
+                self._others_bytes = sum(size(entry) for entry in found if entry.name not in own)
             for segment in list(self._segments):
                 if self._deletable(segment):
                     self._delete(segment)
         except OSError as error:
             self._fail(error)
+        self._measure()
         if self._current is not None:
             self._note("full" if self.bytes_used > _REFUSE * self._bytes_max else "ok")
         metrics.JOURNAL_BYTES.set(self.bytes_used)
@@ -208,30 +197,39 @@ class Journal:
             if not segment.bytes:
                 segment.path.unlink(missing_ok=True)
             os.close(segment.file)
-        self._segments, self._own_bytes, self._current = [], 0, None
+        self._segments, self._own_bytes, self._room, self._current = [], 0, 0, None
 
-    def _line(self, kind: str, hold: Hold, bill: Bill) -> bytes:
-        who, amounts = hold.caller, (bill.input_tokens, bill.output_tokens, bill.requests)
-        names = (hold.request_id, who.external_id, who.email, hold.model)
-        try:
-            return _encode((kind, self.now_ms(), *names, *amounts)) + b"\n"
-        except UnicodeEncodeError:
-            # A lone surrogate, written as the ledger writes it.
-            shown = [name.encode("utf-8", "backslashreplace").decode() for name in names]
-            return _encode((kind, self.now_ms(), *shown, *amounts)) + b"\n"
+    def _line(self, kind: str, hold: Hold, input_tokens: int, output_tokens: int, requests: int) -> bytes:
+        """An Entry as JSON. A request id is the gateway's own, and has nothing in it to escape."""
+        names = who(hold.caller, hold.model)[1:-1]
+        amounts = f"{input_tokens},{output_tokens},{requests}"
+        return f'["{kind}",{self.now_ms()},"{hold.request_id}",{names},{amounts}]\n'.encode()
 
     def _append(self, line: bytes) -> Segment | None:
         """The file that gets the line at the end of this tick; None where there is none, or no room."""
-        if self.bytes_used + len(line) > self._bytes_max:
+        if len(line) > self._room and not self._make_room(len(line)):
             return None
-        if self._current is not None and self._current.bytes + len(self._buffer) + len(line) > self._segment_bytes_max:
+        self._room -= len(line)
+        if not self._buffer:
+            self._at_end_of_tick(self.flush)
+        self._buffer += line
+        return self._current
+
+    def _make_room(self, size: int) -> bool:
+        """Whether a line of `size` bytes can be taken, in a new file where this one is full."""
+        if self.bytes_used + size > self._bytes_max:
+            return False
+        if self._current is not None and self._current.bytes + len(self._buffer) + size > self._segment_bytes_max:
             self._rotate()
-        segment = self._current
-        if segment is not None:
-            if not self._buffer:
-                self._at_end_of_tick(self.flush)
-            self._buffer += line
-        return segment
+        self._measure()
+        return self._current is not None
+
+    def _measure(self) -> None:
+        """How many bytes may come before `_make_room` is asked; a flush changes nothing of that."""
+        self._room = 0
+        if self._current is not None:
+            left = self._segment_bytes_max - self._current.bytes - len(self._buffer)
+            self._room = min(left, self._bytes_max - self.bytes_used)
 
     def _rotate(self) -> None:
         self.flush()
@@ -248,6 +246,7 @@ class Journal:
             segment = create(self.directory, self._boot, self._number, self._now_s())
         self._segments.append(segment)
         self._current = segment
+        self._measure()
 
     def _deletable(self, segment: Segment) -> bool:
         """Whether all its bills are taken, and so long ago that Redis cannot lose them; less long where space is short."""
@@ -279,6 +278,7 @@ class Journal:
             except OSError as second:
                 _log.warning("the journal's last line stays torn", error=str(second))
             self._current = None
+        self._measure()
         metrics.JOURNAL_ERRORS.inc()
         metrics.JOURNAL_ALARM.set(1)
         self._note(f"cannot be written: {error.strerror or error}")
@@ -291,10 +291,3 @@ class Journal:
                 _log.info("the journal is written again")
             else:
                 _log.error("the journal fails", state=state, refuses=self._refuse_when_full, directory=str(self.directory))
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -116,6 +116,21 @@ class Segment:
         self.waiting = self._states.count(_WAITING)
 
 
+class Receipt(msgspec.Struct, eq=False):
+    """Where a bill stands in the journal."""
+
+    segment: Segment
+    position: int
+
+
+def size(entry: os.DirEntry[str]) -> int:
+    """The bytes of a file, none where it is gone."""
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def create(directory: Path, boot: str, number: int, now_s: float) -> Segment | None:
     """A new, locked, empty file for this boot; None where somebody took it in between. OSError where the disk is full."""
     path = directory / f"{boot}-{number:06d}.jsonl"

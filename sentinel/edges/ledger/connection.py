@@ -10,6 +10,7 @@ from collections import deque
 from typing import Any, Final, Protocol
 
 from hiredis import ProtocolError, PushNotification, Reader, ReplyError
+from msgspec import Struct
 
 _NOTHING: Final = object()
 # One write; more waits until the socket has taken most of it, so that what waits there is not called sent.
@@ -17,39 +18,28 @@ _WRITE_BYTES_MAX: Final = 2**20
 _REPLY_BYTES_MAX: Final = 2**26
 
 
-class Call:
+class Call(Struct, eq=False):
     """One call on its way, `packed` as RESP. `reply` gets a value even where it is an error: nobody may be left to read it.
 
     `places` counts the queues it stands in, `sent` says that it has left, `again` that its connection broke once, `loaded` that
     its script was missing once, `resend` that it may go over another connection after half its time. `due_s` (of the loop) is
-    when the next half of its time is over, `halves` how many are, `link` the way that it was sent last.
+    when the next half of its time is over, `halves` how many are, `half_s` when the first was, `stalls` how often the loop
+    stood still instead, `link` the way that it was sent last.
     """
 
-    __slots__ = (
-        "again",
-        "due_s",
-        "half_s",
-        "halves",
-        "link",
-        "loaded",
-        "name",
-        "packed",
-        "places",
-        "reply",
-        "resend",
-        "sent",
-        "stalls",
-    )
-
-    def __init__(self, name: str, packed: bytes, reply: asyncio.Future[Any], *, resend: bool = False) -> None:
-        self.name = name
-        self.packed = packed
-        self.reply = reply
-        self.resend = resend
-        self.link: object = None
-        self.again = self.loaded = self.sent = False
-        self.halves = self.places = self.stalls = 0
-        self.due_s = self.half_s = 0.0
+    name: str
+    packed: bytes
+    reply: asyncio.Future[Any]
+    resend: bool = False
+    due_s: float = 0.0
+    half_s: float = 0.0
+    halves: int = 0
+    stalls: int = 0
+    places: int = 0
+    sent: bool = False
+    again: bool = False
+    loaded: bool = False
+    link: object = None
 
 
 class Owner(Protocol):
@@ -69,13 +59,16 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """Made by its owner for one transport. `silence_s` is how long it may say nothing while something is asked."""
+    """Made by its owner for one transport. `silence_s` is how long it may say nothing while something is asked.
+
+    `asked` are the calls whose replies it owes; None stands for one that nobody waits for.
+    """
 
     def __init__(self, owner: Owner, silence_s: float) -> None:
         self._owner = owner
         self._silence_s = silence_s
         self._reader = Reader(notEnoughData=_NOTHING)
-        self._asked: deque[Call | None] = deque()
+        self.asked: deque[Call | None] = deque()
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._partial_bytes = 0
@@ -83,11 +76,6 @@ class Connection(asyncio.Protocol):
         self._watch_due_s = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self.error: OSError | None = None
-
-    @property
-    def asked(self) -> int:
-        """How many replies it owes."""
-        return len(self._asked)
 
     def write(self, waiting: deque[Call]) -> None:
         """Send of `waiting` what the socket takes, in as few writes as that takes."""
@@ -99,19 +87,19 @@ class Connection(asyncio.Protocol):
                 if call.reply.done():
                     continue
                 call.sent = True
-                self._asked.append(call)
+                self.asked.append(call)
                 packed.append(call.packed)
                 size += len(call.packed)
             if packed:
                 self._transport.write(b"".join(packed))
-        if self._asked and self._watch is None:
+        if self.asked and self._watch is None:
             self._watch_on()
 
     def write_again(self, loads: list[bytes], calls: list[Call]) -> None:
         """Send what nobody waits for the answers of, and then `calls`, which stood here before."""
         assert self._transport is not None
-        self._asked.extend([None] * len(loads))
-        self._asked.extend(calls)
+        self.asked.extend([None] * len(loads))
+        self.asked.extend(calls)
         self._transport.write(b"".join((*loads, *(call.packed for call in calls))))
 
     def fail(self, error: OSError) -> None:
@@ -159,13 +147,13 @@ class Connection(asyncio.Protocol):
             self._watch.cancel()
         if self.error is None:
             self.error = exc if isinstance(exc, OSError) else ConnectionResetError("Redis closed the connection")
-        calls = [call for call in self._asked if call is not None]
-        self._asked.clear()
+        calls = [call for call in self.asked if call is not None]
+        self.asked.clear()
         self._owner.lost(self, calls, self.error)
 
     def _read(self, data: bytes) -> tuple[bool, list[Call]]:
         """Whether anything was answered, and calls whose script is missing. ProtocolError; IndexError where nobody asked."""
-        gets, asked = self._reader.gets, self._asked
+        gets, asked = self._reader.gets, self.asked
         missing: list[Call] = []
         before = len(asked)
         self._reader.feed(data)
@@ -196,7 +184,7 @@ class Connection(asyncio.Protocol):
         """Nothing since the last look, though something was asked then: give it up, unless the loop itself stood still."""
         self._watch = None
         late_s = asyncio.get_running_loop().time() - self._watch_due_s
-        if self._asked:
+        if self.asked:
             if self._chunks == self._watched and late_s < self._silence_s / 2:
                 self.fail(TimeoutError(f"Redis said nothing for {self._silence_s} s"))
             else:

@@ -44,7 +44,7 @@ class Link:
     @property
     def load(self) -> int:
         """How many calls stand here, waiting to be sent or to be answered, or dropped."""
-        return len(self._waiting) + (0 if self._connection is None else self._connection.asked)
+        return len(self._waiting) + (0 if self._connection is None else len(self._connection.asked))
 
     def send(self, call: Call) -> None:
         """Send `call` at the end of this tick, together with every other that the tick brings."""

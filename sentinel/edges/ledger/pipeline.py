@@ -21,7 +21,7 @@ from sentinel.edges.ledger.address import Address
 from sentinel.edges.ledger.breaker import Breaker
 from sentinel.edges.ledger.connection import Call
 from sentinel.edges.ledger.link import Link
-from sentinel.edges.ledger.resp import pack
+from sentinel.edges.ledger.resp import pack, pack_plain
 from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
 
@@ -78,7 +78,7 @@ class Pipeline:
 
     def __init__(self, redis: Redis, timeout_s: float) -> None:
         self._redis = redis
-        self._timeout_s = timeout_s
+        self._timeout_s, self._half_s = timeout_s, timeout_s / 2
         self._breaker = Breaker()
         self._probing: asyncio.Task[None] | None = None
         self._broken = False
@@ -108,7 +108,12 @@ class Pipeline:
         self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int], *, resend: bool = False
     ) -> Coroutine[Any, Any, Any]:
         """The reply of one of SCRIPTS. Raises LedgerUnavailableError; whether it ran is then unknown, if it was `sent`."""
-        return self._call(name, pack("EVALSHA", self._digests[name], len(keys), *keys, *arguments), resend=resend)
+        command = ("EVALSHA", self._digests[name], len(keys), *keys, *arguments)
+        try:
+            packed = pack_plain(command)
+        except UnicodeEncodeError:
+            packed = pack(*command)
+        return self._call(name, packed, resend=resend)
 
     def command(self, name: str, *arguments: str | bytes | int) -> Coroutine[Any, Any, Any]:
         """The reply of one of COMMANDS. Raises LedgerUnavailableError."""
@@ -130,9 +135,11 @@ class Pipeline:
             raise LedgerUnavailableError("Limits cannot be checked right now.", retry_after_s=1, sent=False)
         begun_s = time.perf_counter()
         loop = asyncio.get_running_loop()
-        call = Call(name, packed, loop.create_future(), resend=resend)
+        call = Call(name, packed, loop.create_future(), resend, loop.time() + self._half_s)
         self._first.send(call)
-        self._arm(loop, call)
+        self._due.append(call)
+        if self._timer is None:
+            self._timer = loop.call_at(call.due_s, self._halves_over, loop)
         try:
             reply = await call.reply
         finally:
@@ -149,23 +156,17 @@ class Pipeline:
         self._seconds[name].observe(time.perf_counter() - begun_s)
         return reply
 
-    def _arm(self, loop: asyncio.AbstractEventLoop, call: Call) -> None:
-        """The deadline in two halves."""
-        call.due_s = loop.time() + self._timeout_s / 2
-        self._due.append(call)
-        if self._timer is None:
-            self._timer = loop.call_at(call.due_s, self._halves_over, loop)
-
     def _halves_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The deadline has two halves: the calls whose first or second is over."""
         now_s, due = loop.time(), self._due
         while due and (due[0].reply.done() or due[0].due_s <= now_s):
             call = due.popleft()
             if not call.reply.done():
-                self._half_over(loop, call, now_s)
+                self._half_over(call, now_s)
         self._timer = loop.call_at(due[0].due_s, self._halves_over, loop) if due else None
 
-    def _half_over(self, loop: asyncio.AbstractEventLoop, call: Call, now_s: float) -> None:
-        if now_s - call.due_s > self._timeout_s / 4 and call.stalls < _STALLS_MAX:
+    def _half_over(self, call: Call, now_s: float) -> None:
+        if now_s - call.due_s > self._half_s / 2 and call.stalls < _STALLS_MAX:
             call.stalls += 1  # the loop stood still: the answer may lie in the socket, unread
         elif call.halves:
             call.halves = _HALVES
@@ -175,11 +176,12 @@ class Pipeline:
             call.halves, call.half_s = 1, now_s
             if call.resend and call.sent:
                 (self._second if call.link is self._first else self._first).send(call)
-        self._arm(loop, call)
+        call.due_s = now_s + self._half_s
+        self._due.append(call)
 
     def _heard(self, link: Link, now_s: float) -> None:
         self._breaker.answered(now_s)
-        if link is self._second and self._first.load and self._first.heard_s < now_s - self._timeout_s / 2:
+        if link is self._second and self._first.load and self._first.heard_s < now_s - self._half_s:
             # Redis is there, and the first connection silent: further calls need not wait for half their time.
             self._first, self._second = self._second, self._first
 

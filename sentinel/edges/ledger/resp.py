@@ -5,16 +5,18 @@ from typing import Any, Final
 
 import hiredis
 
-# Its stub knows commands of one word only.
-_pack: Final[Callable[[tuple[Any, ...]], bytes]] = hiredis.pack_command
+# A command as bytes; UnicodeEncodeError for a lone surrogate. Its stub knows commands of one word only.
+pack_plain: Final[Callable[[tuple[Any, ...]], bytes]] = hiredis.pack_command
 
 
 def pack(*command: str | bytes | int) -> bytes:
     """A command as bytes. A lone surrogate, which UTF-8 cannot say, is written out: it must not fail a request."""
     try:
-        return _pack(command)
+        return pack_plain(command)
     except UnicodeEncodeError:
-        return _pack(tuple(part.encode("utf-8", "backslashreplace") if isinstance(part, str) else part for part in command))
+        return pack_plain(
+            tuple(part.encode("utf-8", "backslashreplace") if isinstance(part, str) else part for part in command)
+        )
 
 
 def pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:

@@ -45,7 +45,7 @@ class Standby:
 
     def learn(self, external_id: str, verdict: Verdict) -> None:
         """Remember what the ledger said of a caller; what it says takes the place of what was remembered."""
-        if self.mode != "sliced" or verdict.code not in {"admitted", "denied"}:
+        if self.mode != "sliced" or verdict.code not in ("admitted", "denied"):
             return
         known = self._slices.get(external_id)
         if known is None:
