@@ -28,66 +28,60 @@ local rates, rate_left, rate_reset, spent, tokens_left, tokens_reset = nil, -1, 
 if rate >= 0 then rates, rate_left, rate_reset = read_window(account.w, now, rate, width_ms) end
 if tokens >= 0 then spent, tokens_left, tokens_reset = read_window(account.v, now, tokens, width_ms) end
 
-local refresh = 0
-local function reply(answer, granted)
-  return struct.pack('<i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8', answer, granted,
-    i.l, remaining(i), i.e > 0 and i.e - now or -1, o.l, remaining(o), o.e > 0 and o.e - now or -1,
-    r.l, remaining(r), r.e > 0 and r.e - now or -1, rate, rate_left, rate_reset, tokens, tokens_left, tokens_reset,
-    refresh, i.a, o.a, r.a, now)
-end
-
--- What speaks against it, or OK and the output that is granted.
-local function decide()
-  if account.fetched == 0 then return UNKNOWN, 0 end
-  if now - account.fetched > stale_ms then return STALE, 0 end
-  if rate >= 0 and rate_left < 1 then return RATE, 0 end
-  if tokens >= 0 and tokens_left < input + output_min then return TOKENS, 0 end
-  -- Requests held are requests in flight: each is freed by its settlement, or by the end of its lease.
-  if concurrency > 0 and r.h >= concurrency then return CONCURRENCY, 0 end
-  if r.l >= 0 and remaining(r) < 1 then return REQUESTS, 0 end
-  if i.l >= 0 and remaining(i) < input then return INPUT, 0 end
-  local granted = output
-  if o.l >= 0 and remaining(o) < granted then granted = remaining(o) end
-  if granted < output_min then return OUTPUT, 0 end
-  if tokens >= 0 and tokens_left - input < granted then granted = tokens_left - input end
-  return OK, granted
-end
-
-local place = tonumber(ARGV[7])
+-- One way down to one reply, without functions: each would be made anew for every request, with all it refers to.
+local place, answer, granted, refresh, save = tonumber(ARGV[7]), OK, output, 0, false
 if (place >= 0 and redis.call('GETBIT', KEYS[5], place) == 1) or redis.call('EXISTS', KEYS[4]) == 1 then
-  return reply(SETTLED, 0)
+  answer = SETTLED
+elseif account.fetched == 0 then answer = UNKNOWN
+elseif now - account.fetched > stale_ms then answer = STALE
+elseif rate >= 0 and rate_left < 1 then answer = RATE
+elseif tokens >= 0 and tokens_left < input + output_min then answer = TOKENS
+-- Requests held are requests in flight: each is freed by its settlement, or by the end of its lease.
+elseif concurrency > 0 and r.h >= concurrency then answer = CONCURRENCY
+elseif r.l >= 0 and remaining(r) < 1 then answer = REQUESTS
+elseif i.l >= 0 and remaining(i) < input then answer = INPUT
+else
+  if o.l >= 0 then granted = math.min(granted, remaining(o)) end
+  if granted < output_min then answer = OUTPUT end
+  if tokens >= 0 then granted = math.min(granted, tokens_left - input) end
 end
-local answer, granted = decide()
-local hold = answer == OK and struct.pack(HOLD, input, granted, spent and spent[1] or -1, 0) .. ARGV[3]
-if not hold or redis.call('HSETNX', KEYS[2], request_id, hold) == 0 then
-  local earlier = redis.call('HGET', KEYS[2], request_id)
+
+if answer ~= SETTLED then
+  local hold = answer == OK and struct.pack(HOLD, input, granted, spent and spent[1] or -1, 0) .. ARGV[3]
+  local earlier = (not hold or redis.call('HSETNX', KEYS[2], request_id, hold) == 0) and redis.call('HGET', KEYS[2], request_id)
   if earlier then
     local _, granted_before = struct.unpack(HOLD, earlier)
-    return reply(DUPLICATE, granted_before)
+    answer, granted = DUPLICATE, granted_before
+  else
+    -- One caller of all workers and hosts asks Zion; it has this long.
+    local old = answer == UNKNOWN or answer == STALE or now - account.fetched > fresh_ms or account.fetched < account.rolled
+    if old and account.refresh <= now then
+      refresh, account.refresh = 1, now + REFRESH_MS
+    end
+    -- Of a refusal the clock need not be kept: nothing was consumed.
+    save = answer == OK or refresh == 1
   end
 end
--- One caller of all workers and hosts asks Zion; it has this long.
-local old = answer == UNKNOWN or answer == STALE or now - account.fetched > fresh_ms or account.fetched < account.rolled
-if old and account.refresh <= now then
-  refresh, account.refresh = 1, now + REFRESH_MS
-end
-if answer ~= OK then
-  if refresh == 1 then save_account(account) end  -- the clock need not be kept: nothing was consumed
-  return reply(answer, 0)
-end
 
-i.h, o.h, r.h = i.h + input, o.h + granted, r.h + 1
-local first_reset = math.ceil((math.floor(now / width_ms) + BUCKETS + 1) * width_ms - now)
-if rates then
-  rates[2], rate_left = rates[2] + 1, rate_left - 1
-  if rate_reset == 0 then rate_reset = first_reset end
-  account.w = struct.pack(WINDOW, unpack(rates))
+if answer == OK then
+  i.h, o.h, r.h = i.h + input, o.h + granted, r.h + 1
+  local first_reset = math.ceil((math.floor(now / width_ms) + BUCKETS + 1) * width_ms - now)
+  if rates then
+    rates[2], rate_left = rates[2] + 1, rate_left - 1
+    if rate_reset == 0 then rate_reset = first_reset end
+    account.w = struct.pack(WINDOW, unpack(rates))
+  end
+  if spent and input + granted > 0 then
+    spent[2], tokens_left = spent[2] + input + granted, tokens_left - input - granted
+    if tokens_reset == 0 then tokens_reset = first_reset end
+    account.v = struct.pack(WINDOW, unpack(spent))
+  end
+  redis.call('ZADD', KEYS[3], whole(now + lease_ms), request_id)
+elseif answer ~= DUPLICATE then
+  granted = 0
 end
-if spent and input + granted > 0 then
-  spent[2], tokens_left = spent[2] + input + granted, tokens_left - input - granted
-  if tokens_reset == 0 then tokens_reset = first_reset end
-  account.v = struct.pack(WINDOW, unpack(spent))
-end
-redis.call('ZADD', KEYS[3], whole(now + lease_ms), request_id)
-save_account(account)
-return reply(OK, granted)
+if save then save_account(account) end
+return struct.pack('<i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8', answer, granted,
+  i.l, remaining(i), i.e > 0 and i.e - now or -1, o.l, remaining(o), o.e > 0 and o.e - now or -1,
+  r.l, remaining(r), r.e > 0 and r.e - now or -1, rate, rate_left, rate_reset, tokens, tokens_left, tokens_reset,
+  refresh, i.a, o.a, r.a, now)

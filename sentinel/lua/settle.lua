@@ -23,7 +23,10 @@ local request_id, kind, place = ARGV[2], ARGV[7], tonumber(ARGV[8])
 local input, output, requests = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local estimated = kind == 'expired' or kind == 'lost'
 
-local function reply(status) return {status, redis.call('HLEN', KEYS[5])} end
+-- The period start that all three metrics agree on: at least this UTC day, so that it is right even before limits are known.
+local function period_start(account)
+  return math.max(midnight(account.now), account.i.p, account.o.p, account.r.p)
+end
 
 local function charge(account, since, i, o, r)
   if since >= account.i.c then account.i.s = account.i.s + i end
@@ -31,23 +34,8 @@ local function charge(account, since, i, o, r)
   if since >= account.r.c then account.r.s = account.r.s + r end
 end
 
--- The period start that all three metrics agree on: at least this UTC day, so that it is right even before limits are known.
-local function period_start(account)
-  return math.max(midnight(account.now), account.i.p, account.o.p, account.r.p)
-end
-
-local function remember(field)
-  if place < 0 or estimated then
-    local stone = {estimated and 'expired' or kind, input, output, requests, field}
-    redis.call('SET', KEYS[4], cjson.encode(stone), 'PX', estimated and SETTLED_LIFE_MS or STONE_LIFE_MS)
-    return
-  end
-  redis.call('SETBIT', KEYS[6], place, 1)
-  if redis.call('PTTL', KEYS[6]) < SETTLED_LIFE_MS then redis.call('PEXPIRE', KEYS[6], SETTLED_LIFE_MS + MINUTE_MS) end
-end
-
--- The truth of what was charged by an estimate.
-local function correct(account, stone)
+-- The truth of what was charged by an estimate; the field of the unreported sums that it went to.
+local function correct(account, stone, input, output, requests)
   local field = stone[5]
   local charged = cjson.decode(field)
   local since, i, o, r = charged[4], input - stone[2], output - stone[3], requests - stone[4]
@@ -58,38 +46,54 @@ local function correct(account, stone)
   end
   add_unreported(KEYS[5], field, i, o, r)
   save_account(account)
-  if place >= 0 then redis.call('DEL', KEYS[4]) end
-  remember(field)
+  redis.call('DEL', KEYS[4])
+  return field
 end
 
-local hold = redis.call('HGET', KEYS[2], request_id)
+local hold, status, field = redis.call('HGET', KEYS[2], request_id), 1, nil
 local account = open_account(KEYS[1], read_clock(tonumber(ARGV[1])))
 if hold then
-  if kind == 'lost' then return reply(3) end
-  local held_input, held_output, bucket = struct.unpack(HOLD, hold)
-  local i, o, r = account.i, account.o, account.r
-  i.h, o.h, r.h = math.max(0, i.h - held_input), math.max(0, o.h - held_output), math.max(0, r.h - 1)
-  -- The window of tokens counted what was held; where that part of it still counts, it counts the truth from now on.
-  if bucket >= 0 then account.v = changed_window(account.v, bucket, input + output - held_input - held_output) end
-  redis.call('HDEL', KEYS[2], request_id)
-  redis.call('ZREM', KEYS[3], request_id)
+  if kind == 'lost' then status = 3 end
+elseif place >= 0 and redis.call('GETBIT', KEYS[6], place) == 1 then
+  status = 0
 else
-  if place >= 0 and redis.call('GETBIT', KEYS[6], place) == 1 then return reply(0) end
   local stone = redis.call('GET', KEYS[4])
   if stone then
     stone = cjson.decode(stone)
-    if stone[1] ~= 'expired' or estimated then return reply(0) end
-    correct(account, stone)
-    return reply(2)
+    if stone[1] ~= 'expired' or estimated then
+      status = 0
+    else
+      status, field = 2, correct(account, stone, input, output, requests)
+    end
+  elseif kind == 'truth' or kind == 'expired' then
+    status = -1
   end
-  if kind == 'truth' or kind == 'expired' then return reply(-1) end
 end
-local since = period_start(account)
-local field = unreported_field(ARGV[3], since)
-if input ~= 0 or output ~= 0 or requests ~= 0 then
-  charge(account, since, input, output, requests)
-  add_unreported(KEYS[5], field, input, output, requests)
+
+if status == 1 then
+  if hold then
+    local held_input, held_output, bucket = struct.unpack(HOLD, hold)
+    local i, o, r = account.i, account.o, account.r
+    i.h, o.h, r.h = math.max(0, i.h - held_input), math.max(0, o.h - held_output), math.max(0, r.h - 1)
+    -- The window of tokens counted what was held; where that part of it still counts, it counts the truth from now on.
+    if bucket >= 0 then account.v = changed_window(account.v, bucket, input + output - held_input - held_output) end
+    redis.call('HDEL', KEYS[2], request_id)
+    redis.call('ZREM', KEYS[3], request_id)
+  end
+  local since = period_start(account)
+  field = unreported_field(ARGV[3], since)
+  if input ~= 0 or output ~= 0 or requests ~= 0 then
+    charge(account, since, input, output, requests)
+    add_unreported(KEYS[5], field, input, output, requests)
+  end
+  if hold or kind ~= 'void' then save_account(account) end
 end
-if kind ~= 'void' or hold then save_account(account) end
-remember(field)
-return reply(1)
+
+if field and (place < 0 or estimated) then
+  local stone = cjson.encode({estimated and 'expired' or kind, input, output, requests, field})
+  redis.call('SET', KEYS[4], stone, 'PX', estimated and SETTLED_LIFE_MS or STONE_LIFE_MS)
+elseif field then
+  redis.call('SETBIT', KEYS[6], place, 1)
+  if redis.call('PTTL', KEYS[6]) < SETTLED_LIFE_MS then redis.call('PEXPIRE', KEYS[6], SETTLED_LIFE_MS + MINUTE_MS) end
+end
+return {status, redis.call('HLEN', KEYS[5])}
