@@ -236,9 +236,12 @@ def test_every_url_is_below_the_base(path: str, query: bytes) -> None:
     client = Client("http://api.test:8443/v1", connect_s=1)
     one = OpenAI(client, "k", idle_s=1, connections_max=1)
     try:
-        target = one._target("GET", f"/{path}", query)
+        said = one._opening("GET", f"/{path}", query)
     except UnknownPathError:
         return
+    line, host = said.split("\r\n")
+    method, target, version = line.split(" ")
+    assert (method, version, host) == ("GET", "HTTP/1.1", "host: api.test:8443")
     url = URL(f"http://{client.host}{target}", encoded=True)
     assert (url.scheme, url.host, url.port, url.user) == ("http", "api.test", 8443, None)
     assert url.raw_path_qs.startswith("/v1/")

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from sentinel import metrics
-from sentinel.edges.provider import Begun, Patience, Provider, Reply, Upload
+from sentinel.edges.provider import Begun, Opened, Patience, Provider, Reply, Upload
 from sentinel.errors import UpstreamError, UpstreamUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol import headers, models, wire
@@ -28,7 +28,6 @@ _BACKOFF_S: Final = 0.2
 _RETRIES_MAX: Final = {"unreachable": 1, "500": 1, "503": 2}
 # Enough for the code of any error; what comes after it is not looked at.
 _ERROR_BYTES_MAX: Final = 65_536
-_STREAM: Final = b"text/event-stream"
 
 
 class RetryBudget:
@@ -41,7 +40,8 @@ class RetryBudget:
 
     def earn(self) -> None:
         """A first attempt earns its share of a retry."""
-        self._left = min(self._burst, self._left + self._ratio)
+        if self._left < self._burst:
+            self._left = min(self._burst, self._left + self._ratio)
 
     def spend(self) -> bool:
         """Whether one more retry is allowed; it is counted if so."""
@@ -55,7 +55,7 @@ class _Attempt(msgspec.Struct):
     """One attempt: a reason says why its reply is not yet the client's; there is a failure where there is no reply."""
 
     reason: str = ""
-    reply: Reply | None = None
+    reply: Opened | None = None
     failure: UpstreamError | None = None
 
 
@@ -115,57 +115,50 @@ class Forward:
             call = wire.capped(call, hold.output_tokens // call.choices, self._provider.chat_cap)
         self._budget.earn()
         fallbacks = () if upload is not None else self._fallbacks.after(call)
+        attempt = await self._persist(call, asking)
         for model in fallbacks:
-            attempt = await self._persist(call, asking)
             attempt, why = await _looked_into(attempt)
             if not why:
-                return await self._concluded(attempt, call, hold)
+                break
             assert attempt.reply is not None
             attempt.reply.close()
             metrics.FALLBACKS.labels(why).inc()
             _log.warning("model unavailable", request_id=hold.request_id, model=call.model, reason=why, fallback=model)
             call = models.asking(call, model)
-        return await self._concluded(await self._persist(call, asking), call, hold)
+            attempt = await self._persist(call, asking)
+        reply = self._shown(attempt)
+        if call.model != hold.model:
+            reply.origin = Origin(model=call.model)
+        return reply if reply.ready else await _begun(reply)
 
     async def _persist(self, call: Call, asking: _Asking) -> _Attempt:
         """Attempts until one is final: by the retry rule, by the budget, or since an upload cannot be sent again."""
+        upload = asking.upload
+        body = call.body if upload is None else upload
         tries = 0
         while True:
-            attempt = await self._try(call, asking)
-            reason, reply = attempt.reason, attempt.reply
-            consumed = asking.upload is not None and asking.upload.consumed
-            if consumed or tries >= _RETRIES_MAX.get(reason, 0) or not self._budget.spend():
+            try:
+                reply = await self._provider.send(
+                    call.method, call.path, call.query, asking.headers, body, asking.on_sent, asking.patience
+                )
+            except UpstreamError as error:
+                metrics.UPSTREAM.labels(error.code).inc()
+                if error.code != "upstream_unreachable":
+                    raise
+                attempt = _Attempt("unreachable", failure=error)
+            else:
+                status = reply.status
+                metrics.UPSTREAM.labels(f"{status // 100}xx").inc()
+                if status < 300:
+                    return _Attempt("", reply)
+                attempt = _Attempt(_reason(status), reply)
+            consumed = upload is not None and upload.consumed
+            if consumed or tries >= _RETRIES_MAX.get(attempt.reason, 0) or not self._budget.spend():
                 return attempt
-            if reply is not None:
-                try:
-                    await reply.drain(_BACKOFF_S)
-                finally:
-                    # Also where the client leaves meanwhile: an open reply holds a connection.
-                    reply.close()
-            metrics.UPSTREAM_RETRIES.labels(reason).inc()
-            # Jittered, so that callers who failed together do not come back together.
-            await asyncio.sleep(_BACKOFF_S * 2**tries * random.uniform(0.5, 1.0))
+            await _back_off(attempt, tries)
             tries += 1
 
-    async def _try(self, call: Call, asking: _Asking) -> _Attempt:
-        body = call.body if asking.upload is None else asking.upload
-        try:
-            reply = await self._provider.send(
-                call.method, call.path, call.query, asking.headers, body, asking.on_sent, asking.patience
-            )
-        except UpstreamError as error:
-            metrics.UPSTREAM.labels(error.code).inc()
-            if error.code == "upstream_unreachable":
-                return _Attempt("unreachable", failure=error)
-            raise
-        metrics.UPSTREAM.labels(f"{reply.status // 100}xx").inc()
-        if reply.status in {500, 503}:
-            return _Attempt(str(reply.status), reply)
-        if reply.status in {401, 403} or 300 <= reply.status < 400:
-            return _Attempt("hidden", reply)
-        return _Attempt(reply=reply)
-
-    async def _concluded(self, attempt: _Attempt, call: Call, hold: Hold) -> Reply:
+    def _shown(self, attempt: _Attempt) -> Opened:
         """The reply that is the client's. Raises what it is told instead where there is none."""
         reply = attempt.reply
         if reply is None:
@@ -174,9 +167,7 @@ class Forward:
         if attempt.reason:
             reply.close()
             raise self._refusal(reply)
-        if call.model != hold.model:
-            reply.origin = Origin(model=call.model)
-        return await _begun(reply)
+        return reply
 
     def _refusal(self, reply: Reply) -> UpstreamError:
         """What the client is told where it cannot have the provider's own answer; nothing was served, so nothing is owed."""
@@ -194,12 +185,30 @@ class Forward:
         return UpstreamError("The provider failed.", sent=False, headers=advice)
 
 
+def _reason(status: int) -> str:
+    """Why an answer of this status is not yet the client's, "" where it is."""
+    if status in {500, 503}:
+        return str(status)
+    return "hidden" if status in {401, 403} or 300 <= status < 400 else ""
+
+
+async def _back_off(attempt: _Attempt, tries: int) -> None:
+    """Wait before the next attempt; what is left of this one is read meanwhile, for the connection's sake."""
+    if attempt.reply is not None:
+        try:
+            await attempt.reply.drain(_BACKOFF_S)
+        finally:
+            # Also where the client leaves meanwhile: an open reply holds a connection.
+            attempt.reply.close()
+    metrics.UPSTREAM_RETRIES.labels(attempt.reason).inc()
+    # Jittered, so that callers who failed together do not come back together.
+    await asyncio.sleep(_BACKOFF_S * 2**tries * random.uniform(0.5, 1.0))
+
+
 async def _begun(reply: Reply) -> Reply:
-    """`reply` with the first bytes of its body here, unless it is a stream: the server sends no head before them either, so
-    a body that fails at its first byte can still be told as what it is, not as a defect of this gateway (wire.md E6).
+    """`reply` with the first bytes of its body here: the server sends no head before them either, so a body that fails at its
+    first byte can still be told as what it is, not as a defect of this gateway (wire.md E6).
     """
-    if any(name.lower() == b"content-type" and value.lower().startswith(_STREAM) for name, value in reply.headers):
-        return reply
     try:
         return Begun(reply, await reply.read())
     except BaseException as error:

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel.edges.http.request import USER_AGENT, head
+from sentinel.edges.http.request import USER_AGENT, head, opening
 from sentinel.errors import BadRequestError
 
 
 def test_a_head_is_written_in_full() -> None:
     """wire.md H2: host first, the caller's headers in their order, our name where there is none, and one framing."""
-    said = head("POST", "/v1/x?y=1", "api.test:81", [("a", "b"), ("c", "é")], 7)
+    said = head(opening("POST", "/v1/x?y=1", "api.test:81"), [("a", "b"), ("c", "é")], 7)
     expected = (
         f"POST /v1/x?y=1 HTTP/1.1\r\nhost: api.test:81\r\na: b\r\nc: é\r\nuser-agent: {USER_AGENT}\r\ncontent-length: 7\r\n\r\n"
     )
@@ -30,7 +30,7 @@ def test_a_head_is_written_in_full() -> None:
 )
 def test_there_is_one_framing(method: str, length: int | None, framing: bytes) -> None:
     """wire.md H18: by length or in chunks, never both, and none where there is no body to speak of."""
-    said = head(method, "/x", "h", [("user-agent", "me")], length)
+    said = head(opening(method, "/x", "h"), [("user-agent", "me")], length)
     assert said == method.encode() + b" /x HTTP/1.1\r\nhost: h\r\nuser-agent: me\r\n" + framing + b"\r\n"
 
 
@@ -41,21 +41,21 @@ def test_there_is_one_framing(method: str, length: int | None, framing: bytes) -
 def test_no_header_brings_another(header: tuple[str, str]) -> None:
     """reliability.md A11, A4: what could end a line is refused, not repaired."""
     with pytest.raises(BadRequestError):
-        head("GET", "/x", "h", [header], 0)
+        head(opening("GET", "/x", "h"), [header], 0)
 
 
 @pytest.mark.parametrize(("method", "target"), [("GET", "/x\r\n"), ("GET", "/x HTTP/1.1"), ("GET\n", "/x"), ("GET", "/\0")])
 def test_no_target_ends_the_request_line(method: str, target: str) -> None:
     """reliability.md A11: nor does a path, a query or a method."""
     with pytest.raises(BadRequestError):
-        head(method, target, "h", [], 0)
+        opening(method, target, "h")
 
 
 @given(st.lists(st.tuples(st.text(max_size=8), st.text(max_size=20)), max_size=4), st.text(max_size=20))
 def test_whatever_goes_in_is_one_head(headers: list[tuple[str, str]], target: str) -> None:
     """reliability.md A11: either it is refused, or there are as many lines as there are headers."""
     try:
-        said = head("GET", target, "h", headers, 0)
+        said = head(opening("GET", target, "h"), headers, 0)
     except BadRequestError:
         return
     lines = said.split(b"\r\n")

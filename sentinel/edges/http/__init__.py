@@ -61,7 +61,7 @@ class Client:
         while self._idle:
             # The one that was used last, so that those which are not needed grow old.
             kept, _ = self._idle.popitem()
-            if kept.idle_until_s > asyncio.get_running_loop().time() and kept.quiet():
+            if kept.idle_until_s > kept.loop.time() and kept.quiet():
                 return kept
             kept.abort()
         if self._closed:
@@ -93,10 +93,10 @@ class Client:
         if self._closed or kept_s <= 0:
             connection.abort()
             return
-        if isinstance(self._tls, ResumingContext) and not connection.idle_until_s:
+        if not connection.idle_until_s and isinstance(self._tls, ResumingContext):
             # After its first answer, with which the other side has sent what a session is resumed by.
             self._tls.session = connection.session()
-        loop = asyncio.get_running_loop()
+        loop = connection.loop
         connection.idle_until_s = loop.time() + kept_s
         self._idle[connection] = None
         if self._sweeper is None:

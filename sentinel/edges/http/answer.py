@@ -1,4 +1,4 @@
-"""One answer as its bytes arrive: its head, bounded, and its body with the framing taken off (RFC 9112). No I/O.
+"""The answers of one connection as their bytes arrive: head, bounded, and body with the framing taken off (RFC 9112). No I/O.
 
 Fails closed as BrokenError: whatever llhttp's strict rules refuse (two lengths, a length beside chunks, bare LF, folded lines),
 a status outside 200..599, a version other than 1.0 and 1.1, a coding other than `chunked`, a head above its bounds, bytes
@@ -17,133 +17,140 @@ Headers = tuple[tuple[bytes, bytes], ...]
 # Of a head, and of whatever else brings no body: interim answers, trailers, extensions of chunks.
 HEAD_BYTES_MAX: Final = 65_536
 FIELDS_MAX: Final = 128
-_UNTIL_CLOSE: Final = -1
+# Up to here a body of known length passes the parser, which copies it but stays of use; beyond, a new parser costs less.
+_PARSED_BYTES_MAX: Final = 16_384
+# More than the parser takes for a length.
+_UNTIL_CLOSE: Final = 1 << 64
 
 
 class Answer:
-    """The answer to one request; nothing of it outlives it, so that no answer can do harm to the next.
+    """The answer to one request at a time: `begin` forgets all of the one before, so that no answer can do harm to the next.
 
     `begun`: status and headers are here. `whole`: so is the body's last byte. `keeps`: the connection may be used again, for
-    `keep_s` where the other side says how long it keeps it. `buffered` bytes wait to be taken.
+    `keep_s` where the other side says how long it keeps it. `media` and `codings` are what the head says of the body.
+
+    `arrivals` wait to be taken: what came of the body in one read each, `buffered` bytes in all. Who takes one counts it off.
     """
 
     __slots__ = (
-        "_arrivals",
         "_bodiless",
-        "_field_bytes",
         "_fields",
         "_idle_bytes",
         "_left",
         "_parser",
         "_pieces",
         "_tail",
+        "_until_close",
+        "arrivals",
         "begun",
         "buffered",
+        "codings",
         "headers",
         "keep_s",
         "keeps",
+        "media",
+        "on_body",
         "status",
         "whole",
     )
 
     def __init__(self, *, bodiless: bool = False) -> None:
-        """`bodiless` for HEAD, whose answer has the length of a body that does not come."""
+        self.arrivals: deque[bytes] = deque()
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        # What the parser calls for each part of a body: nothing of ours, since a stream is made of them.
+        self.on_body = self._pieces.append
+        self._parser: httptools.HttpResponseParser | None = None
+        self.begin(bodiless=bodiless)
+
+    def begin(self, *, bodiless: bool = False) -> None:
+        """Wait for the next answer; `bodiless` for HEAD, whose answer has the length of a body that does not come."""
+        if self._parser is None or self._fields:
+            # It stopped within a body, or has held trailers: such a one is not to read the next head.
+            self._fields = []
+            self._pieces.clear()
+            self._parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.headers: Headers = ()
+        self.media = b""
+        self.codings: list[bytes] | None = None
         self.begun = False
         self.whole = False
         self.keeps = False
         self.keep_s: float | None = None
         self.buffered = 0
+        self.arrivals.clear()
         self._bodiless = bodiless
-        self._arrivals: deque[bytes] = deque()
-        self._pieces: list[bytes] = []
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._field_bytes = 0
         self._idle_bytes = 0
         self._tail = b""
-        # Bytes of the body to come where nothing stands between them: known, or all until the connection ends. None: chunks.
-        self._left: int | None = None
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        # Bytes of the body to come where its length is known, or all until the connection ends; of no meaning for chunks.
+        self._left = 0
+        self._until_close = False
 
     def feed(self, data: bytes) -> None:
         """What arrived. Raises BrokenError; nothing may be fed after that."""
-        parser = self._parser
+        parser = None if self.whole else self._parser
         if parser is None:
             self._pass(data)
             return
+        self._idle_bytes += len(data)
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._parser = None
             if not self.whole:
-                self._parser = None
                 raise BrokenError(f"not an answer: {error.__context__ or error}") from None
             self.keeps = False
         self._tail = data[-6:] if len(data) >= 6 else (self._tail + data)[-6:]
-        pieces, self._pieces = self._pieces, []
-        if pieces:
-            self._hold(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        pieces, last = self._pieces, b""
+        if pieces and not self._bodiless:
+            last = pieces[-1]
+            arrived = last if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            self.arrivals.append(arrived)
+            self.buffered += len(arrived)
+            self._left -= len(arrived)
             self._idle_bytes = 0
         if self.whole:
-            self.keeps = self.keeps and self._ends(data, pieces)
+            self.keeps = self.keeps and self._ends(data, last)
+        elif self._left > _PARSED_BYTES_MAX:
             self._parser = None
-        elif self._left is not None:
-            # From here on the parser would only copy.
+        elif self._idle_bytes > HEAD_BYTES_MAX:
             self._parser = None
-        elif not pieces:
-            self._idle_bytes += len(data)
-            if self._idle_bytes > HEAD_BYTES_MAX:
-                self._parser = None
-                raise BrokenError("a head or a trailer without an end")
+            raise BrokenError("a head or a trailer without an end")
 
     def end(self) -> None:
         """The other side sends no more. Raises BrokenError where that is not the end of the answer."""
         self.keeps = False
-        if self._left == _UNTIL_CLOSE:
-            self.whole = True
+        self.whole = self.whole or self._until_close
         if not self.whole:
             raise BrokenError("the connection ended before the answer did")
 
-    def take(self) -> bytes:
-        """What came in one arrival, b"" where nothing waits."""
-        if not self._arrivals:
-            return b""
-        arrived = self._arrivals.popleft()
-        self.buffered -= len(arrived)
-        return arrived
-
     def drop(self) -> None:
-        """Nobody wants the rest: undo the ring of parser and answer, so that no collector has to."""
+        """There will be no other: undo the ring of parser and answer, so that no collector has to."""
         self._parser = None
 
     def _pass(self, data: bytes) -> None:
         """Bytes of a body that are its content and nothing else, up to its length."""
-        if self.whole or self._left is None:
+        if self.whole or self._left <= 0:
             self.keeps = False
-        elif self._left == _UNTIL_CLOSE:
-            self._hold(data)
-        elif len(data) <= self._left:
-            self._left -= len(data)
-            self.whole = self._left == 0
-            self._hold(data)
-        else:
-            self._hold(data[: self._left])
-            self._left = 0
-            self.whole = True
-            self.keeps = False
+            return
+        content = data if len(data) <= self._left else data[: self._left]
+        self._left -= len(content)
+        self.whole = self._left == 0
+        self.keeps = self.keeps and content is data
+        self.arrivals.append(content)
+        self.buffered += len(content)
 
-    def _ends(self, data: bytes, pieces: list[bytes]) -> bool:
-        """Whether the last arrival ends where the answer does: the parser says nothing of empty lines after one.
+    def _ends(self, data: bytes, last: bytes) -> bool:
+        """Whether what arrived ends where the answer does: the parser says nothing of empty lines after one.
 
-        Where the body itself is nothing but empty lines it is not known, so it is denied.
+        `last` is the last part of the body in it. Where the body itself is nothing but empty lines it is not known, so it is
+        denied.
         """
-        if self._left is not None and pieces:
-            return data.endswith(pieces[-1]) and pieces[-1].strip(b"\r\n") != b""
+        if last and not self._left:
+            return len(data) == len(last) or (data.endswith(last) and last.strip(b"\r\n") != b"")
         return self._tail.endswith(b"\r\n\r\n") and not self._tail.endswith(b"\r\n\r\n\r\n")
-
-    def _hold(self, arrived: bytes) -> None:
-        self.buffered += len(arrived)
-        self._arrivals.append(arrived)
 
     # ---- what the parser calls ----------------------------------------------------------------------------------------------
 
@@ -154,35 +161,26 @@ class Answer:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of the head, or a trailer, which is dropped."""
-        self._field_bytes += len(name) + len(value)
         self._fields.append((name, value))
-        if self._field_bytes > HEAD_BYTES_MAX or len(self._fields) > FIELDS_MAX:
-            raise BrokenError("a head that is too large")
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
-        parser = self._parser
+        """The head is whole. What of it arrived before was bounded as bytes without end."""
+        parser, fields = self._parser, self._fields
         assert parser is not None
+        if len(fields) > FIELDS_MAX or (self._idle_bytes > HEAD_BYTES_MAX and _size(fields) > HEAD_BYTES_MAX):
+            raise BrokenError("a head that is too large")
         status = parser.get_status_code()
         if 100 <= status < 200 and status != 101:
             return
         if not 200 <= status <= 599:
             raise BrokenError("a status that HTTP does not know")
         self.status = status
-        self.headers = tuple(self._fields)
+        self.headers = tuple(fields)
         self._fields = []
         self.keeps = parser.should_keep_alive() and not self._bodiless
-        self._frame(parser.get_http_version())
+        self._read_head(parser.get_http_version())
         self.begun = True
-        if self._bodiless:
-            self.whole = True
-
-    def on_body(self, piece: bytes) -> None:
-        """A part of the body; of one that came in this arrival."""
-        if not self._bodiless:
-            self._pieces.append(piece)
-            if self._left is not None and self._left != _UNTIL_CLOSE:
-                self._left -= len(piece)
+        self.whole = self._bodiless
 
     def on_message_complete(self) -> None:
         """The end of the answer, or of an interim one (RFC 9110 §15.2), of which there may be any number before it."""
@@ -191,22 +189,37 @@ class Answer:
         else:
             self._fields = []
 
-    def _frame(self, version: str) -> None:
-        """How the body ends (RFC 9112 §6.3), after the parser has refused what is in doubt."""
+    def _read_head(self, version: str) -> None:
+        """How the body ends (RFC 9112 §6.3), after the parser has refused what is in doubt, and what it is."""
         if version not in {"1.1", "1.0"}:
             raise BrokenError("a version of HTTP nobody asked for")
-        left: int | None = _UNTIL_CLOSE
+        left = _UNTIL_CLOSE
         for name, value in self.headers:
             # Told by their lengths first: a head has many fields.
-            if len(name) == 14 and name.lower() == b"content-length":
-                left = int(value)
-            elif len(name) == 17 and name.lower() == b"transfer-encoding":
-                if value.lower() != b"chunked" or version == "1.0" or left is None:
-                    raise BrokenError("a transfer coding nobody asked for")
-                left = None
-            elif len(name) == 10 and name.lower() == b"keep-alive":
+            length = len(name)
+            if length == 12:
+                if not self.media and name.lower() == b"content-type":
+                    self.media = value.partition(b";")[0].strip().lower()
+            elif length == 14:
+                if name.lower() == b"content-length":
+                    left = int(value)
+            elif length == 17:
+                if name.lower() == b"transfer-encoding":
+                    if value.lower() != b"chunked" or version == "1.0" or left == 0:
+                        raise BrokenError("a transfer coding nobody asked for")
+                    left = 0
+            elif length == 16:
+                if name.lower() == b"content-encoding":
+                    self.codings = [*(self.codings or ()), value]
+            elif length == 10 and name.lower() == b"keep-alive":
                 self.keep_s = _timeout_s(value)
-        self._left = 0 if self.status in {204, 304} else left
+        if self.status not in {204, 304}:
+            self._left = left
+            self._until_close = left == _UNTIL_CLOSE
+
+
+def _size(fields: list[tuple[bytes, bytes]]) -> int:
+    return sum(len(name) + len(value) for name, value in fields)
 
 
 def _timeout_s(value: bytes) -> float | None:

@@ -23,7 +23,8 @@ _JOINED_BYTES_MAX: Final = 16_384
 
 
 class Connection(asyncio.Protocol):
-    """Made by a Pool. `idle_until_s` is the loop time up to which it may wait in the pool.
+    """Made by a Client. `idle_until_s` is the loop time up to which it may wait in the pool, `loop` the one it
+    is on, at hand since asking for the running one is a system call.
 
     An exchange is: `ask`, then `answered`, then `read` until b"", then `end`. `on_free` is called where it may be used again,
     `on_lost` once when it is gone.
@@ -31,9 +32,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answer",
+        "_asked",
         "_deadline_s",
         "_error",
-        "_loop",
         "_on_free",
         "_on_lost",
         "_poll",
@@ -44,6 +45,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_waiter",
         "idle_until_s",
+        "loop",
         "lost",
     )
 
@@ -55,12 +57,13 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.idle_until_s = 0.0
         self.lost = False
-        self._loop = loop
+        self.loop = loop
         self._on_free = on_free
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._poll: select.poll | None = None
-        self._answer: Answer | None = None
+        self._answer = Answer()
+        self._asked = False
         self._error: Exception | None = None
         self._reading = True
         # Whoever waits for the answer; and whoever waits for room to send, None where there is room.
@@ -75,8 +78,9 @@ class Connection(asyncio.Protocol):
     def ask(self, head: bytes, body: bytes, *, bodiless: bool = False) -> None:
         """Send a request, or the head of one whose body follows by `send`. `bodiless`: its answer has none (HEAD)."""
         assert self._transport is not None
-        assert self._answer is None
-        self._answer = Answer(bodiless=bodiless)
+        assert not self._asked
+        self._asked = True
+        self._answer.begin(bodiless=bodiless)
         if len(body) <= _JOINED_BYTES_MAX:
             self._transport.write(head + body if body else head)
         else:
@@ -96,43 +100,44 @@ class Connection(asyncio.Protocol):
         """Let whoever waits for the answer wait until the loop's time is `when_s`, and no longer; `math.inf` for ever."""
         self._deadline_s = when_s
         if when_s < self._timer_s:
-            # A timer that rings too early is wound up again then: moving it with every arrival would cost more.
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_s = when_s
-            self._timer = self._loop.call_at(when_s, self._ring)
+            self._wind_up(when_s)
 
     async def answered(self) -> Answer:
         """The answer, once its head is here. Raises BrokenError, LateError, or what `fail` was given."""
+        assert self._asked
         answer = self._answer
-        assert answer is not None
         while not answer.begun:
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            self._waiter = self.loop.create_future()
+            await self._waiter
         return answer
 
     async def read(self, idle_s: float, ends_s: float) -> bytes:
         """What came of the body in one arrival, b"" at its end. Waits `idle_s` at most, and not beyond the loop time `ends_s`.
 
-        Raises like `answered`, after what had arrived before.
+        Raises like `answered`, after what had arrived before. All in one place, since every event of a stream passes here.
         """
+        assert self._asked
         answer = self._answer
-        assert answer is not None
-        while True:
-            if arrived := answer.take():
-                if not self._reading and answer.buffered < BUFFERED_BYTES_MAX // 2:
-                    self._resume()
-                return arrived
+        while not answer.arrivals:
             if answer.whole:
                 return b""
             if self._error is not None:
                 raise self._error
-            now_s = self._loop.time()
+            now_s = self.loop.time()
             if now_s >= ends_s:
                 raise LateError
-            self.expect(min(now_s + idle_s, ends_s))
-            await self._wait()
+            self._deadline_s = when_s = min(now_s + idle_s, ends_s)
+            if when_s < self._timer_s:
+                self._wind_up(when_s)
+            self._waiter = self.loop.create_future()
+            await self._waiter
+        arrived = answer.arrivals.popleft()
+        answer.buffered -= len(arrived)
+        if not self._reading and answer.buffered < BUFFERED_BYTES_MAX // 2:
+            self._resume()
+        return arrived
 
     def fail(self, error: Exception) -> None:
         """End the exchange by `error`: it is raised to its reader, and the connection is lost."""
@@ -143,12 +148,11 @@ class Connection(asyncio.Protocol):
 
     def end(self, *, sent: bool) -> None:
         """The exchange is over; `sent` says that its request was sent as a whole. Twice is harmless."""
-        answer, self._answer = self._answer, None
-        if answer is None:
+        if not self._asked:
             return
-        answer.drop()
+        self._asked = False
         self._deadline_s = math.inf
-        transport = self._transport
+        answer, transport = self._answer, self._transport
         assert transport is not None
         fit = sent and answer.whole and answer.keeps and self._error is None
         if fit and not transport.is_closing() and not transport.get_write_buffer_size():
@@ -189,18 +193,19 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        answer = self._answer
-        if answer is None:
-            # Nobody has asked: whatever it is, it must not become the answer to the next request.
+        if not self._asked:
+            # Whatever it is, it must not become the answer to the next request.
             self.abort()
             return
+        answer = self._answer
         try:
             answer.feed(data)
         except BrokenError as error:
             self.fail(error)
             return
-        if answer.begun:
-            self._wake()
+        waiter = self._waiter
+        if waiter is not None and answer.begun and not waiter.done():
+            waiter.set_result(None)
         if answer.buffered > BUFFERED_BYTES_MAX and self._reading:
             assert self._transport is not None
             self._reading = False
@@ -208,7 +213,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """See asyncio.Protocol; the transport closes itself after this."""
-        if self._answer is None:
+        if not self._asked:
             return
         try:
             self._answer.end()
@@ -223,13 +228,14 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         self._error = self._error or BrokenError(str(exc or "the connection was closed"))
+        self._answer.drop()
         self._wake()
         self.resume_writing()
         self._on_lost(self)
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
-        self._room = self._loop.create_future()
+        self._room = self.loop.create_future()
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
@@ -243,15 +249,22 @@ class Connection(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
+    def _wind_up(self, when_s: float) -> None:
+        """Set the one timer. One that rings too early is wound up again then: moving it with every arrival would cost more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = when_s
+        self._timer = self.loop.call_at(when_s, self._ring)
+
     def _ring(self) -> None:
         self._timer = None
         self._timer_s = math.inf
-        if self._waiter is None:
+        if self._waiter is None or self._waiter.done():
             # Whoever waits next winds it up again.
             return
-        if self._loop.time() < self._deadline_s:
+        if self.loop.time() < self._deadline_s:
             if self._deadline_s < math.inf:
-                self.expect(self._deadline_s)
+                self._wind_up(self._deadline_s)
             return
         self._error = LateError()
         self._wake()
@@ -259,10 +272,3 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None

@@ -5,25 +5,28 @@ Every failure of that client becomes `UpstreamError` (502; `sent` says whether t
 retried here. A reply that is not read to its end closes its connection, so that no half-read one returns to the pool.
 """
 
-import asyncio
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import ClassVar, Final, Protocol
 
 from sentinel.edges.http import BrokenError, Client, Connection, LateError, UnreachableError
-from sentinel.edges.http.request import head
-from sentinel.edges.provider.reply import Begun, Reply, Through, opened
+from sentinel.edges.http.request import head, opening
+from sentinel.edges.provider.reply import Begun, Opened, Reply, Through, opened
 from sentinel.edges.provider.upload import Patience, Sending, Upload
 from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
 from sentinel.protocol import wire
 
-__all__ = ["PROVIDERS", "Begun", "OpenAI", "Patience", "Provider", "Reply", "Through", "Upload", "Vercel"]
+__all__ = ["PROVIDERS", "Begun", "OpenAI", "Opened", "Patience", "Provider", "Reply", "Through", "Upload", "Vercel"]
 
 # What a request line cannot carry, or what would end a path or a query there: sent as %XX.
 _UNFIT_PATH: Final = re.compile(r"[^!\"$->@-~]")
 _UNFIT_QUERY: Final = re.compile(r"[^!\"$-~]")
 # The slowest that a known body is waited for; a provider that takes less than this does not take the request.
 _UPLOAD_BYTES_PER_S: Final = 65_536
+# Which request lines are remembered: those of the routes, and of what is asked for again and again, but none of any length.
+_OPENINGS_MAX: Final = 256
+_OPENING_CHARACTERS_MAX: Final = 128
 # What leads out of the base URL once somebody resolves it, however it is spelled.
 _ESCAPE: Final = re.compile(r"//|(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", re.IGNORECASE)
 
@@ -44,7 +47,7 @@ class Provider(Protocol):
         body: bytes | Upload,
         on_sent: Callable[[], None],
         patience: Patience,
-    ) -> Reply:
+    ) -> Opened:
         """Send one request (`path` raw, below the version path) and wait for the headers of the answer.
 
         `on_sent` is called when the head of the request is on its way: from then on the provider may work. An upload is
@@ -71,6 +74,7 @@ class _HttpProvider:
         self._idle_s = idle_s
         self._connections_max = connections_max
         self._connections = 0
+        self._known_opening = lru_cache(maxsize=_OPENINGS_MAX)(self._opening)
 
     async def send(
         self,
@@ -81,7 +85,7 @@ class _HttpProvider:
         body: bytes | Upload,
         on_sent: Callable[[], None],
         patience: Patience,
-    ) -> Reply:
+    ) -> Opened:
         if self._connections >= self._connections_max:
             raise UpstreamUnavailableError(
                 "All connections to the provider are in use.",
@@ -89,8 +93,9 @@ class _HttpProvider:
                 retry_after_s=1,
                 sent=False,
             )
+        begins = self._known_opening if len(path) + len(query) <= _OPENING_CHARACTERS_MAX else self._opening
         length = len(body) if isinstance(body, bytes) else body.length
-        said = head(method, self._target(method, path, query), self._client.host, headers, length)
+        said = head(begins(method, path, query), headers, length)
         self._connections += 1
         connection: Connection | None = None
         sending: Sending | None = None
@@ -100,7 +105,7 @@ class _HttpProvider:
             on_sent()
             if isinstance(body, bytes):
                 # The provider could delay the end of a body for ever, so its time begins when the body should be there.
-                sent_s = asyncio.get_running_loop().time() + len(body) / _UPLOAD_BYTES_PER_S
+                sent_s = connection.loop.time() + len(body) / _UPLOAD_BYTES_PER_S
                 ends_s = sent_s + patience.total_s
                 connection.expect(sent_s + patience.first_byte_s)
                 answer = await connection.answered()
@@ -123,16 +128,15 @@ class _HttpProvider:
     async def close(self) -> None:
         await self._client.close()
 
-    def _target(self, method: str, path: str, query: bytes) -> str:
-        """What a request asks for: below the base URL, whatever stands in `path` and `query` (wire.md H8).
+    def _opening(self, method: str, path: str, query: bytes) -> str:
+        """How the request begins: below the base URL, whatever stands in `path` and `query` (wire.md H8).
 
-        Raises UnknownPathError where the path would lead out of it.
+        Raises UnknownPathError where the path would lead out of it, BadRequestError where the method is none.
         """
         if not path.startswith("/") or _ESCAPE.search(path):
             raise wire.unknown_path(method, path)
-        return (
-            self._client.base + _fit(path, _UNFIT_PATH) + (f"?{_fit(query.decode('latin-1'), _UNFIT_QUERY)}" if query else "")
-        )
+        target = _fit(path, _UNFIT_PATH) + (f"?{_fit(query.decode('latin-1'), _UNFIT_QUERY)}" if query else "")
+        return opening(method, self._client.base + target, self._client.host)
 
     def _release(self) -> None:
         self._connections -= 1

@@ -8,7 +8,7 @@ returns to the pool.
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from sentinel.edges.http import Answer, BrokenError, Connection, LateError
 from sentinel.edges.provider.upload import Sending
@@ -17,6 +17,10 @@ from sentinel.protocol.inflate import Inflater, readable
 from sentinel.records import Origin
 
 Headers = tuple[tuple[bytes, bytes], ...]
+
+_STREAM: Final = b"text/event-stream"
+# Of whatever the provider itself says to what it was asked.
+_PLAINLY: Final = Origin()
 
 
 class Reply(Protocol):
@@ -37,6 +41,14 @@ class Reply(Protocol):
     def close(self) -> None:
         """Give the connection back if the body is complete, else close it. Twice is harmless."""
         ...
+
+
+class Opened(Reply, Protocol):
+    """A reply as the edge gives it. `ready`: nothing of its body need be waited for before its head may go down, since it is a
+    stream, or its first bytes, or its end, came with the head.
+    """
+
+    ready: bool
 
 
 class Through:
@@ -64,6 +76,8 @@ class Through:
 class Begun(Through):
     """A reply whose first bytes were read to see what they say: they come first, then the rest."""
 
+    ready = True
+
     def __init__(self, reply: Reply, first: bytes) -> None:
         super().__init__(reply)
         self._first = first
@@ -76,27 +90,24 @@ class Begun(Through):
 
 def opened(
     connection: Connection, answer: Answer, sending: Sending | None, release: Callable[[], None], idle_s: float, ends_s: float
-) -> Reply:
+) -> Opened:
     """The reply over an answer whose headers are here; `release` is called once when it is closed.
 
     An answer in JSON has an end in sight, so it is bounded as a whole, by the loop time `ends_s`; a stream or a download may go
     on as long as it moves (wire.md O1). JSON and streams are read here, so they are made plain where they came compressed
     (wire.md H5). Raises UpstreamError where they came compressed in another way; the connection is still the caller's then.
     """
-    media = b""
-    encoded: list[bytes] = []
-    for name, value in answer.headers:
-        # Told by their lengths first: a head has many fields.
-        if len(name) == 12 and not media and name.lower() == b"content-type":
-            media = value.partition(b";")[0].strip().lower()
-        elif len(name) == 16 and name.lower() == b"content-encoding":
-            encoded.append(value)
+    media = answer.media
     is_json = media == b"application/json" or media.endswith(b"+json")
-    codings = _codings(encoded) if encoded and (is_json or media == b"text/event-stream") else []
+    is_stream = media == _STREAM
+    codings = _codings(answer.codings) if answer.codings and (is_json or is_stream) else []
     if codings and (len(codings) > 1 or not readable(codings[0])):
         raise UpstreamError("The provider's answer is compressed in a way nobody asked for.", retry=False)
     reply = _Answered(connection, answer, sending, release, idle_s, ends_s if is_json else math.inf)
-    return _Inflated(reply, codings[0]) if codings else reply
+    if codings:
+        return _Inflated(reply, codings[0], ready=is_stream)
+    reply.ready = is_stream or reply.ready
+    return reply
 
 
 def _codings(lists: list[bytes]) -> list[bytes]:
@@ -107,7 +118,7 @@ def _codings(lists: list[bytes]) -> list[bytes]:
 class _Answered:
     """A reply over an answer that is arriving; `sending` is the upload it answers, if it is one."""
 
-    __slots__ = ("_connection", "_ends_s", "_idle_s", "_release", "_sending", "headers", "origin", "status")
+    __slots__ = ("_answer", "_connection", "_ends_s", "_idle_s", "_release", "_sending", "headers", "origin", "ready", "status")
 
     def __init__(
         self,
@@ -119,13 +130,15 @@ class _Answered:
         ends_s: float,
     ) -> None:
         self._connection: Connection | None = connection
+        self._answer = answer
         self._sending = sending
         self._release = release
         self._idle_s = idle_s
         self._ends_s = ends_s
         self.status = answer.status
         self.headers: Headers = answer.headers
-        self.origin = Origin()
+        self.origin = _PLAINLY
+        self.ready = answer.whole or bool(answer.arrivals)
 
     async def read(self) -> bytes:
         """See Reply. What ended the request's own body, if something did, is raised as it is."""
@@ -140,6 +153,8 @@ class _Answered:
 
     async def drain(self, timeout_s: float) -> None:
         """See Reply."""
+        if self._connection is None or self._answer.whole:
+            return
         try:
             async with asyncio.timeout(timeout_s):
                 while await self.read():
@@ -162,8 +177,9 @@ class _Answered:
 class _Inflated(Through):
     """A reply made plain: without the headers that speak of the compressed bytes, of which neither may stay alone."""
 
-    def __init__(self, reply: Reply, coding: bytes) -> None:
+    def __init__(self, reply: Reply, coding: bytes, *, ready: bool) -> None:
         super().__init__(reply)
+        self.ready = ready
         self.headers = tuple(
             (name, value) for name, value in reply.headers if name.lower() not in {b"content-encoding", b"content-length"}
         )
