@@ -126,7 +126,9 @@ class Forward:
             _log.warning("model unavailable", request_id=hold.request_id, model=call.model, reason=why, fallback=model)
             call = models.asking(call, model)
             attempt = await self._persist(call, asking)
-        reply = self._shown(attempt)
+        reply = attempt.reply
+        if reply is None or attempt.reason:
+            raise self._refusal(attempt)
         if call.model != hold.model:
             reply.origin = Origin(model=call.model)
         return reply if reply.ready else await _begun(reply)
@@ -158,19 +160,13 @@ class Forward:
             await _back_off(attempt, tries)
             tries += 1
 
-    def _shown(self, attempt: _Attempt) -> Opened:
-        """The reply that is the client's. Raises what it is told instead where there is none."""
+    def _refusal(self, attempt: _Attempt) -> UpstreamError:
+        """What the client is told where it cannot have the provider's own answer; nothing was served, so nothing is owed."""
         reply = attempt.reply
         if reply is None:
             assert attempt.failure is not None
-            raise attempt.failure
-        if attempt.reason:
-            reply.close()
-            raise self._refusal(reply)
-        return reply
-
-    def _refusal(self, reply: Reply) -> UpstreamError:
-        """What the client is told where it cannot have the provider's own answer; nothing was served, so nothing is owed."""
+            return attempt.failure
+        reply.close()
         status = reply.status
         if status in {401, 403}:
             _log.error("provider refuses the key of this deployment", status=status, provider=self._provider.name)

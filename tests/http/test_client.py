@@ -247,6 +247,50 @@ async def test_head_and_small_body_leave_in_one_piece() -> None:
     server.close()
 
 
+def holds_back(connection: Connection) -> bool:
+    """Whether the kernel may hold small packets of this connection back, as its socket says."""
+    assert connection._transport is not None
+    wired = connection._transport.get_extra_info("socket")
+    return not wired.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_nothing_that_is_sent_is_held_back() -> None:
+    """wire.md S6: TCP_NODELAY is on the socket itself, when it is new and when it is used again."""
+    async with wire([HELLO]) as peer, client(peer.url) as one:
+        for _ in range(2):
+            connection = await ask(one)
+            assert not holds_back(connection)
+            assert await read(connection) == b"hello"
+        assert peer.connections == 1
+
+
+async def test_each_read_is_there_at_once() -> None:
+    """wire.md S6: an event waits for no other: not for the next read, and no more than one round of the loop."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    loop = asyncio.get_running_loop()
+    async with client(f"http://127.0.0.1:{listener.getsockname()[1]}") as one:
+        connection = await ask(one)
+        peer, _ = await loop.sock_accept(listener)
+        await loop.sock_sendall(peer, CHUNKED)
+        await connection.answered()
+        for number in range(50):
+            event = b"data: %d\n\n" % number
+            waiting = asyncio.create_task(connection.read(5, math.inf))
+            await asyncio.sleep(0)
+            await loop.sock_sendall(peer, b"%x\r\n%s\r\n" % (len(event), event))
+            assert await waiting == event
+        waiting = asyncio.create_task(connection.read(5, math.inf))
+        await asyncio.sleep(0)
+        connection.data_received(b"3\r\nend\r\n")
+        await asyncio.sleep(0)
+        assert waiting.done()
+        assert waiting.result() == b"end"
+        connection.end(sent=False)
+        peer.close()
+    listener.close()
+
+
 async def test_nobody_there_is_unreachable() -> None:
     """wire.md E6: refused, unknown by name, and not a name at all."""
     for url in ("http://127.0.0.1:1/", "http://nobody.invalid/", f"http://{'x' * 70}.test/"):

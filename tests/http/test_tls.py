@@ -13,7 +13,7 @@ from sentinel.edges.http.tls import open_context
 from sentinel.edges.provider import OpenAI
 from sentinel.errors import UpstreamError
 from tests.http.test_answer import CHUNKED, HELLO
-from tests.http.test_client import ask, read, until
+from tests.http.test_client import ask, holds_back, read, until
 from tests.support.wire import Wire, wire
 from tests.test_provider import PATIENT, nothing
 from tests.test_provider import ask as post
@@ -51,6 +51,14 @@ async def test_answers_come_over_tls_and_sessions_are_resumed(version: ssl.TLSVe
         several = [await ask(one) for _ in range(2)]
         assert [await read(each) for each in several] == [b"hello"] * 2
         assert peer.resumed == [False, True]
+
+
+async def test_nothing_that_is_sent_over_tls_is_held_back() -> None:
+    """wire.md S6: TCP_NODELAY is on the socket under the TLS."""
+    async with wire([HELLO], tls=serving("127.0.0.1")) as peer, trusting(peer, AUTHORITY) as one:
+        connection = await ask(one)
+        assert not holds_back(connection)
+        assert await read(connection) == b"hello"
 
 
 async def test_large_bodies_pass_over_tls() -> None:

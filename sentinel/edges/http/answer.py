@@ -93,7 +93,8 @@ class Answer:
         if parser is None:
             self._pass(data)
             return
-        self._idle_bytes += len(data)
+        size = len(data)
+        self._idle_bytes += size
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -101,15 +102,16 @@ class Answer:
             if not self.whole:
                 raise BrokenError(f"not an answer: {error.__context__ or error}") from None
             self.keeps = False
-        self._tail = data[-6:] if len(data) >= 6 else (self._tail + data)[-6:]
+        self._tail = data[-6:] if size >= 6 else (self._tail + data)[-6:]
         pieces, last = self._pieces, b""
         if pieces and not self._bodiless:
             last = pieces[-1]
             arrived = last if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
+            size = len(arrived)
             self.arrivals.append(arrived)
-            self.buffered += len(arrived)
-            self._left -= len(arrived)
+            self.buffered += size
+            self._left -= size
             self._idle_bytes = 0
         if self.whole:
             self.keeps = self.keeps and self._ends(data, last)

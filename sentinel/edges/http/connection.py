@@ -75,12 +75,18 @@ class Connection(asyncio.Protocol):
 
     # ---- an exchange --------------------------------------------------------------------------------------------------------
 
-    def ask(self, head: bytes, body: bytes, *, bodiless: bool = False) -> None:
-        """Send a request, or the head of one whose body follows by `send`. `bodiless`: its answer has none (HEAD)."""
+    def ask(self, head: bytes, body: bytes, *, bodiless: bool = False, until_s: float = math.inf) -> None:
+        """Send a request, or the head of one whose body follows by `send`. `bodiless`: its answer has none (HEAD).
+
+        Its head is waited for until the loop's time is `until_s`, or what `expect` says afterwards.
+        """
         assert self._transport is not None
         assert not self._asked
         self._asked = True
         self._answer.begin(bodiless=bodiless)
+        self._deadline_s = until_s
+        if until_s < self._timer_s:
+            self._wind_up(until_s)
         if len(body) <= _JOINED_BYTES_MAX:
             self._transport.write(head + body if body else head)
         else:

@@ -101,15 +101,17 @@ class _HttpProvider:
         sending: Sending | None = None
         try:
             connection = await self._client.connection()
-            connection.ask(said, body if isinstance(body, bytes) else b"", bodiless=method == "HEAD")
-            on_sent()
+            bodiless = method == "HEAD"
             if isinstance(body, bytes):
                 # The provider could delay the end of a body for ever, so its time begins when the body should be there.
                 sent_s = connection.loop.time() + len(body) / _UPLOAD_BYTES_PER_S
                 ends_s = sent_s + patience.total_s
-                connection.expect(sent_s + patience.first_byte_s)
+                connection.ask(said, body, bodiless=bodiless, until_s=sent_s + patience.first_byte_s)
+                on_sent()
                 answer = await connection.answered()
             else:
+                connection.ask(said, b"", bodiless=bodiless)
+                on_sent()
                 sending = Sending(body, connection, patience, self._idle_s)
                 answer = await connection.answered()
                 sending.answered()

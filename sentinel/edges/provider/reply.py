@@ -144,6 +144,8 @@ class _Answered:
         """See Reply. What ended the request's own body, if something did, is raised as it is."""
         if self._connection is None:
             raise UpstreamError("This answer was closed before it was read to its end.", retry=False)
+        if self._answer.whole and not self._answer.arrivals:
+            return b""
         try:
             return await self._connection.read(self._idle_s, self._ends_s)
         except LateError:
