@@ -172,6 +172,8 @@ class Connection(asyncio.Protocol):
         """Close at once. A close in good order would wait for the other side, for which nobody waits any more."""
         if self._transport is not None:
             self._transport.abort()
+        else:
+            self._answer.drop()
 
     def quiet(self) -> bool:
         """Whether nothing has come since the last exchange: no byte and no end, also not one the loop has yet to see."""
