@@ -7,7 +7,13 @@ from typing import Any
 from msgspec import Struct
 
 
-class Metric(Enum):
+class _Named(Enum):
+    """Members are looked up in tables on every request, and Enum's own hash is a call to Python; equal are only the same."""
+
+    __hash__ = object.__hash__
+
+
+class Metric(_Named):
     """What Zion limits; the value is Zion's own name (zion.md)."""
 
     INPUT = "ai_input_tokens"
@@ -49,7 +55,7 @@ class TextPrompt(Struct, frozen=True):
 Prompt = ChatPrompt | ResponsesPrompt | TextPrompt
 
 
-class Reads(Enum):
+class Reads(_Named):
     """How the body of a request is read."""
 
     CHAT = "chat"
@@ -63,7 +69,7 @@ class Reads(Enum):
     NOTHING = "nothing"  # no body belongs here
 
 
-class Dialect(Enum):
+class Dialect(_Named):
     """What of an answer is read: which of its fields are usage, text, and the end of a stream."""
 
     CHAT = "chat"  # /chat/completions and /completions
@@ -72,7 +78,7 @@ class Dialect(Enum):
     NONE = "none"  # tokens that stand in such an answer were paid by the request that produced them
 
 
-class Scope(Enum):
+class Scope(_Named):
     """In which modes of SENTINEL_PASSTHROUGH a route is forwarded: `off` has CORE, `stateless` also the next, and so on."""
 
     CORE = "off"
@@ -189,7 +195,7 @@ class Origin(Struct, frozen=True):
     cache: str = ""
 
 
-class Ending(Enum):
+class Ending(_Named):
     """How a request ended; the label of the metrics and of the log line."""
 
     SUCCESS = "success"
