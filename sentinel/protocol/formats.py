@@ -6,16 +6,15 @@ could take different ones) raises BadRequestError, which is OpenAI's 400. Nothin
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 from msgspec import Meta, Raw, Struct
 from msgspec.json import Decoder
-from msgspec.structs import replace
 
 from sentinel.errors import BadRequestError
-from sentinel.protocol import named, refusals, splice
+from sentinel.protocol import inputs, named, refusals, splice
 from sentinel.protocol.structure import check_structure
-from sentinel.records import ChatPrompt, Prompt, ResponsesPrompt, TextPrompt
+from sentinel.records import Call, ChatPrompt, Dialect, Reads, ResponsesPrompt, Route
 
 MODEL_CHARACTERS_MAX: Final = 256
 CHOICES_MAX: Final = 128  # OpenAI's own maximum of `n`
@@ -29,24 +28,6 @@ _Choices = Annotated[int, Meta(ge=1, le=CHOICES_MAX)] | None
 _Cap = Annotated[int, Meta(ge=1, le=OUTPUT_TOKENS_MAX)] | None
 # 0 is legal in a completion: with `echo` it scores the prompt and produces nothing.
 _CapOrZero = Annotated[int, Meta(ge=0, le=OUTPUT_TOKENS_MAX)] | None
-_Inputs = str | list[str | int | list[int]]
-
-
-class Reading(Struct, frozen=True):
-    """What a body says; the fields are those of records.Call."""
-
-    model: str
-    body: bytes
-    prompt: Prompt
-    stream: bool = False
-    usage_hidden: bool = False
-    output_tokens_declared: int | None = None
-    choices: int = 1
-    stored: bool = False
-    background: bool = False
-    named: frozenset[str] = frozenset()
-    models: frozenset[str] = frozenset()
-    of_account: bool = False
 
 
 class _Chat(Struct):
@@ -73,7 +54,7 @@ class _Completions(Struct):
     """What is read of POST /v1/completions."""
 
     model: _Model
-    prompt: _Inputs | None = None
+    prompt: inputs.Given | None = None
     stream: bool | None = None
     store: bool | None = None
     n: _Choices = None
@@ -85,7 +66,7 @@ class _Embeddings(Struct):
     """What is read of POST /v1/embeddings."""
 
     model: _Model
-    input: _Inputs
+    input: inputs.Given
 
 
 class _Responses(Struct):
@@ -127,71 +108,87 @@ _NAMES: Final = {kind: (*kind.__struct_fields__, splice.STREAM_OPTIONS, *named.M
 
 
 # What of a chat besides its messages and tools becomes input tokens.
-_REST_OF_CHAT: Final[tuple[str, ...]] = ("response_format", "tool_choice", "function_call", "prediction", "web_search_options")
-_UNKNOWN: Final = TextPrompt(tokens_given=1)
+_REST_OF_CHAT: Final = frozenset({"response_format", "tool_choice", "function_call", "prediction", "web_search_options"})
 
 # ---- the formats -------------------------------------------------------------------------------------------------------
 
 
-def chat(body: bytes) -> Reading:
+def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
     """A chat. Its cap is the largest that it declares, for each choice."""
     read, members = _read(body, _chat)
     asking = splice.with_usage(body, members.get(splice.STREAM_OPTIONS)) if read.stream else None
-    rest = {name: value for name in _REST_OF_CHAT if name in members and (value := getattr(read, name)) is not None}
+    rest = {} if _REST_OF_CHAT.isdisjoint(members) else _rest(read)
+    tools = _tools(read) if read.tools or read.functions else ()
     choices = read.n or 1
     cap = max(read.max_tokens or 0, read.max_completion_tokens or 0, read.max_output_tokens or 0)
-    return Reading(
-        model=_printable(read.model),
+    return Call(
+        route.label,
+        method,
+        path,
+        query,
+        model=read.model if read.model.isprintable() else _refuse_model(),
         body=asking or body,
-        prompt=ChatPrompt(read.messages, _tools(read), rest),
         stream=read.stream is True,
         usage_hidden=asking is not None,
-        output_tokens_declared=_declared(cap, choices) if cap else None,
+        prompt=ChatPrompt(read.messages, tools, rest),
+        output_tokens_declared=cap * choices if cap else None,
         choices=choices,
+        dialect=route.dialect,
         stored=read.store is True,
         named=named.in_chat(body),
         models=named.models(members),
     )
 
 
-def completion(body: bytes) -> Reading:
+def completion(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
     """A completion. Each prompt of a list is answered on its own, max(n, best_of) times."""
     read, members = _read(body, _completions)
     asking = splice.with_usage(body, members.get(splice.STREAM_OPTIONS)) if read.stream else None
-    prompt, prompts = _inputs("" if read.prompt is None else read.prompt, "prompt")
+    prompt, prompts = inputs.read("" if read.prompt is None else read.prompt, "prompt")
     choices = max(read.n or 1, read.best_of or 1) * prompts
-    return Reading(
-        model=_printable(read.model),
+    # The ledger holds at least one token where output is possible.
+    cap = None if read.max_tokens is None else min(max(read.max_tokens, 1) * choices, OUTPUT_TOKENS_DECLARED_MAX)
+    return Call(
+        route.label,
+        method,
+        path,
+        query,
+        model=read.model if read.model.isprintable() else _refuse_model(),
         body=asking or body,
-        prompt=prompt,
         stream=read.stream is True,
         usage_hidden=asking is not None,
-        # The ledger holds at least one token where output is possible.
-        output_tokens_declared=None if read.max_tokens is None else _declared(max(read.max_tokens, 1), choices),
+        prompt=prompt,
+        output_tokens_declared=cap,
         choices=choices,
+        dialect=route.dialect,
         stored=read.store is True,
         named=named.in_chat(body),
         models=named.models(members),
     )
 
 
-def embedding(body: bytes) -> Reading:
+def embedding(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
     """An embedding, which produces no tokens."""
     read, members = _read(body, _embeddings)
-    prompt, _ = _inputs(read.input, "input")
+    prompt, _ = inputs.read(read.input, "input")
     if isinstance(read.input, list) and [] in read.input:
         raise refusals.empty_array("input")
-    return Reading(
-        model=_printable(read.model),
+    return Call(
+        route.label,
+        method,
+        path,
+        query,
+        model=read.model if read.model.isprintable() else _refuse_model(),
         body=body,
         prompt=prompt,
         output_tokens_declared=0,
+        dialect=route.dialect,
         named=named.in_chat(body),
         models=named.models(members),
     )
 
 
-def response(body: bytes) -> Reading:
+def response(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
     """A response. Its body never changes: its streams tell their usage unasked (wire.md U3, P1)."""
     read, members = _read(body, _responses)
     if read.model is None and read.prompt is None:
@@ -203,12 +200,18 @@ def response(body: bytes) -> Reading:
         "tool_choice": read.tool_choice,
         "variables": read.prompt and read.prompt.get("variables"),
     }
-    return Reading(
-        model=_printable(read.model or ""),
+    model = read.model or ""
+    return Call(
+        route.label,
+        method,
+        path,
+        query,
+        model=model if model.isprintable() else _refuse_model(),
         body=body,
-        prompt=ResponsesPrompt(read.input or (), read.instructions, read.tools or (), {k: v for k, v in rest.items() if v}),
         stream=read.stream is True,
+        prompt=ResponsesPrompt(read.input or (), read.instructions, read.tools or (), {k: v for k, v in rest.items() if v}),
         output_tokens_declared=read.max_output_tokens,
+        dialect=route.dialect,
         stored=read.store is not False,
         background=read.background is True,
         named=named.in_response(body),
@@ -216,24 +219,32 @@ def response(body: bytes) -> Reading:
     )
 
 
-def anything(body: bytes) -> Reading:
-    """Any other JSON object. Its prompt is what looks like one, and at least a token; of its output nothing is known."""
+def anything(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
+    """Any other JSON object. Its prompt is what looks like one, and at least a token; of its output nothing is known.
+
+    Answers of no dialect are never billed, so that nothing is held for them. Work by models that the body does not all show is
+    that of none: the one at its top level says nothing.
+    """
     read, members = _read(body, _any)
     model = read.model
-    return Reading(
-        model=model if isinstance(model, str) and len(model) <= MODEL_CHARACTERS_MAX and model.isprintable() else "",
+    shown = isinstance(model, str) and len(model) <= MODEL_CHARACTERS_MAX and model.isprintable()
+    unbilled = route.dialect is Dialect.NONE
+    working = route.reads is Reads.WORK
+    return Call(
+        route.label,
+        method,
+        path,
+        query,
+        model=model if shown and not working else "",
         body=body,
-        prompt=_loose_prompt(read),
         stream=read.stream is True,
-        output_tokens_declared=OUTPUT_TOKENS_UNKNOWN,
+        prompt=None if unbilled else inputs.guess(read.instructions, read.prompt, read.input),
+        output_tokens_declared=0 if unbilled else OUTPUT_TOKENS_UNKNOWN,
+        dialect=route.dialect,
         named=named.in_json(body),
         models=named.models(members),
+        of_account=working and named.runs_over_account(body),
     )
-
-
-def work(body: bytes) -> Reading:
-    """JSON that asks for work by models that it does not all show, so that a model at its top level says nothing."""
-    return replace(anything(body), model="", of_account=named.runs_over_account(body))
 
 
 # ---- their parts -------------------------------------------------------------------------------------------------------
@@ -253,15 +264,14 @@ def _read(body: bytes, decoder: Decoder[_Read]) -> tuple[_Read, dict[str, Raw]]:
     return read, members
 
 
-def _printable(model: str) -> str:
-    """`model`, which becomes a field of logs, of ledger keys and of reports."""
-    if not model.isprintable():
-        raise BadRequestError("Invalid 'model': it holds characters that no model has.", param="model", code="invalid_value")
-    return model
+def _refuse_model() -> NoReturn:
+    """The model becomes a field of logs, of ledger keys and of reports."""
+    raise BadRequestError("Invalid 'model': it holds characters that no model has.", param="model", code="invalid_value")
 
 
-def _declared(cap: int, choices: int) -> int:
-    return min(cap * choices, OUTPUT_TOKENS_DECLARED_MAX)
+def _rest(read: _Chat) -> dict[str, Any]:
+    """What beside its messages and tools a chat gives the model to read, by name."""
+    return {name: value for name in sorted(_REST_OF_CHAT) if (value := getattr(read, name)) is not None}
 
 
 def _tools(read: _Chat) -> Sequence[Any]:
@@ -269,32 +279,3 @@ def _tools(read: _Chat) -> Sequence[Any]:
     if not read.functions:
         return read.tools or ()
     return [*(read.tools or ()), *({"type": "function", "function": function} for function in read.functions)]
-
-
-def _inputs(given: _Inputs, name: str) -> tuple[TextPrompt, int]:
-    """The prompt in `given` and how many prompts it holds; a list of integers is one prompt (wire.md T4)."""
-    if isinstance(given, str):
-        return TextPrompt((given,)), 1
-    kinds = set(map(type, given))
-    if kinds == {str}:
-        return TextPrompt(given), len(given)  # type: ignore[arg-type]
-    if kinds == {int}:
-        return TextPrompt(tokens_given=len(given)), 1
-    if kinds == {list}:
-        return TextPrompt(tokens_given=sum(map(len, given))), len(given)  # type: ignore[arg-type]
-    raise refusals.mixed_array(name) if kinds else refusals.empty_array(name)
-
-
-def _loose_prompt(read: _Any) -> Prompt:
-    """Texts and token lists under the usual names, or items as a response has them."""
-    texts: list[str] = []
-    tokens = 0
-    for value in (read.instructions, read.prompt, read.input):
-        if isinstance(value, str):
-            texts.append(value)
-        elif isinstance(value, list):
-            if any(isinstance(part, dict) for part in value):
-                return ResponsesPrompt(value, read.instructions)
-            texts += [part for part in value if isinstance(part, str)]
-            tokens += sum(len(part) if isinstance(part, list) else isinstance(part, int) for part in value)
-    return TextPrompt(texts, tokens) if tokens or any(texts) else _UNKNOWN

@@ -11,7 +11,7 @@ from sentinel.errors import UnsupportedMediaTypeError
 
 TYPE_CHARACTERS_MAX: Final = 128
 
-_PLAIN: Final = frozenset({b"", b"application/json"})  # as every SDK spells it, and as clients leave it out
+PLAIN: Final = frozenset({b"", b"application/json"})  # as every SDK spells JSON, and as clients leave it out
 _JSON: Final = re.compile(rb"application/(?:json|[!#$&^_.+a-z0-9-]++(?<=\+json))[ \t]*+(?:;|$)", re.IGNORECASE)
 _FORM: Final = re.compile(rb"multipart/form-data[ \t]*+;", re.IGNORECASE)
 # What a lenient reader would take for JSON or for fields: curl sends the first by itself.
@@ -26,7 +26,7 @@ def is_json(content_type: bytes) -> bool:
 
     Raises UnsupportedMediaTypeError for JSON in another encoding than UTF-8.
     """
-    if content_type in _PLAIN:
+    if content_type in PLAIN:
         return True
     if not _JSON.match(content_type):
         return False

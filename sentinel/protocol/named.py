@@ -38,18 +38,19 @@ _FREELY_NAMED: Final = "variables"
 _MODELS: Final = "models"
 _IMAGES: Final = b"image_generation"
 MODELS_KEYS: Final = (_MODELS, "providerOptions", "provider_options")
+_NAMING_MODELS: Final = frozenset(MODELS_KEYS)
 # Where a run of an eval has its items from, if not from all that the account has stored.
 _OWN_SOURCES: Final = ("file_content", "file_id")
 
-# Searches begin with a sign that texts hold seldom, which is found fast: at the underscore of a key that ends as ids do, unless
-# its value is a text that is no id. The long list is looked at only then, which spares the `tool_call_id` of every agent.
+# Searches begin with a sign that texts hold seldom, which is found fast: at the underscore of a voice that was made, or of a
+# key that ends as ids do, unless its value is a text that is no id. The long list is looked at only then, which spares the
+# `tool_call_id` of every agent.
 _ANY_PREFIX: Final = "|".join(_PREFIXES).encode()
 _EXPLICIT: Final = b"|".join(rb'(?<=["_]%s")' % key.encode() for key in sorted(ID_KEYS) if key.endswith("_id"))
 _KEY: Final = re.compile(
-    rb'_(?:ids"|file"|id"(?:' + _EXPLICIT + rb'|[ \t\r\n]*+:[ \t\r\n]*+(?:"(?:' + _ANY_PREFIX + rb")|[\[{])))"
+    rb'_(?:(?<="voice_)|ids"|file"|id"(?:' + _EXPLICIT + rb'|[ \t\r\n]*+:[ \t\r\n]*+(?:"(?:' + _ANY_PREFIX + rb")|[\[{])))"
 )
 _ID: Final = re.compile(rb'"id"[ \t\r\n]*+:[ \t\r\n]*+"(?:' + _ANY_PREFIX + rb")")
-_VOICE: Final = b'"voice_'
 # A letter, digit, underscore or hyphen in its long spelling, of which keys and ids are made.
 _ESCAPED: Final = re.compile(rb"\\(?=u00(?:2[dD]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]))")
 
@@ -64,7 +65,10 @@ _decode: Final = JSONDecoder(object_pairs_hook=_Pairs, parse_int=float).decode
 
 def in_chat(body: bytes) -> frozenset[str]:
     """What a chat, a completion or an embedding names, which is little: a file under `file_id`, a voice that was made."""
-    return in_json(body) if _VOICE in body or _KEY.search(body) or _has_escaped(body) else _NOTHING
+    at = body.find(b"_")
+    if (at >= 0 and _KEY.search(body, at)) or (b"\\" in body and _has_escaped(body)):
+        return in_json(body)
+    return _NOTHING
 
 
 def in_response(body: bytes) -> frozenset[str]:
@@ -101,6 +105,8 @@ def runs_over_account(body: bytes) -> bool:
 def models(members: Mapping[str, Raw]) -> frozenset[str]:
     """The models that the top-level `members` of a body name beside `model`: to be asked where that fails (Vercel's
     `providerOptions.gateway.models`; a plain `models` as other gateways have it)."""
+    if _NAMING_MODELS.isdisjoint(members):
+        return _NOTHING
     waiting = [(name, _decode(bytes(members[name]).decode())) for name in MODELS_KEYS if name in members]
     found: set[str] = set()
     while waiting:
@@ -144,4 +150,4 @@ def _members(values: Iterable[Any], wanted: str) -> list[Any]:
 
 
 def _has_escaped(body: bytes) -> bool:
-    return b"\\" in body and b"\\u00" in body and _ESCAPED.search(body) is not None
+    return b"\\u00" in body and _ESCAPED.search(body) is not None

@@ -35,7 +35,8 @@ def check_structure(body: bytes, *, slice_bytes: int = SLICE_BYTES) -> None:
     looked at with their strings left out. Stops at the first of the slices, `slice_bytes` each, that is too much.
     """
     if len(body) <= slice_bytes:
-        if body.count(b"{") + body.count(b"[") > NESTING_MAX:
+        # `replace` finds a byte several times as fast as `count` does.
+        if len(body) - len(body.replace(b"{", b"").replace(b"[", b"")) > NESTING_MAX:
             _measure(body)
         return
     opened = commas = 0

@@ -20,18 +20,13 @@ RESPONSES_CAP_MIN: Final = 16  # the least `max_output_tokens` that OpenAI takes
 
 # ---- reading -----------------------------------------------------------------------------------------------------------
 
-_READERS: Final = {
+_STRICT: Final = {
     Reads.CHAT: formats.chat,
     Reads.COMPLETIONS: formats.completion,
     Reads.EMBEDDINGS: formats.embedding,
     Reads.RESPONSES: formats.response,
-    Reads.OBJECT: formats.anything,
-    Reads.WORK: formats.work,
-    Reads.ANY: formats.anything,
-    Reads.FORM: formats.anything,
 }
-_LOOSE: Final = frozenset({Reads.OBJECT, Reads.WORK, Reads.ANY, Reads.FORM})
-_JSON_ALONE: Final = frozenset({Reads.OBJECT, Reads.WORK})
+_MAYBE_FILES: Final = frozenset({Reads.ANY, Reads.FORM})
 _SOMETHING: Final = TextPrompt(tokens_given=1)
 _SENT: Final = TextPrompt()
 
@@ -47,35 +42,17 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
     reads = route.reads
     if reads is Reads.NOTHING:
         return Call(route.label, method, path, query, dialect=route.dialect)
-    loose = reads in _LOOSE
-    if not media.is_json(content_type):
-        if not loose or reads in _JSON_ALONE:
+    if content_type not in media.PLAIN and not media.is_json(content_type):
+        if reads not in _MAYBE_FILES:
             # It may name what is another caller's, and a provider need not go by its type.
             raise media.unsupported(content_type)
         return _unread(route, method, path, query, body, content_type)
-    if loose and not body.strip():
+    strict = _STRICT.get(reads)
+    if strict is not None:
+        return strict(route, method, path, query, body)
+    if not body.strip():
         return _bare(route, method, path, query, body, frozenset())
-    read = _READERS[reads](body)
-    unbilled = loose and route.dialect is Dialect.NONE
-    return Call(
-        route=route.label,
-        method=method,
-        path=path,
-        query=query,
-        model=read.model,
-        body=read.body,
-        stream=read.stream,
-        usage_hidden=read.usage_hidden,
-        prompt=None if unbilled else read.prompt,
-        output_tokens_declared=0 if unbilled else read.output_tokens_declared,
-        choices=read.choices,
-        dialect=route.dialect,
-        stored=read.stored,
-        background=read.background,
-        named=read.named,
-        models=read.models,
-        of_account=read.of_account,
-    )
+    return formats.anything(route, method, path, query, body)
 
 
 def _unread(route: Route, method: str, path: str, query: bytes, body: bytes, content_type: bytes) -> Call:

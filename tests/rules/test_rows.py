@@ -23,7 +23,7 @@ ROWS = [
     {"protocol"},
     # The parts the readers of the row above are made of.
     {"protocol.dialects", "protocol.formats", "protocol.forms"},
-    {"protocol.sse", "protocol.answers", "protocol.texts", "protocol.kept", "protocol.prompts"},
+    {"protocol.sse", "protocol.answers", "protocol.texts", "protocol.kept", "protocol.prompts", "protocol.inputs"},
     {
         "protocol.splice",
         "protocol.structure",
