@@ -4,18 +4,21 @@ Cannot fail: any JSON has pieces. What the published formulas do not name is cou
 is never text (T3), and nothing is ever fetched. Every figure here is an estimate that the provider's own usage replaces.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
 from typing import Any, Final
 
 from msgspec import Struct
 
 from sentinel.protocol import schemas
-from sentinel.records import Prompt, ResponsesPrompt, TextPrompt
+from sentinel.records import ChatPrompt, Prompt, ResponsesPrompt, TextPrompt
 
 # OpenAI cookbook, "How to count tokens with tiktoken", for messages.
 _MESSAGE: Final = 3
 _NAME: Final = 1
 _REPLY: Final = 3
+_NOTHING_BESIDE: Final = (_REPLY,)
+_TEXTS_ALONE: Final = {str}
 # What opens a function differs by encoding; the rest of the formula for tools is in schemas.py.
 _FUNCTION_O200K: Final = 7
 _FUNCTION_CL100K: Final = 10
@@ -63,17 +66,19 @@ def rates(model: str, encoding_name: str) -> Rates:
     return Rates(_FUNCTION_CL100K if encoding_name == "cl100k_base" else _FUNCTION_O200K, low, high)
 
 
-def pieces(prompt: Prompt, constants: Rates) -> Iterator[str | int]:
-    """Everything that becomes input tokens: texts to be tokenised one by one, and ints that are tokens already."""
+def pieces(prompt: Prompt, constants: Rates) -> Iterable[str | int]:
+    """Everything that becomes input tokens, found as it is asked for: texts to be tokenised, and ints, which are tokens."""
     if isinstance(prompt, TextPrompt):
-        yield from prompt.texts
-        yield prompt.tokens_given
-        return
+        return chain(prompt.texts, (prompt.tokens_given,))
     if isinstance(prompt, ResponsesPrompt):
-        yield from _response(prompt, constants)
+        said: Iterator[str | int] = _response(prompt, constants)
     else:
-        for message in prompt.messages:
-            yield from _message(message, constants)
+        said = chain.from_iterable(map(_message, prompt.messages, repeat(constants)))
+    return chain(said, _beside(prompt, constants) if prompt.tools or prompt.rest else _NOTHING_BESIDE)
+
+
+def _beside(prompt: ChatPrompt | ResponsesPrompt, constants: Rates) -> Iterator[str | int]:
+    """What is read beside the messages, and the start of the reply."""
     for tool in prompt.tools:
         yield from schemas.tool(tool, constants.function)
     if prompt.tools:
@@ -86,7 +91,13 @@ def pieces(prompt: Prompt, constants: Rates) -> Iterator[str | int]:
 # ---- messages ----------------------------------------------------------------------------------------------------------
 
 
-def _message(message: Any, constants: Rates) -> Iterator[str | int]:
+def _message(message: Any, constants: Rates) -> Iterable[str | int]:
+    if type(message) is dict and "name" not in message and set(map(type, message.values())) == _TEXTS_ALONE:
+        return (_MESSAGE, *message.values())  # nearly every one there is
+    return _message_of_parts(message, constants)
+
+
+def _message_of_parts(message: Any, constants: Rates) -> Iterator[str | int]:
     yield _MESSAGE
     if not isinstance(message, dict):
         yield from schemas.unnamed(message)

@@ -7,7 +7,8 @@ Fails at start only: `Tokenizer.load` raises what its source of ranks raises, or
 import base64
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Final, Self
 
 import tiktoken
@@ -55,6 +56,8 @@ _BYTES_PER_TOKEN: Final = 4
 _PIECE_CHARACTERS: Final = 16
 _CHARACTERS_SEEN_MAX: Final = 131_072
 _ANY_MODEL: Final = prompts.rates("", O200K)
+# Names come from clients, so that they are remembered within a bound.
+_MODELS_MAX: Final = 1024
 
 
 class _Counter:
@@ -83,18 +86,32 @@ class _Counter:
             return len(self._encoding.encode_ordinary(text))
         return sum(len(self._encoding.encode_ordinary(part)) for part in _slices(text))
 
-    def count_once(self, text: str) -> int:
-        """Tokens of `text`, remembered."""
+    def count_all(self, pieces: Iterable[str | int], exact_chars: int) -> int:
+        """Tokens of texts and of what is tokens already; texts beyond `exact_chars` in all are estimated by their bytes."""
+        tokens = 0
+        for piece in pieces:
+            if isinstance(piece, int):
+                tokens += piece
+                continue
+            size = len(piece)
+            if size > exact_chars:
+                tokens += _approximate(piece)
+                continue
+            exact_chars -= size
+            known = self._younger.get((hash(piece), size))
+            tokens += self._count_once(piece) if known is None else known
+        return tokens
+
+    def _count_once(self, text: str) -> int:
+        """Tokens of `text`, remembered among the younger counts, where it is not."""
         key = (hash(text), len(text))
-        tokens = self._younger.get(key)
+        tokens = self._older.get(key)
         if tokens is None:
-            tokens = self._older.get(key)
-            if tokens is None:
-                tokens = self.count(text)
-            with self._lock:
-                if len(self._younger) >= self._entries_max:
-                    self._younger, self._older = {}, self._younger
-                self._younger[key] = tokens
+            tokens = self.count(text)
+        with self._lock:
+            if len(self._younger) >= self._entries_max:
+                self._younger, self._older = {}, self._younger
+            self._younger[key] = tokens
         return tokens
 
 
@@ -131,19 +148,8 @@ class Tokenizer:
 
     def prompt(self, prompt: Prompt, model: str) -> int:
         """Input tokens of `prompt` for `model`, by the formula of wire.md T1-T4."""
-        name = encoding_name(model)
-        counter = self._counters[name]
-        exact_chars = self._exact_chars_max
-        tokens = 0
-        for piece in prompts.pieces(prompt, prompts.rates(_bare(model), name)):
-            if isinstance(piece, int):
-                tokens += piece
-            elif len(piece) <= exact_chars:
-                exact_chars -= len(piece)
-                tokens += counter.count_once(piece)
-            else:
-                tokens += _approximate(piece)
-        return tokens
+        name, constants = _judged(model)
+        return self._counters[name].count_all(prompts.pieces(prompt, constants), self._exact_chars_max)
 
     def characters(self, prompt: Prompt) -> int:
         """How much there is to count, in characters: cheap, and not looked at further once it is plainly large.
@@ -165,8 +171,15 @@ def read_encodings(ranks: Callable[[str], bytes]) -> dict[str, tiktoken.Encoding
 
 def encoding_name(model: str) -> str:
     """The encoding of `model`: o200k_base unless it is known to be cl100k_base (wire.md M1-M3)."""
+    return _judged(model)[0]
+
+
+@lru_cache(_MODELS_MAX)
+def _judged(model: str) -> tuple[str, prompts.Rates]:
+    """The encoding of `model` by its name, and its constants."""
     bare = _bare(model)
-    return CL100K if bare in _CL100K_MODELS or bare.startswith(_CL100K_PREFIXES) else O200K
+    name = CL100K if bare in _CL100K_MODELS or bare.startswith(_CL100K_PREFIXES) else O200K
+    return name, prompts.rates(bare, name)
 
 
 def _bare(model: str) -> str:

@@ -28,6 +28,8 @@ _log: Final = Log("admission")
 
 # Where one count takes about a millisecond; longer ones would stall every other request of this worker (wire.md K3).
 _INLINE_CHARACTERS_MAX: Final = 16_384
+# A body of no more bytes holds no more than that, even if it is all short texts.
+_INLINE_BYTES_MAX: Final = 4096
 _REFRESHES_MAX: Final = 256
 _LOOK_AGAIN_S: Final = 0.025
 
@@ -176,7 +178,7 @@ class Admission:
     async def _estimate(self, call: Call) -> int:
         if call.prompt is None:
             return 0
-        if self._tokenizer.characters(call.prompt) > _INLINE_CHARACTERS_MAX:
+        if len(call.body) > _INLINE_BYTES_MAX and self._tokenizer.characters(call.prompt) > _INLINE_CHARACTERS_MAX:
             return await asyncio.to_thread(self._tokenizer.prompt, call.prompt, call.model)
         return self._tokenizer.prompt(call.prompt, call.model)
 
