@@ -66,9 +66,9 @@ class Auth:
         self._refusal_ttl_s = refusal_ttl_s
         self._entries_max = entries_max
         self._now_s = now_s
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._refused: OrderedDict[str, tuple[float, Callable[[], SentinelError]]] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[_Known]] = {}
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[float, Callable[[], SentinelError]]] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[_Known]] = {}
 
     async def identify(self, request_headers: Fields) -> Caller:
         """The owner of the bearer token.
@@ -76,7 +76,7 @@ class Auth:
         Raises UnauthorizedError, ForbiddenError or ZionUnavailableError.
         """
         token = headers.bearer_token(request_headers)
-        digest = sha256(token.encode()).hexdigest()
+        digest = sha256(token.encode()).digest()
         now_s = self._now_s()
         known = self._known.get(digest)
         if known is not None and known.until_s > now_s:
@@ -91,7 +91,7 @@ class Auth:
         # Shielded: the first asker may leave while others wait for the same answer.
         return (await asyncio.shield(self._ask_once(token, digest))).caller
 
-    def _ask_once(self, token: str, digest: str) -> asyncio.Task[_Known]:
+    def _ask_once(self, token: str, digest: bytes) -> asyncio.Task[_Known]:
         task = self._asking.get(digest)
         if task is None:
             task = asyncio.create_task(self._ask(token, digest))
@@ -99,13 +99,13 @@ class Auth:
             task.add_done_callback(lambda done: self._asked(digest, done))
         return task
 
-    def _asked(self, digest: str, task: asyncio.Task[_Known]) -> None:
+    def _asked(self, digest: bytes, task: asyncio.Task[_Known]) -> None:
         del self._asking[digest]
         if not task.cancelled():
             # Read here so that a failure nobody waits for any more is not reported as unread; askers get their own copy.
             task.exception()
 
-    async def _ask(self, token: str, digest: str) -> _Known:
+    async def _ask(self, token: str, digest: bytes) -> _Known:
         """Redis, then Zion; what either says is remembered."""
         now_s = self._now_s()
         expires_s = _expiry(token)
@@ -121,7 +121,7 @@ class Auth:
             self._known.popitem(last=False)
         return known
 
-    async def _ask_zion(self, token: str, digest: str, until_s: float) -> _Known:
+    async def _ask_zion(self, token: str, digest: bytes, until_s: float) -> _Known:
         metrics.AUTH.labels("zion").inc()
         try:
             external_id, email = await self._zion.profile(token)
@@ -135,15 +135,15 @@ class Auth:
         known = _Known(Caller(external_id, email), until_s)
         try:
             ttl_s = max(1, int(until_s - self._now_s()))
-            await self._ledger.keep_profile(digest, _write_known(known), ttl_s)
+            await self._ledger.keep_profile(digest.hex(), _write_known(known), ttl_s)
         except LedgerUnavailableError:
             _log.warning("profile not kept in redis")
         return known
 
-    async def _recall(self, digest: str) -> _Known | None:
+    async def _recall(self, digest: bytes) -> _Known | None:
         """What Redis knows of the token; nothing where Redis is away or holds something else, since Zion can still be asked."""
         try:
-            kept = await self._ledger.profile(digest)
+            kept = await self._ledger.profile(digest.hex())
             return _read_known(kept) if kept else None
         except LedgerUnavailableError:
             return None

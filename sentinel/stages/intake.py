@@ -5,7 +5,7 @@ Fails closed, before anything is held: BodyTooLargeError (413), BodyTimeoutError
 """
 
 import asyncio
-from functools import partial
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -15,6 +15,8 @@ from sentinel.edges.upload import Upload
 from sentinel.protocol import media, wire
 from sentinel.protocol.models import Models
 from sentinel.records import Call, Dialect, Reads, Route, Scope
+
+_MAYBE_FILES: Final = frozenset({Reads.ANY, Reads.FORM})
 
 
 class Intake:
@@ -45,14 +47,16 @@ class Intake:
         content_type = exchange.header(b"content-type")
         upload = None
         body = b""
-        if self._streams(exchange, route, content_type):
+        if route.reads in _MAYBE_FILES and self._streams(exchange, route, content_type):
             upload = exchange.upload(self._upload_bytes_max, self._body_timeout_s)
         else:
             body = await exchange.read_body(self._body_bytes_max, self._body_timeout_s, self._budget)
-        path = exchange.path.decode("latin-1").removeprefix("/v1")
-        read = partial(wire.read_call, route, route.method, path, exchange.query, body, content_type)
+        asked = (route, route.method, exchange.path.decode("latin-1").removeprefix("/v1"), exchange.query, body, content_type)
         # Others are served while a large body is read (wire.md H12).
-        call = read() if len(body) <= wire.INLINE_BYTES_MAX else await asyncio.to_thread(read)
+        if len(body) <= wire.INLINE_BYTES_MAX:
+            call = wire.read_call(*asked)
+        else:
+            call = await asyncio.to_thread(wire.read_call, *asked)
         if route.leaves and (call.stored or call.background or route.scope is not Scope.CORE):
             lasts = bool(route.polls) and (call.background or route.dialect is Dialect.EVENTS)
             call = replace(call, leaves=route.leaves, lasts=lasts)
@@ -64,7 +68,7 @@ class Intake:
 
     def _streams(self, exchange: Exchange, route: Route, content_type: bytes) -> bool:
         """Whether the body goes by unread: where its route reads any, it is not JSON, and there is one."""
-        if route.reads is not Reads.ANY and (route.reads is not Reads.FORM or self._searching):
+        if route.reads is Reads.FORM and self._searching:
             return False
         if media.is_json(content_type):
             return False

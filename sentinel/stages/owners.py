@@ -35,15 +35,13 @@ class Owners:
         self._ledger = ledger
         self._mode = Scope(mode)
         self._life_s = life_s
-
-    @property
-    def guarding(self) -> bool:
-        """Whether objects have owners here."""
-        return self._mode is not Scope.ACCOUNT
+        # Whether objects have owners here.
+        self.guarding: Final = self._mode is not Scope.ACCOUNT
+        self._forwarded = frozenset(_ORDER[: _ORDER.index(self._mode) + 1])
 
     def check_scope(self, match: Match) -> None:
         """Raise ForbiddenError where this deployment does not forward the route at all."""
-        if _ORDER.index(match.route.scope) > _ORDER.index(self._mode):
+        if match.route.scope not in self._forwarded:
             raise ForbiddenError(_refusal(match), code="route_not_available")
 
     async def check(self, caller: Caller, match: Match, call: Call) -> Call:
@@ -59,15 +57,13 @@ class Owners:
                 code="route_not_available",
                 param="data_source",
             )
-        named = [*match.named, *((routes.kind_of(name), name) for name in sorted(call.named))]
-        if named:
-            await self._check_named(caller, named)
-        tuned = _tuned(call)
-        if tuned and self._mode is Scope.OWNED:
-            await self._check_tuned(caller, tuned)
-        if self._mode is not Scope.OWNED and match.route.leaves:
-            return _leaving_nothing(call)
-        return call
+        if match.named or call.named:
+            await self._check_named(caller, [*match.named, *[(routes.kind_of(name), name) for name in sorted(call.named)]])
+        if self._mode is Scope.OWNED:
+            if tuned := _tuned(call):
+                await self._check_tuned(caller, tuned)
+            return call
+        return _leaving_nothing(call) if match.route.leaves else call
 
     async def keep(self, caller: Caller, object_ids: Iterable[str]) -> None:
         """The provider has made these objects for `caller`. Called before the caller learns their ids; never fails."""
