@@ -20,6 +20,16 @@ _ENVELOPE: Final = frozenset(
 _ID_CHARACTERS_MAX: Final = 256
 
 
+class Figures(msgspec.Struct):
+    """A usage, as far as it is read, by either of its names."""
+
+    prompt_tokens: Any = None
+    input_tokens: Any = None
+    completion_tokens: Any = None
+    output_tokens: Any = None
+    total_tokens: Any = None
+
+
 class Head(msgspec.Struct):
     """The fields of an answer, or of one event, that decide what it costs; all others are passed over, not built.
 
@@ -32,7 +42,7 @@ class Head(msgspec.Struct):
     type: Any = None
     status: Any = None
     error: Any = None
-    usage: Any = None
+    usage: Figures | None = None
     per_model_usage: Any = None
     response: "Head | None" = None
 
@@ -71,7 +81,12 @@ def decode_head(text: bytes) -> Head | None:
 def _head(fields: dict[str, Any]) -> Head:
     known = {name: fields.get(name) for name in Head.__struct_fields__}
     response = known["response"]
-    return Head(**known | {"response": _head(response) if isinstance(response, dict) else None})
+    inner = _head(response) if isinstance(response, dict) else None
+    return Head(**known | {"response": inner, "usage": _figures(known["usage"])})
+
+
+def _figures(usage: Any) -> Figures | None:
+    return Figures(*map(usage.get, Figures.__struct_fields__)) if isinstance(usage, dict) else None
 
 
 def _decode_leniently(text: bytes) -> Any:
@@ -81,21 +96,24 @@ def _decode_leniently(text: bytes) -> Any:
         return None
 
 
-def read_usage(usage: Any) -> Usage | None:
+def read_usage(figures: Figures | None) -> Usage | None:
     """The provider's figures, or None where they cannot be used (wire.md U10).
 
     A missing output is the total less the input. Zero for everything is no figure but a place-holder (wire.md U11): every
     prompt has a token. Details such as reasoning tokens are part of the output and never added.
     """
-    if not isinstance(usage, dict):
+    if figures is None:
         return None
-    input_tokens = _tokens(_either(usage, "prompt_tokens", "input_tokens"))
-    output = _either(usage, "completion_tokens", "output_tokens")
+    # Some providers give both names, one of them null.
+    given = figures.input_tokens if figures.prompt_tokens is None else figures.prompt_tokens
+    produced = figures.output_tokens if figures.completion_tokens is None else figures.completion_tokens
+    if type(given) is int and type(produced) is int and 0 < given <= TOKENS_MAX and 0 <= produced <= TOKENS_MAX:
+        return Usage(given, produced)
+    input_tokens, output_tokens = _tokens(given), _tokens(produced)
     if input_tokens is None:
         return None
-    output_tokens = _tokens(output)
-    if output is None:
-        total = _tokens(usage.get("total_tokens"))
+    if produced is None:
+        total = _tokens(figures.total_tokens)
         output_tokens = total - input_tokens if total is not None and total >= input_tokens else None
     if output_tokens is None or input_tokens + output_tokens == 0:
         return None
@@ -106,14 +124,8 @@ def read_usage_of_models(usages: Any) -> Usage | None:
     """The sum over the models that a run of an eval asked; None where there is no such figure."""
     if not isinstance(usages, list):
         return None
-    read = [usage for usage in map(read_usage, usages) if usage is not None]
+    read = [usage for usage in map(read_usage, map(_figures, usages)) if usage is not None]
     return Usage(sum(usage.input_tokens for usage in read), sum(usage.output_tokens for usage in read)) if read else None
-
-
-def _either(usage: dict[str, Any], name: str, other: str) -> Any:
-    """Some providers give both names, one of them null."""
-    figure = usage.get(name)
-    return usage.get(other) if figure is None else figure
 
 
 def _tokens(figure: Any) -> int | None:

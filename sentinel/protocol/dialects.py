@@ -8,6 +8,9 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from sentinel.protocol import sse
 from sentinel.protocol.answers import Head, decode, decode_head, is_usage_alone, read_usage, read_usage_of_models
 from sentinel.protocol.texts import Texts, read_choices, read_response
@@ -29,7 +32,7 @@ _UNFINISHED: Final = frozenset(
 _PARTS: Final = frozenset(("thread.message", "thread.run.step"))
 
 
-class Reading(NamedTuple):
+class Reading(Struct, frozen=True):
     """What one event, or one plain body, says beside its text.
 
     `ends` says that no client reads further, `fails` that it is an error, `alone` that it holds usage and nothing else
@@ -68,12 +71,12 @@ class Grammar(NamedTuple):
 def _read_chat(said: bytes) -> Reading:
     if said.startswith(END_MARK):
         return Reading(ends=True)
-    fields = decode(said)
-    if fields is None:
+    head = decode_head(said)
+    if head is None:
         return NOTHING
-    name, usage = fields.get("id"), read_usage(fields.get("usage"))
-    head = Head(id=name, type=fields.get("type"), error=fields.get("error"))
-    return Reading(usage, head.name, fails=_fails(head), alone=is_usage_alone(fields))
+    # All of a chunk is looked at only where there is usage that might be alone in it.
+    alone = head.usage is not None and is_usage_alone(decode(said) or {})
+    return Reading(read_usage(head.usage), head.name, fails=_fails(head), alone=alone)
 
 
 def _read_body(head: Head) -> Reading:
@@ -127,7 +130,7 @@ def _read_unread(said: bytes) -> Reading:
 
 
 def _read_unread_body(head: Head) -> Reading:
-    return _read_object(head)._replace(usage=None)
+    return replace(_read_object(head), usage=None)
 
 
 def _fails(head: Head) -> bool:

@@ -6,7 +6,7 @@ it, and the slices are short enough not to be felt (0.1 ms). Most streams end be
 
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final
 
@@ -37,14 +37,14 @@ class Kept:
         """The regions from the last to the first; the deflated ones come joined."""
         return chain(reversed(self._raw), map(zlib.decompress, reversed(self._deflated)))
 
-    def add(self, region: bytes) -> bool:
-        """Keeps `region`; False where there is no room."""
-        raw_bytes = self._raw_bytes + len(region)
+    def add(self, regions: Sequence[bytes], size_bytes: int) -> bool:
+        """Keeps `regions`, which are `size_bytes` long in all; False, and none of them, where there is no room."""
+        raw_bytes = self._raw_bytes + size_bytes
         if raw_bytes + self._deflated_bytes > self._kept_bytes_max:
             return False
-        self._raw.append(region)
+        self._raw.extend(regions)
         self._raw_bytes = raw_bytes
-        if raw_bytes > _RAW_BYTES_MAX:
+        while self._raw_bytes > _RAW_BYTES_MAX:
             self._deflate()
         return True
 

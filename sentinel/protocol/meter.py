@@ -11,18 +11,12 @@ from typing import Final
 from sentinel.protocol import kept, sse
 from sentinel.protocol.answers import decode
 from sentinel.protocol.dialects import END_MARK, GRAMMARS, NOTHING, Reading
-from sentinel.protocol.kept import Kept
-from sentinel.protocol.texts import Texts
+from sentinel.protocol.unpaid import WORDS_BYTES_MAX, Unpaid
 from sentinel.records import Dialect, Usage
 
 # An object is named in the first event of its stream; some providers send one with filters only before it (Azure).
 _NAMELESS_EVENTS_MAX: Final = 16
-# Rarely are so many words in one reading; images and the echo of a long request are.
-_WORDS_BYTES_MAX: Final = 16 << 10
 
-_FINISH: Final = re.compile(rb'"finish_reason"(?!\s*:\s*null)')
-# What every event with text of the answer has: choices, or one of the types that `texts` reads.
-_SPOKEN: Final = re.compile(rb'"choices"|\.delta"|item\.added"')
 _SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,15})')
 _COMMENTS: Final = re.compile(rb"(?:(?::[^\r\n]*)?(?>\r\n|\n|\r))*")
 
@@ -38,6 +32,7 @@ class StreamMeter:
     """
 
     __slots__ = (
+        "_carries",
         "_counts",
         "_dialect",
         "_end",
@@ -45,14 +40,12 @@ class StreamMeter:
         "_failed_last",
         "_finished",
         "_grammar",
-        "_kept_bytes_max",
         "_latest",
         "_looks",
         "_mark",
         "_marked",
         "_nameless_events",
         "_opened",
-        "_past",
         "_splitter",
         "_unpaid",
         "_usage_hidden",
@@ -85,10 +78,9 @@ class StreamMeter:
         self._mark, self._marked, self._end, *_ = self._grammar
         self._usage_hidden = usage_hidden
         self._splitter = sse.Splitter(tail_bytes_max or self._grammar.tail_bytes_max)
-        self._kept_bytes_max = kept_bytes_max
-        self._unpaid = Kept(kept_bytes_max)
-        # Past the cap events are read at once and only the size of their texts is remembered.
-        self._past = Texts(0)
+        self._unpaid = Unpaid(self._grammar.say, kept_bytes_max)
+        # Whether the next bytes go on with an event that has begun.
+        self._carries = False
         # The events that were read last; b"" where a later one was too large, so that it may have been the end.
         self._latest = b""
         self._opened = False
@@ -102,9 +94,7 @@ class StreamMeter:
     @property
     def failed(self) -> bool:
         """Whether the first event is an error, or a response failed before it said anything (wire.md F4)."""
-        return self._failed_first or (
-            self._failed_last and not self._past.bytes_uncounted and not any(map(_SPOKEN.search, self._unpaid.newest_first()))
-        )
+        return self._failed_first or (self._failed_last and self._unpaid.silent())
 
     @property
     def finished(self) -> bool:
@@ -116,7 +106,7 @@ class StreamMeter:
             return True
         if self._dialect is Dialect.RESPONSES:
             return self.terminated or (self.overflowed > 0 and not self._latest)
-        self._finished = self._finished or self._past.finished or any(map(self._finishes, self._unpaid.newest_first()))
+        self._finished = self._finished or self._unpaid.finished()
         return self._finished
 
     @property
@@ -126,22 +116,39 @@ class StreamMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """What goes downstream now; a chunk of whole events without a usage object is returned itself."""
+        chunk_bytes = len(chunk)
+        if self._carries or self._looks or chunk_bytes > WORDS_BYTES_MAX or not chunk.endswith(sse.ENDS):
+            return self._feed_unusual(chunk)
+        at = chunk.find(self._mark)
+        # Written out, and `find` instead of `in`: these lines are the cost of a usual event.
+        if (at >= 0 and self._marked.search(chunk, at)) or chunk.find(self._end) >= 0:
+            return self._feed_unusual(chunk)
+        self._latest = chunk
+        self.events += chunk.count(b"data:")
+        if self._counts:
+            unpaid = self._unpaid
+            unpaid.latest.append(chunk)
+            unpaid.latest_bytes += chunk_bytes
+            if unpaid.latest_bytes > WORDS_BYTES_MAX:
+                unpaid.store()
+        return chunk
+
+    def _feed_unusual(self, chunk: bytes) -> bytes:
+        """The same for a chunk that is not whole events of words alone."""
         before, region, after = self._splitter.split(chunk)
+        self._carries = self._splitter.carries
         if before:
-            self._past.bytes_uncounted += len(before)
+            self._unpaid.bytes_uncounted += len(before)
         if region:
             self._latest = region
             self.events += region.count(b"data:")
-            at = region.find(self._mark)
-            # Written out, and `find` instead of `in`: this line is the cost of a usual event.
-            if self._looks or (at >= 0 and self._marked.search(region, at)) or region.find(self._end) >= 0:
+            if self._tells(region):
                 region = self._read(region)
-            elif len(region) > _WORDS_BYTES_MAX or not self._counts or not self._unpaid.add(region):
-                # Not the usual few words that there is room for, which cost no call.
-                self._keep(region)
+            else:
+                self._unpaid.add(region)
         if after:
             self._latest = b""
-            self._past.bytes_uncounted += len(after)
+            self._unpaid.bytes_uncounted += len(after)
         return before + region + after if before or after else region
 
     def finish(self) -> bytes:
@@ -152,6 +159,7 @@ class StreamMeter:
         """
         skipping = self._splitter.skipping
         rest = self._splitter.rest()
+        self._carries = False
         if skipping:
             self._latest = b":"
             # The colon stands for the line that went out before: its end alone is not yet a blank line.
@@ -186,12 +194,7 @@ class StreamMeter:
         Decodes what was kept, which costs microseconds an event: for a stream that ended without usage, not for every one.
         Where `usage` is None, it is everything the stream said; nothing in dialects whose texts are not counted.
         """
-        if not self._counts:
-            return [], 0
-        texts = Texts(self._kept_bytes_max)
-        for region in self._unpaid:
-            self._say(region, texts)
-        return texts.joined(), texts.bytes_uncounted + self._past.bytes_uncounted
+        return self._unpaid.produced()
 
     def _read(self, region: bytes) -> bytes:
         """Looks into each event of a region that holds something: one of the first events, usage or the end."""
@@ -211,15 +214,17 @@ class StreamMeter:
             else:
                 passed.append(event)
         if unpaid:
-            self._keep(b"".join(unpaid))
+            self._unpaid.add(b"".join(unpaid))
         return b"".join(passed) if hides else region
+
+    def _tells(self, said: bytes) -> bool:
+        """Whether there may be more in `said` than words."""
+        at = said.find(self._mark)
+        return self._looks or (at >= 0 and self._marked.search(said, at) is not None) or said.find(self._end) >= 0
 
     def _look(self, said: bytes) -> Reading:
         """Reads the data of one event, where there is something to read."""
-        if not said:
-            return NOTHING
-        at = said.find(self._mark)
-        if not (self._looks or (at >= 0 and self._marked.search(said, at)) or said.find(self._end) >= 0):
+        if not said or not self._tells(said):
             return NOTHING
         reading = self._grammar.read(said)
         if not self._opened:
@@ -239,32 +244,9 @@ class StreamMeter:
 
     def _pay(self, usage: Usage, events: list[bytes]) -> None:
         """The last usage wins (wire.md U8) and covers everything up to its own event, which need not be kept."""
-        self._finished = self.finished or any(map(self._finishes, events))
+        self._finished = self.finished or self._unpaid.finishes(events)
         self.usage = usage
         self._unpaid.clear()
-        self._past = Texts(0)
-
-    def _keep(self, region: bytes) -> None:
-        """Remembers `region` for `produced`; one too large to be all words only if there are any in it (images, echoes)."""
-        if not self._counts or (len(region) > _WORDS_BYTES_MAX and _SPOKEN.search(region) is None):
-            return
-        if not self._unpaid.add(region):
-            self._say(region, self._past)
-
-    def _say(self, region: bytes, texts: Texts) -> None:
-        """Adds to `texts` what the events of `region` say."""
-        assert self._grammar.say is not None
-        for event in sse.events(region):
-            if (fields := decode(sse.payload(event))) is not None:
-                self._grammar.say(fields, texts)
-
-    def _finishes(self, region: bytes) -> bool:
-        """Whether a choice in `region` gave its finish reason."""
-        if _FINISH.search(region) is None or self._grammar.say is None:
-            return False
-        texts = Texts(0)
-        self._say(region, texts)
-        return texts.finished
 
 
 def _comments(event: bytes) -> bytes:

@@ -14,11 +14,11 @@ TAIL_BYTES_MAX: Final = 1 << 20
 
 _BOM: Final = b"\xef\xbb\xbf"
 # Two line ends in a row that cannot be read otherwise, whatever came before them or will follow.
-_ENDS: Final = (b"\n\n", b"\n\r\n", b"\r\r\n")
+ENDS: Final = (b"\n\n", b"\n\r\n", b"\r\r\n")
 # Atomic, because "\r\n" must never be tried again as "\r" and "\n"; a last "\r" may yet turn out to be a "\r\n".
 _BLANK: Final = re.compile(rb"(?>\r\n|\n|\r)(?:\n|\r\n|\r(?=[^\n]))")
 _EVENT: Final = re.compile(rb"(?:[^\r\n]++(?>\r\n|\n|\r))*+(?>\r\n|\n|\r)|(?s:.+)")
-_LINE_ENDS: Final = b"\r\n"
+_LINEENDS: Final = b"\r\n"
 
 
 class Splitter:
@@ -38,6 +38,11 @@ class Splitter:
         self.overflowed = 0
 
     @property
+    def carries(self) -> bool:
+        """Whether the next bytes go on with an event that has begun."""
+        return self._skipping or bool(self._tail)
+
+    @property
     def skipping(self) -> bool:
         """Whether a part of the present event has already gone out raw, so that what was given out ends inside an event."""
         return self._skipping
@@ -52,7 +57,7 @@ class Splitter:
 
         A chunk of whole events, the usual one, is returned itself, not a copy.
         """
-        if not self._tail and not self._skipping and chunk.endswith(_ENDS):
+        if not self._tail and not self._skipping and chunk.endswith(ENDS):
             return b"", chunk, b""
         return self._split_held(chunk)
 
@@ -85,7 +90,7 @@ class Splitter:
 
     def _take_raw(self) -> bytes:
         """All but the last line ends, which the next bytes may complete to a boundary."""
-        return self._take(len(self._tail.rstrip(_LINE_ENDS)))
+        return self._take(len(self._tail.rstrip(_LINEENDS)))
 
     def rest(self) -> bytes:
         """The held tail, given up: at the end of the stream."""

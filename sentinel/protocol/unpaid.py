@@ -1,0 +1,104 @@
+"""What a stream has said since its last usage, in case no other comes (wire.md L1, L4). Nothing here fails.
+
+Kept as raw events, read only where it is asked for; past the bound read at once, and only measured.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from sentinel.protocol import sse
+from sentinel.protocol.answers import decode
+from sentinel.protocol.kept import Kept
+from sentinel.protocol.texts import Texts
+
+# Rarely are so many words in one reading; images and the echo of a long request are.
+WORDS_BYTES_MAX: Final = 16 << 10
+
+_FINISH: Final = re.compile(rb'"finish_reason"(?!\s*:\s*null)')
+# What every event with text of the answer has: choices, or one of the types that `texts` reads.
+_SPOKEN: Final = re.compile(rb'"choices"|\.delta"|item\.added"')
+
+
+class Unpaid:
+    """The regions of whole events that no usage covers; `say` adds the text of an event, and is None where none is counted.
+
+    `latest` holds those that came last, and `latest_bytes` their length: whoever adds a region of few words may append it
+    there, and call `store` once they are more than WORDS_BYTES_MAX. `bytes_uncounted` are bytes that cannot be read at all.
+    """
+
+    __slots__ = ("_kept", "_kept_bytes_max", "_past", "_say", "bytes_uncounted", "latest", "latest_bytes")
+
+    def __init__(self, say: Callable[[dict[str, Any], Texts], None] | None, kept_bytes_max: int) -> None:
+        self.latest: list[bytes] = []
+        self.latest_bytes = 0
+        self.bytes_uncounted = 0
+        self._say = say
+        self._kept_bytes_max = kept_bytes_max
+        self._kept = Kept(kept_bytes_max)
+        # Past the cap events are read at once and only the size of their texts is remembered.
+        self._past = Texts(0)
+
+    def add(self, region: bytes) -> None:
+        """Remembers `region`; one too large to be all words only if there are any in it (images, echoes)."""
+        if self._say is None or (len(region) > WORDS_BYTES_MAX and _SPOKEN.search(region) is None):
+            return
+        self.latest.append(region)
+        self.latest_bytes += len(region)
+        if self.latest_bytes > WORDS_BYTES_MAX:
+            self.store()
+
+    def store(self) -> None:
+        """Puts what came last to what is kept in little memory; a short stream that ends with usage never needs it."""
+        latest, latest_bytes = self.latest, self.latest_bytes
+        self.latest, self.latest_bytes = [], 0
+        if not self._kept.add(latest, latest_bytes):
+            for region in latest:
+                if not self._kept.add((region,), len(region)):
+                    self._read(region, self._past)
+
+    def clear(self) -> None:
+        """Forgets everything: it is paid."""
+        self.latest, self.latest_bytes = [], 0
+        self.bytes_uncounted = 0
+        self._kept.clear()
+        self._past = Texts(0)
+
+    def silent(self) -> bool:
+        """Whether nothing was said at all."""
+        self.store()
+        uncounted = self.bytes_uncounted + self._past.bytes_uncounted
+        return not uncounted and not any(map(_SPOKEN.search, self._kept.newest_first()))
+
+    def finished(self) -> bool:
+        """Whether a choice gave its finish reason; looked for from the end, where it stands."""
+        self.store()
+        return self._past.finished or self.finishes(self._kept.newest_first())
+
+    def finishes(self, regions: Iterable[bytes]) -> bool:
+        """Whether a choice gave its finish reason in one of `regions`."""
+        for region in regions:
+            if _FINISH.search(region) is not None:
+                texts = Texts(0)
+                self._read(region, texts)
+                if texts.finished:
+                    return True
+        return False
+
+    def produced(self) -> tuple[list[str], int]:
+        """The texts, one per choice and field, and the bytes that were not kept. Nothing where no text is counted."""
+        if self._say is None:
+            return [], 0
+        self.store()
+        texts = Texts(self._kept_bytes_max)
+        for region in self._kept:
+            self._read(region, texts)
+        return texts.joined(), texts.bytes_uncounted + self._past.bytes_uncounted + self.bytes_uncounted
+
+    def _read(self, region: bytes, texts: Texts) -> None:
+        """Adds to `texts` what the events of `region` say."""
+        if self._say is None:
+            return
+        for event in sse.events(region):
+            if (fields := decode(sse.payload(event))) is not None:
+                self._say(fields, texts)
