@@ -148,4 +148,6 @@ def is_usage_alone(fields: dict[str, Any]) -> bool:
     """
     if fields.get("choices") != [] or not isinstance(fields.get("usage"), dict):
         return False
+    if fields.keys() <= _ENVELOPE:
+        return True
     return all(name in _ENVELOPE or field in (None, [], {}) for name, field in fields.items())

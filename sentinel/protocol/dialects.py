@@ -80,7 +80,8 @@ def _read_chat(said: bytes) -> Reading:
 
 
 def _read_body(head: Head) -> Reading:
-    return Reading(read_usage(head.usage), head.name, fails=_fails(head), unfinished=_unfinished(head))
+    unfinished = None if head.status is None else _unfinished(head)
+    return Reading(read_usage(head.usage), head.name, fails=_fails(head), unfinished=unfinished)
 
 
 def _read_responses(said: bytes) -> Reading:

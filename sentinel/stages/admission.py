@@ -92,11 +92,16 @@ class Admission:
 
         Raises OverLimitError, ForbiddenError, ZionUnavailableError or LedgerUnavailableError.
         """
-        input_tokens = await self._estimate(call)
+        if len(call.body) > _INLINE_BYTES_MAX:
+            input_tokens = await self._estimate_long(call)
+        else:
+            input_tokens = 0 if call.prompt is None else self._tokenizer.prompt(call.prompt, call.model)
         output_tokens, output_min = self._output(call)
         amounts, degraded = (input_tokens, output_tokens, output_min), ""
         try:
-            verdict = await self._ask_ledger(caller, request_id, *amounts, call.model)
+            verdict = await self._ledger.admit(caller, request_id, *amounts, call.model)
+            if verdict.refresh or verdict.code == "snapshot":
+                verdict = await self._ask_again(verdict, caller, request_id, *amounts, call.model)
             self._standby.learn(caller.external_id, verdict)
         except LedgerUnavailableError as error:
             verdict, degraded = self._stand_in(caller, request_id, amounts, error), self._standby.mode
@@ -141,11 +146,13 @@ class Admission:
             raise LedgerUnavailableError(error.message, retry_after_s=1, headers=shown) from error
         return verdict
 
-    async def _ask_ledger(self, caller: Caller, request_id: str, *amounts: Any) -> limits.Verdict:
-        """The ledger's verdict, once it knows the caller's limits: one asker of the whole fleet fetches them, the rest wait."""
+    async def _ask_again(self, verdict: limits.Verdict, caller: Caller, request_id: str, *amounts: Any) -> limits.Verdict:
+        """The ledger's verdict, once it knows the caller's limits: one asker of the whole fleet fetches them, the rest wait.
+
+        `verdict` is its first, which says that they are missing or have aged.
+        """
         wait_until_s = asyncio.get_running_loop().time() + self._limits_wait_s
         while True:
-            verdict = await self._ledger.admit(caller, request_id, *amounts)
             if verdict.refresh and verdict.code == "snapshot":
                 self._start(caller.external_id, partial(self._learn, caller.external_id, verdict))
             elif verdict.refresh and len(self._learning) < _REFRESHES_MAX:
@@ -158,6 +165,7 @@ class Admission:
             else:
                 # Another worker or host asks: look again soon.
                 await asyncio.sleep(_LOOK_AGAIN_S)
+            verdict = await self._ledger.admit(caller, request_id, *amounts)
 
     async def learn(self, external_id: str, before: Before) -> None:
         """Have the limits of a caller installed whom the ledger does not know, without admitting anything.
@@ -175,10 +183,11 @@ class Admission:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _estimate(self, call: Call) -> int:
+    async def _estimate_long(self, call: Call) -> int:
+        """The tokens of a prompt that may be long, though its body may as well be images."""
         if call.prompt is None:
             return 0
-        if len(call.body) > _INLINE_BYTES_MAX and self._tokenizer.characters(call.prompt) > _INLINE_CHARACTERS_MAX:
+        if self._tokenizer.characters(call.prompt) > _INLINE_CHARACTERS_MAX:
             return await asyncio.to_thread(self._tokenizer.prompt, call.prompt, call.model)
         return self._tokenizer.prompt(call.prompt, call.model)
 

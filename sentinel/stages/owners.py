@@ -60,8 +60,8 @@ class Owners:
         if match.named or call.named:
             await self._check_named(caller, [*match.named, *[(routes.kind_of(name), name) for name in sorted(call.named)]])
         if self._mode is Scope.OWNED:
-            if tuned := _tuned(call):
-                await self._check_tuned(caller, tuned)
+            if call.models or call.model.startswith(_TUNED) or call.path.startswith(_MODELS):
+                await self._check_tuned(caller, _tuned(call))
             return call
         return _leaving_nothing(call) if match.route.leaves else call
 
@@ -88,6 +88,8 @@ class Owners:
 
     async def _check_tuned(self, caller: Caller, models: list[str]) -> None:
         """A fine-tuned model is its maker's; one that nobody has made here was made for everybody."""
+        if not models:
+            return
         found = await self._ledger.owners.find([(model.partition(_CHECKPOINT)[0], self._life_s) for model in models])
         for model, owner in zip(models, found, strict=True):
             if owner not in (None, caller.external_id):
