@@ -244,7 +244,8 @@ class StreamMeter:
 
     def _pay(self, usage: Usage, events: list[bytes]) -> None:
         """The last usage wins (wire.md U8) and covers everything up to its own event, which need not be kept."""
-        self._finished = self.finished or self._unpaid.finishes(events)
+        # The reason stands with the usage or just before it.
+        self._finished = (self._dialect is Dialect.CHAT and self._unpaid.finishes(events)) or self.finished
         self.usage = usage
         self._unpaid.clear()
 
