@@ -215,6 +215,19 @@ class TestDuplicates:
         assert read(("{" + inner + "}").encode()).model == "a"
         assert refused(("{" + inner + ',"model":"b"}').encode()).param == "model"
 
+    @given(st.lists(st.tuples(st.sampled_from(["a", "é", '"', "\\", "\n", "\x7f", "/"]), values), max_size=4), layouts)
+    def test_whatever_is_given_once_passes_and_nothing_else(self, pairs: list[tuple[str, Any]], layout: dict[str, Any]) -> None:
+        """H10: names of any characters, in any layout, are refused exactly where one comes again."""
+        spelled = [json.dumps({name: value}, **layout).strip()[1:-1] for name, value in pairs]
+        text = ("{" + ",".join(spelled) + "}").encode()
+        names = [name for name, _ in pairs]
+        try:
+            splice.check_once(text, splice.members(text), set(names))
+        except BadRequestError as error:
+            assert names.count(error.param or "") > 1
+        else:
+            assert len(set(names)) == len(names)
+
 
 def test_members_keep_their_bytes() -> None:
     """H9: values come undecoded, without the blanks around them."""

@@ -413,6 +413,12 @@ def test_size_is_judged_without_looking_at_everything() -> None:
     assert 16_384 < TOKENIZER.characters(ResponsesPrompt([{"type": "new", "y": [1] * 500_000}])) < 200_000
 
 
+@given(st.dictionaries(st.sampled_from(["role", "content", "name", "refusal", "x"]), st.text(max_size=40)))
+def test_messages_of_texts_alone_count_as_others(message: dict[str, str]) -> None:
+    """Such a message takes a shorter way; beside a member that costs nothing it takes the one of all others."""
+    assert TOKENIZER.prompt(ChatPrompt([message]), "gpt-4o") == TOKENIZER.prompt(ChatPrompt([message | {"y": None}]), "gpt-4o")
+
+
 def test_the_memo_is_bounded() -> None:
     """However many texts come, at most two generations of counts are kept, and counts stay right."""
     tokenizer = Tokenizer(ENCODINGS, memo_entries_max=10)

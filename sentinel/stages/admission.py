@@ -28,7 +28,7 @@ _log: Final = Log("admission")
 
 # Where one count takes about a millisecond; longer ones would stall every other request of this worker (wire.md K3).
 _INLINE_CHARACTERS_MAX: Final = 16_384
-# A body of no more bytes holds no more than that, even if it is all short texts.
+# A body of so few bytes has no room for more different texts than that allows, so that its prompt need not be judged.
 _INLINE_BYTES_MAX: Final = 4096
 _REFRESHES_MAX: Final = 256
 _LOOK_AGAIN_S: Final = 0.025
