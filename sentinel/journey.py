@@ -35,6 +35,11 @@ from sentinel.stages.settlement import Settlement
 
 _log: Final = Log("journey")
 
+# What is billed where nothing else is known: before the provider has answered, and afterwards.
+_UNSENT: Final = Outcome(Ending.INTERNAL, 500, started=False)
+_CUT_SHORT: Final = Outcome(Ending.INTERNAL, 500, started=True)
+_PLAINLY: Final = Origin()
+
 
 class Journey:
     """The way of one request through the stages, which are given by constructor."""
@@ -78,7 +83,7 @@ class Journey:
         self._settlement.require_journal()
         hold = await self._admission.admit(caller, call, exchange.request_id)
         lease = self._leases.take(hold)
-        outcome, origin = Outcome(Ending.INTERNAL, 500, started=False), Origin()
+        outcome, origin = _UNSENT, _PLAINLY
         passage = _Passage(exchange, match, lease, partial(self._owners.keep, caller), begun_s)
         opening: asyncio.Task[Reply] | None = None
         try:
@@ -92,10 +97,11 @@ class Journey:
                     opening = None
                 else:
                     reply = await self._open(exchange, call, upload, hold, lease)
-                outcome = Outcome(Ending.INTERNAL, 500, started=True)
-                # A long stream must not keep the request in memory that it answers.
-                call = wire.shed(call)
-                exchange.forget_body()
+                outcome = _CUT_SHORT
+                if call.stream:
+                    # A long stream must not keep the request in memory that it answers.
+                    call = wire.shed(call)
+                    exchange.forget_body()
                 if (origin := reply.origin).model:
                     # What answered is what is paid for, under the same request id.
                     call, hold = replace(call, model=origin.model), replace(hold, model=origin.model)
@@ -139,7 +145,7 @@ class Journey:
         self, passage: "_Passage", opening: asyncio.Task[Reply], hold: Hold, call: Call, outcome: Outcome
     ) -> None:
         """The same as `_end` for work that lasts, whose client left before its answer came: that is taken here."""
-        origin = Origin()
+        origin = _PLAINLY
         if (reply := await self._background.opened(opening)) is not None:
             outcome, origin = await self._relay.abandon(reply, call, passage.keep), reply.origin
         await self._end(passage, hold, call, outcome, origin)

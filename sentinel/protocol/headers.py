@@ -8,6 +8,7 @@ promises; those of the provider come in any case and leave in lower case.
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -26,13 +27,14 @@ _REQUEST_NAMES: Final = frozenset(
         b"accept",
         b"user-agent",
         b"openai-beta",
-        b"idempotency-key",
         b"x-client-request-id",
         b"http-referer",
         b"x-title",
     }
 )
-_NONE: Final[frozenset[bytes]] = frozenset()
+_KNOWN_MAX: Final = 1024
+_KNOWN_BYTES_MAX: Final = 256
+_KEEP_ALIVE: Final = [b"keep-alive"]
 _IDEMPOTENCY: Final = b"idempotency-key"
 _RETRY_NAMES: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 _REQUEST_PREFIX: Final = b"x-stainless-"
@@ -124,25 +126,38 @@ def upstream(
     one account, and could give the answer of one caller to another that chose the same key. `trace` is this request's own
     context, where the provider is to have it.
     """
-    hop_by_hop = _named_by_connection(fields.every(b"connection")) if b"connection" in fields.first else _NONE
     sent = []
-    for name, value in fields.lines:
-        if name not in _REQUEST_NAMES and not (name.startswith(_REQUEST_PREFIX) and _REQUEST_PREFIXED.fullmatch(name)):
-            continue
-        if name in hop_by_hop and name != b"content-type":
-            continue
-        if value.isascii() and (text := value.decode("ascii")).isprintable():
-            pass
-        elif _CONTROL.search(value):
-            continue
-        else:
-            text = _text(value)
-        sent.append((name.decode("ascii"), text if name != _IDEMPOTENCY else _of_caller(caller, value)))
-    sent.extend(trace)
-    sent.append(("authorization", f"Bearer {key}"))
-    sent.append(("accept-encoding", "identity"))
-    sent.append(("x-request-id", request_id))
+    for given in fields.lines:
+        name, value = given
+        if name in _REQUEST_NAMES or name.startswith(_REQUEST_PREFIX):
+            line = _known_line(given) if len(name) + len(value) <= _KNOWN_BYTES_MAX else _line(given)
+            if line is not None:
+                sent.append(line)
+        elif name == _IDEMPOTENCY and not _CONTROL.search(value):
+            sent.append(("idempotency-key", _of_caller(caller, value)))
+    connection = fields.every(b"connection")
+    if connection and connection != _KEEP_ALIVE:
+        hop_by_hop = _named_by_connection(connection)
+        sent = [line for line in sent if line[0] == "content-type" or line[0].encode("ascii") not in hop_by_hop]
+    sent += (*trace, _authorization(key), ("accept-encoding", "identity"), ("x-request-id", request_id))
     return sent
+
+
+def _line(line: tuple[bytes, bytes]) -> tuple[str, str] | None:
+    """A line with a name of the allow-list as the provider gets it, None where it does not."""
+    name, value = line
+    if _CONTROL.search(value) or (name not in _REQUEST_NAMES and not _REQUEST_PREFIXED.fullmatch(name)):
+        return None
+    return name.decode("ascii"), _text(value)
+
+
+# A client sends the same lines again and again. No credential is among them.
+_known_line: Final = lru_cache(maxsize=_KNOWN_MAX)(_line)
+
+
+@lru_cache(maxsize=1)
+def _authorization(key: str) -> tuple[str, str]:
+    return "authorization", f"Bearer {key}"
 
 
 # ---- answers -----------------------------------------------------------------------------------------------------------
@@ -162,7 +177,7 @@ def downstream(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
                 sent.append((_ANSWER_NAMES[name], value))
         elif name == b"connection":
             connection.append(value)
-    if not connection or connection == [b"keep-alive"]:
+    if not connection or connection == _KEEP_ALIVE:
         return sent
     hop_by_hop = {_ANSWER_NAMES.get(name) for name in _named_by_connection(connection)}
     return [(name, value) for name, value in sent if name not in hop_by_hop]
