@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import aiohttp
 import openai
@@ -11,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
+from tests.support import sockets
 from tests.support.memory import rss_bytes
 from tests.support.running import HELLO, User, booked, make_user, sdk
 from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, plain, usage
@@ -61,6 +64,36 @@ async def answered(town: Town, http: aiohttp.ClientSession, user: User, act: str
     """The whole body of one streamed chat."""
     async with http.post(f"{town.stack.base_url}/chat/completions", **request(user, act)) as response:  # type: ignore[arg-type]
         return await response.read()
+
+
+async def test_no_small_write_is_held_back(town: Town, http: aiohttp.ClientSession) -> None:
+    """wire.md S6: TCP_NODELAY is on the sockets of both sides of a stream that is open."""
+    user = await make_user(town.stack)
+    go = asyncio.Event()
+
+    async def one_event(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(event("a")))
+        await go.wait()
+        writer.write(chunk(event("b", finish="stop") + DONE) + END)
+
+    town.provider.acts["nodelay"] = one_event
+    async with http.post(f"{town.stack.base_url}/chat/completions", **request(user, "nodelay")) as response:  # type: ignore[arg-type]
+        await response.content.readany()
+        try:
+            held = sockets.connected(town.stack)
+        except PermissionError:
+            pytest.skip("this system does not let one process look at another's sockets")
+        sides = {
+            "downstream": [one for one in held if one.getsockname()[1] == town.stack.port],
+            "upstream": [one for one in held if one.getpeername()[1] == urlsplit(town.provider.url).port],
+        }
+        for side, found in sides.items():
+            assert found, side
+            assert all(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for one in found), side
+        for one in held:
+            one.close()
+        go.set()
+        await response.read()
 
 
 async def test_headers_wait_for_the_providers(town: Town, http: aiohttp.ClientSession) -> None:
