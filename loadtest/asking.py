@@ -1,8 +1,9 @@
 """Plain requests over kept connections, each after the answer to the one before it, or by a clock.
 
 A job: `connections`, `seconds` of measured time after `warm_up` seconds, `callers_count` with `callers_prefix`, `body_bytes`,
-`expect` (the status that counts as good); `rate` for requests a second by a clock, whose latency then begins when they were
-due. With `touch_all` the warm-up lasts until every caller has asked once.
+`expect` (the status that counts as good), `headers` besides the usual ones, `bearer` where it is not the callers' own; `rate`
+for requests a second by a clock, whose latency then begins when they were due. With `touch_all` the warm-up lasts until every
+caller has asked once.
 """
 
 import asyncio
@@ -38,9 +39,11 @@ class Asking:
         self.callers = len(names)
         body = sized(job.get("body_bytes", 0))
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {where.netloc}\r\naccept: application/json\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in job.get("headers", {}).items())
         head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\nauthorization: Bearer "
         self._head, self._tail = head.encode(), b"\r\n\r\n" + body
-        self._tokens = itertools.cycle([token(name).encode() for name in names])
+        bearers = [job["bearer"]] if "bearer" in job else [token(name) for name in names]
+        self._tokens = itertools.cycle([bearer.encode() for bearer in bearers])
 
     def request(self) -> bytes:
         """The next request: callers take turns."""

@@ -57,13 +57,15 @@ class Target:
 
 def targets(figures: Mapping[str, Mapping[str, float]]) -> list[Target]:
     """The targets, from the figures of the tables by name."""
-    plain, streams, half = (figures.get(name, {}) for name in ("connections", "streams", "half_load"))
+    plain, streams, half, peers = (figures.get(name, {}) for name in ("connections", "streams", "half_load", "peers"))
     added_first = _less(streams, "first p99 Sentinel", "first p99 provider itself")
     opened = streams.get("streams")
     return [
         Target("plain: rate by that of nginx", 0.15, _ratio(plain, "rate Sentinel", "rate nginx"), at_most=False),
         Target("plain: added p50 at 1 connection", 0.25, plain.get("added_p50_ms"), unit="ms"),
         Target("plain: added p99 at half load", 1.0, half.get("added_p99_ms"), unit="ms"),
+        Target("plain: rate by that of LiteLLM", 100, _ratio(peers, "rate Sentinel", "rate LiteLLM"), at_most=False),
+        Target("plain: rate by that of Portkey", 10, _ratio(peers, "rate Sentinel", "rate Portkey"), at_most=False),
         Target("streams: CPU an event by that of nginx", 1.8, _ratio(streams, "cpu Sentinel", "cpu nginx")),
         Target("streams: p99 added to the first event", 1.0, added_first, unit="ms"),
         Target(

@@ -46,7 +46,7 @@ class Rig:
     def __init__(self, directory: Path) -> None:
         cores = sorted(os.sched_getaffinity(0))
         self.core, self.others = {cores[0]}, set(cores[1:]) or {cores[0]}
-        self._directory = directory
+        self.directory = directory
         self._redis = RedisServer(directory / "redis")
         self._open = AsyncExitStack()
         self._zion_url = self._provider_url = ""
@@ -88,9 +88,9 @@ class Rig:
         try:
             await self._redis.start()
             self._open.push_async_callback(self._redis.stop)
-            zion, self._zion_url = await start_stand_in("zion", self._directory)
+            zion, self._zion_url = await start_stand_in("zion", self.directory)
             self._open.push_async_callback(zion.stop, timeout_s=5)
-            provider, self._provider_url = await start_stand_in("provider", self._directory)
+            provider, self._provider_url = await start_stand_in("provider", self.directory)
             self._open.push_async_callback(provider.stop, timeout_s=5)
             self._open.push_async_callback(self.stop_gateway)
             await self.start_gateway()
@@ -108,10 +108,10 @@ class Rig:
         await self.stop_gateway()
         port = free_port()
         self._gateway_url = f"http://127.0.0.1:{port}"
-        settings = everything_on(self._redis.url, self._zion_url, self._provider_url, self._directory)
+        settings = everything_on(self._redis.url, self._zion_url, self._provider_url, self.directory)
         settings |= {"SENTINEL_HOST": "127.0.0.1", "SENTINEL_PORT": str(port), "SENTINEL_LOG_LEVEL": log_level}
         command = [sys.executable, "-m", "sentinel", "serve"]
-        self._gateway = Child("Sentinel", command, log=self._directory / "sentinel.log", environ={**os.environ, **settings})
+        self._gateway = Child("Sentinel", command, log=self.directory / "sentinel.log", environ={**os.environ, **settings})
         await self._gateway.start(lambda: is_ok(f"{self._gateway_url}/health/ready"), timeout_s=_START_S)
         processes.pin(self._gateway.pid, self.core)
 
@@ -142,7 +142,7 @@ class Rig:
         if executable is not None:
             port = urlsplit(self._provider_url).port
             assert port is not None
-            self._nginx = nginx.Nginx(executable, self._directory / "nginx", port)
+            self._nginx = nginx.Nginx(executable, self.directory / "nginx", port)
             self._open.push_async_callback(self._nginx.stop)
             await self._nginx.start()
             processes.pin(self._nginx.group, self.core)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import machine
-from loadtest import nginx, page, processes, wrk
+from loadtest import nginx, page, peers, processes, wrk
 from loadtest.profiles import PROFILES, Profile
 from loadtest.rig import Rig
 from loadtest.stream_table import streams
@@ -33,6 +33,7 @@ _TABLES: Final = {
     "callers": callers,
     "refusals": refusals,
     "beside": beside,
+    "peers": peers.peers,
 }
 
 
@@ -118,6 +119,7 @@ def main() -> int:
     described = machine.describe()
     begun_s = time.monotonic()
     try:
+        peers.find()  # a wrong path is told now, not after all other tables
         tables, reconciled = asyncio.run(measure(PROFILES[chosen.profile], chosen.only.split(",")))
     except StackError as error:
         print(f"loadtest: {error}", file=sys.stderr)

@@ -39,7 +39,7 @@ class Table:
         self.curves.setdefault(curve, []).append((x, y))
 
 
-async def _ask(rig: Rig, target: Target, profile: Profile, **job: Any) -> dict[str, Any]:
+async def ask(rig: Rig, target: Target, profile: Profile, **job: Any) -> dict[str, Any]:
     """One row of plain requests: what was seen, with `rate`, `ms` by percentile, `cpu_us`, `redis_us`, and `busy` in %."""
     watch = {"target": list(target.pids), "redis": rig.redis_pids}
     given = {"mode": "ask", "url": target.url, "seconds": profile.seconds, "warm_up": profile.warm_up, "watch": watch, **job}
@@ -76,14 +76,14 @@ async def connections(rig: Rig, profile: Profile) -> Table:
             "core %",
         ],
     )
-    direct = await _ask(rig, rig.direct, profile, connections=1)
+    direct = await ask(rig, rig.direct, profile, connections=1)
     table.failed("1 connection, provider itself", direct)
     table.rows.append([1, "provider itself", direct["rate"], *direct["ms"].values(), "", "", ""])
     for count in profile.connections:
         for target in (rig.nginx, rig.sentinel):
             if target is None:
                 continue
-            seen = await _ask(rig, target, profile, connections=count)
+            seen = await ask(rig, target, profile, connections=count)
             table.failed(f"{count} connections, {target.name}", seen)
             redis_us = seen["redis_us"] if target.name == "Sentinel" else ""
             table.rows.append([count, target.name, seen["rate"], *seen["ms"].values(), seen["cpu_us"], redis_us, seen["busy"]])
@@ -105,7 +105,7 @@ async def half_load(rig: Rig, profile: Profile, rate: float) -> Table:
         ["target", "requests/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms"],
     )
     for target in (rig.direct, rig.sentinel):
-        seen = await _ask(rig, target, profile, connections=_HALF_LOAD_CONNECTIONS, rate=rate / 2)
+        seen = await ask(rig, target, profile, connections=_HALF_LOAD_CONNECTIONS, rate=rate / 2)
         table.failed(target.name, seen)
         table.rows.append([target.name, seen["rate"], *seen["ms"].values()])
         table.figures[f"p99 {target.name}"] = seen["ms"]["p99"]
@@ -124,7 +124,7 @@ async def logging(rig: Rig, profile: Profile) -> Table:
     )
     for level in ("info", "error"):
         await rig.start_gateway(level)
-        seen = await _ask(rig, rig.sentinel, profile, connections=64)
+        seen = await ask(rig, rig.sentinel, profile, connections=64)
         table.failed(level, seen)
         table.rows.append([level, seen["rate"], seen["cpu_us"]])
     return table
@@ -139,7 +139,7 @@ async def bodies(rig: Rig, profile: Profile) -> Table:
         ["body KiB", "requests/s", "p50 ms", "p99 ms", "CPU µs/request", "CPU µs/KiB"],
     )
     for size in profile.bodies:
-        seen = await _ask(rig, rig.sentinel, profile, connections=8, body_bytes=size)
+        seen = await ask(rig, rig.sentinel, profile, connections=8, body_bytes=size)
         table.failed(f"{size} bytes", seen)
         kib = size / 1024
         ms = seen["ms"]
@@ -157,7 +157,7 @@ async def callers(rig: Rig, profile: Profile) -> Table:
         ["callers", "requests/s", "p50 ms", "p99 ms", "CPU µs/request", "Redis µs"],
     )
     for count in profile.callers:
-        seen = await _ask(
+        seen = await ask(
             rig, rig.sentinel, profile, connections=64, callers_count=count, callers_prefix=f"of{count}", touch_all=True
         )
         table.failed(f"{count} callers", seen)
@@ -175,7 +175,7 @@ async def refusals(rig: Rig, profile: Profile) -> Table:
         ["answer", "requests/s", "p50 ms", "p99 ms", "CPU µs/request"],
     )
     for status, prefix in ((200, "caller"), (401, "nobody"), (429, "spent")):
-        seen = await _ask(rig, rig.sentinel, profile, connections=64, callers_prefix=prefix, expect=status)
+        seen = await ask(rig, rig.sentinel, profile, connections=64, callers_prefix=prefix, expect=status)
         table.failed(str(status), seen)
         table.rows.append([status, seen["rate"], seen["ms"]["p50"], seen["ms"]["p99"], seen["cpu_us"]])
     return table
@@ -196,7 +196,7 @@ async def beside(rig: Rig, profile: Profile) -> Table:
         if odd is not None:
             assert odd.stdout is not None
             assert await odd.stdout.readline() == b"ready\n"
-        seen = await _ask(rig, rig.sentinel, profile, connections=_OTHERS_CONNECTIONS)
+        seen = await ask(rig, rig.sentinel, profile, connections=_OTHERS_CONNECTIONS)
         if odd is not None:
             assert odd.stdin is not None
             odd.stdin.close()

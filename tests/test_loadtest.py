@@ -1,20 +1,24 @@
 """The pure parts of the load runner (loadtest/README.md): percentiles, plots, the page, and what it refuses to publish."""
 
+import json
 import math
 import xml.etree.ElementTree as ET
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest import page, plots
-from loadtest.asking import sized, whole
+from bench.provider import Provider, Served
+from loadtest import page, peers, plots
+from loadtest.asking import Asking, sized, whole
 from loadtest.figures import Histogram, per
 from loadtest.page import NotPublishedError, Target
 from loadtest.rig import judged
 from loadtest.tables import Table
+from sentinel.devstack.child import StackError
 
 LATENCIES = st.lists(st.floats(1e-6, 3600), min_size=1, max_size=50)
 SERVED = {"requests": 3, "input_tokens": 171, "output_tokens": 360, "broken": 0, "twice": 0}
@@ -89,6 +93,70 @@ def test_the_page_has_machine_targets_and_tables() -> None:
     assert "| 64 | Sentinel | 2 000 |" in text
     assert "(performance/connections.svg)" in text
     assert set(files) == {"performance.md", "performance/connections.svg"}
+
+
+def beside_peers(**rates: float) -> dict[str, Any]:
+    """A run with the table of peers alone: Sentinel, and those whose rates are given."""
+    table = Table(
+        "peers", "Beside other gateways", "One after the other.", ["connections", "target", "requests/s", "Sentinel by it"]
+    )
+    table.rows = [
+        [64, name, rates[name], 9000 / rates[name]] if name in rates else [64, name, "not installed here", ""]
+        for name in ("LiteLLM", "Portkey")
+    ]
+    table.figures = {"rate Sentinel": 9000.0, **{f"rate {name}": rate for name, rate in rates.items()}}
+    return run(tables=[asdict(table)])
+
+
+def test_the_page_tells_how_many_times_the_rate_of_its_peers_sentinel_has() -> None:
+    """The table of peers is on the page, and both of its targets are judged by it."""
+    text = page.render(beside_peers(LiteLLM=60.0, Portkey=1000.0))["performance.md"]
+    assert "## Beside other gateways" in text
+    assert "| 64 | LiteLLM | 60 | 150 |" in text
+    assert "| plain: rate by that of LiteLLM | ≥ 100 | 150 | reached |" in text
+    assert "| plain: rate by that of Portkey | ≥ 10 | 9 | missed by a factor of 1.1 |" in text
+
+
+def test_a_peer_that_is_not_installed_is_not_judged() -> None:
+    """Its row and its target say that nothing was measured, and the other one's stand."""
+    text = page.render(beside_peers(Portkey=500.0))["performance.md"]
+    assert "| 64 | LiteLLM | not installed here |  |" in text
+    assert "| plain: rate by that of LiteLLM | ≥ 100 |  | not measured in this run |" in text
+    assert "| plain: rate by that of Portkey | ≥ 10 | 18 | reached |" in text
+
+
+def test_peers_are_found_by_their_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that is named is found through npm's link to it, one that is not is left out, and a wrong path is refused."""
+    script = tmp_path / "start-server.js"
+    script.touch()
+    (tmp_path / "gateway").symlink_to(script)
+    monkeypatch.delenv("SENTINEL_BENCH_LITELLM", raising=False)
+    monkeypatch.setenv("SENTINEL_BENCH_PORTKEY", str(tmp_path / "gateway"))
+    assert peers.find() == {"Portkey": script}
+    monkeypatch.setenv("SENTINEL_BENCH_LITELLM", str(tmp_path / "nothing"))
+    with pytest.raises(StackError, match="SENTINEL_BENCH_LITELLM names no file"):
+        peers.find()
+
+
+def test_litellm_is_asked_with_its_own_key(tmp_path: Path) -> None:
+    """The proxy is given the provider and a key that changes with every run, and its requests carry that key alone."""
+    peer, other = (peers.litellm(tmp_path / "bin/litellm", 4000, "http://127.0.0.1:1/v1", tmp_path) for _ in range(2))
+    [model] = json.loads((tmp_path / "litellm.json").read_text(encoding="utf-8"))["model_list"]
+    assert model["litellm_params"]["api_base"] == "http://127.0.0.1:1/v1"
+    assert peer.bearer != other.bearer
+    asking = Asking({"url": "http://127.0.0.1:4000", "bearer": peer.bearer, "headers": {"x-some": "thing"}})
+    head = asking.request().partition(b"\r\n\r\n")[0].decode().splitlines()
+    assert f"authorization: Bearer {peer.environ['LITELLM_MASTER_KEY']}" in head
+    assert "x-some: thing" in head
+
+
+def test_the_provider_counts_what_came_through_sentinel_alone() -> None:
+    """What has no request id, as that of the peers has none, is answered and not served by its count."""
+    served = Served()
+    Provider(served).asked(b"POST /v1/chat/completions HTTP/1.1\r\nhost: here\r\n", b"{}")
+    assert served.requests == 0
+    Provider(served).asked(b"POST /v1/chat/completions HTTP/1.1\r\nx-request-id: one\r\n", b"{}")
+    assert served.requests == 1
 
 
 def test_a_run_with_failures_is_not_published() -> None:
