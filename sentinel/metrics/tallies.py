@@ -70,13 +70,13 @@ class Level:
         self._changed = True
 
     def set(self, value: float) -> None:
-        """So many now."""
+        """So many now: told at once, since what is set is set rarely, and says how things stand."""
         self._now = value
-        self._changed = True
+        self._changed = False
+        self._child.set(value)
 
     def hand_over(self) -> None:
         """See `hand_over`."""
-        # Also where it is the same again: of some figures the page shows whichever worker set it last.
         if self._changed:
             self._child.set(self._now)
             self._changed = False
