@@ -27,10 +27,10 @@ class Line:
         for message in messages:
             self.incoming.put_nowait(message)
 
-    def exchange(self, *headers: tuple[bytes, bytes], method: str = "POST") -> Exchange:
+    def exchange(self, *headers: tuple[bytes, bytes], method: str = "POST", send: Any = None) -> Exchange:
         headers = headers or (CHUNKED,)
         scope = {"method": method, "path": "/x", "raw_path": b"/x", "query_string": b"", "headers": headers}
-        return Exchange(scope, self.incoming.get, self._send, "req_1")
+        return Exchange(scope, self.incoming.get, send or self._send, "req_1")
 
     async def _send(self, message: Any) -> None:
         self.sent.append(message)
@@ -180,6 +180,27 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     exchange.close()
 
 
+@pytest.mark.parametrize("last", [False, True])
+async def test_a_client_that_takes_no_more_is_noticed(last: bool) -> None:
+    """wire.md D6: a part that nobody takes shows, be it one of many or the end; a part that was taken does not."""
+    room = asyncio.Event()
+    line = Line()
+
+    async def send(message: Any) -> None:
+        line.sent.append(message)
+        await room.wait()
+
+    exchange = line.exchange(send=send)
+    writing = asyncio.create_task(exchange.finish(b"x") if last else exchange.send(b"x"))
+    await asyncio.sleep(0)
+    now_s = asyncio.get_running_loop().time()
+    assert not exchange.look(now_s, 10)
+    assert exchange.look(now_s + 11, 10)
+    room.set()
+    await writing
+    assert not exchange.look(now_s + 11, 10)
+
+
 async def test_an_answer_is_counted() -> None:
     """Status and bytes of what went down are known afterwards."""
     line = Line(*parts(b""))
@@ -268,10 +289,12 @@ async def test_a_drain_ends_the_lingering() -> None:
     """reliability.md A9: a worker that drains waits for no body that nobody wants."""
     exchange = Line().exchange((b"transfer-encoding", b"chunked"))
     await exchange.start(413, [])
-    asyncio.get_running_loop().call_later(0.01, exchange.interrupt, DrainingError("now"))
-    async with asyncio.timeout(2):
-        await exchange.linger()
-        await exchange.linger()
+    lingering = asyncio.create_task(exchange.linger())
+    await asyncio.sleep(0)
+    assert not lingering.done()
+    exchange.interrupt(DrainingError("now"))
+    done, _ = await asyncio.wait([lingering, asyncio.create_task(exchange.linger())], timeout=2)
+    assert len(done) == 2
 
 
 async def test_the_trace_is_one_over_the_request() -> None:

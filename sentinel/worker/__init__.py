@@ -170,7 +170,12 @@ class Worker:
         Not part of the loop above, which would keep the last of them while it sleeps, and its connection open.
         """
         for exchange in list(self._exchanges):
-            if exchange.look(now_s, self._downstream_idle_s):
+            try:
+                idle = exchange.look(now_s, self._downstream_idle_s)
+            except Exception as error:  # noqa: BLE001 - a defect met with one must not take the deadlines of all others
+                _log.error("defect", exception=error, request_id=exchange.request_id)
+                continue
+            if idle:
                 _log.warning("client does not read", request_id=exchange.request_id)
                 exchange.interrupt(ClientGoneError())
 

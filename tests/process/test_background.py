@@ -86,6 +86,7 @@ async def test_nobody_needs_to_look(stack: Stack, user: User) -> None:
             await asyncio.sleep(0.1)
             rows = [row for row in (await stack.control("provider", "served"))["rows"] if row["path"] == "/v1/responses"]
     await billed(stack, user, (1, rows[-1]["input_tokens"], rows[-1]["output_tokens"]))
+    assert await held(stack) == 0
 
 
 async def test_a_client_that_leaves_a_background_stream_pays_for_all_of_it(stack: Stack, user: User) -> None:
@@ -171,6 +172,7 @@ async def test_a_client_that_leaves_before_a_background_response_pays_for_it(sta
                 await asyncio.sleep(0.2)
     row = (await posted(stack, "/responses"))[-1]
     await billed(stack, user, (2 + looks, row["input_tokens"], row["output_tokens"]))
+    assert await held(stack) == 0
 
 
 async def test_a_batch_is_billed_when_it_is_done(stack: Stack, user: User) -> None:

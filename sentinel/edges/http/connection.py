@@ -84,9 +84,7 @@ class Connection(asyncio.Protocol):
         assert not self._asked
         self._asked = True
         self._answer.begin(bodiless=bodiless)
-        self._deadline_s = until_s
-        if until_s < self._timer_s:
-            self._wind_up(until_s)
+        self.expect(until_s)
         if len(body) <= _JOINED_BYTES_MAX:
             self._transport.write(head + body if body else head)
         else:
