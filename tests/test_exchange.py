@@ -201,6 +201,48 @@ async def test_a_client_that_takes_no_more_is_noticed(last: bool) -> None:
     assert not exchange.look(now_s + 11, 10)
 
 
+async def test_what_is_pushed_goes_down_in_order() -> None:
+    """wire.md D6: a part is handed over at once, outside of any task; the end waits until what the client has no room for is
+    taken.
+    """
+    room = asyncio.Event()
+    line = Line()
+
+    async def send(message: Any) -> None:
+        line.sent.append(message)
+        if message["body"] == b"wide":
+            await room.wait()
+
+    exchange = line.exchange(send=send)
+    taken: list[bool] = []
+    asyncio.get_running_loop().call_soon(lambda: taken.extend(exchange.push(part) for part in (b"a", b"b", b"wide")))
+    await asyncio.sleep(0)
+    assert taken == [True, True, False]
+    ending = asyncio.create_task(exchange.finish(b"end"))
+    await asyncio.sleep(0.001)
+    assert [message["body"] for message in line.sent] == [b"a", b"b", b"wide"]
+    room.set()
+    await ending
+    assert [message["body"] for message in line.sent] == [b"a", b"b", b"wide", b"end"]
+    assert exchange.bytes_down == 9
+
+
+async def test_what_a_server_raises_is_raised_to_who_waits() -> None:
+    """A server that cannot send says so to whoever awaits it, be it at once or later."""
+
+    async def send(message: Any) -> None:
+        if message["body"] == b"later":
+            await asyncio.sleep(0)
+        raise OSError
+
+    exchange = Line().exchange(send=send)
+    with pytest.raises(OSError):
+        exchange.push(b"at once")
+    assert not exchange.push(b"later")
+    with pytest.raises(OSError):
+        await exchange.pushed()
+
+
 async def test_an_answer_is_counted() -> None:
     """Status and bytes of what went down are known afterwards."""
     line = Line(*parts(b""))

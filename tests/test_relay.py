@@ -8,6 +8,7 @@ import pytest
 
 from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
+from sentinel.edges.provider import Through
 from sentinel.errors import UpstreamError, UpstreamTimeoutError
 from sentinel.protocol import sse
 from sentinel.protocol.bodies import BodyMeter, PassMeter
@@ -43,6 +44,8 @@ class Answer:
         if self._failure is not None:
             raise self._failure
         return b""
+
+    pour = Through.pour
 
     async def drain(self, timeout_s: float) -> None:
         self.drained = True

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from sentinel.edges.bodies import BodyBudget
+from sentinel.edges.pushing import Pushing
 from sentinel.edges.section import Section
 from sentinel.edges.upload import Receive, Upload
 from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, SentinelError
@@ -42,6 +43,7 @@ class Exchange:
         "_body_bytes_taken",
         "_body_read",
         "_due_s",
+        "_pushing",
         "_receive",
         "_section",
         "_send",
@@ -78,6 +80,7 @@ class Exchange:
         # On the loop's clock: when the body must have arrived, and since when the server takes no more of the answer.
         self._due_s: float | None = None
         self._writing_since_s: float | None = None
+        self._pushing: Pushing | None = None
         self._watch: asyncio.Future[MutableMapping[str, Any]] | None = None
         self._section = Section()
 
@@ -85,6 +88,11 @@ class Exchange:
     def started(self) -> bool:
         """Whether the status line is out, so that a failure can only be told in the body."""
         return self.status != 0
+
+    @property
+    def listens(self) -> bool:
+        """Whether the request was read, and it will be heard when the client leaves."""
+        return self._watch is not None
 
     @property
     def trace(self) -> Trace:
@@ -185,18 +193,36 @@ class Exchange:
         sent = [*headers, *self.always, _SERVER]
         await self._send({"type": "http.response.start", "status": status, "headers": sent})
 
-    async def send(self, chunk: bytes) -> None:
-        """Send a part of the body at once; waits while the client's buffer is full (wire.md D6)."""
+    def push(self, chunk: bytes) -> bool:
+        """Send a part of the body at once. Whether the server took it; else `pushed` is to be awaited before the next one."""
         if self.method == "HEAD":
             # The answer of a GET without its body (wire.md H16); the server would take these bytes for an error.
-            return
+            return True
         self.bytes_down += len(chunk)
+        sending = self._send({"type": "http.response.body", "body": chunk, "more_body": True}).__await__()
+        try:
+            waits_for = next(sending)
+        except StopIteration:
+            return True
+        self._pushing = Pushing(waits_for, sending)
         self._writing_since_s = asyncio.get_running_loop().time()
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        self._writing_since_s = None
+        return False
+
+    async def pushed(self) -> None:
+        """Wait until the server has taken what was pushed last: it does not while the client's buffer is full (wire.md D6)."""
+        pushing, self._pushing = self._pushing, None
+        if pushing is not None:
+            await pushing
+            self._writing_since_s = None
+
+    async def send(self, chunk: bytes) -> None:
+        """Send a part of the body at once, and wait until the server has taken it."""
+        if not self.push(chunk):
+            await self.pushed()
 
     async def finish(self, chunk: bytes = b"") -> None:
         """Send the last part of the body."""
+        await self.pushed()
         self.ended = True
         chunk = b"" if self.method == "HEAD" else chunk
         self.bytes_down += len(chunk)

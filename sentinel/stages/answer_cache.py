@@ -5,6 +5,7 @@ is kept after the client has it, and only where it is whole, plain JSON, of the 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -102,6 +103,11 @@ class _Kept:
         """See Reply."""
         body, self._body = self._body, b""
         return body
+
+    async def pour(self, sink: Callable[[bytes], bool]) -> bool:
+        """See Reply."""
+        body = await self.read()
+        return bool(body) and not sink(body)
 
     async def drain(self, timeout_s: float) -> None:
         """See Reply: nothing is left that a connection would wait for."""

@@ -16,12 +16,12 @@ from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Reply
 from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
 from sentinel.logs import Log
-from sentinel.protocol import headers
+from sentinel.protocol.answered import opened, values
 from sentinel.protocol.bodies import BodyMeter, PassMeter
 from sentinel.protocol.finds import Finds
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
-from sentinel.records import Call, Dialect, Ending, Outcome
+from sentinel.records import Call, Ending, Outcome
 
 _log: Final = Log("relay")
 
@@ -103,7 +103,7 @@ class Relay:
 
         `watch` is given its meter, `keep` the ids of new objects, before the client can know them.
         """
-        meter, head, length = _opened(reply, call)
+        meter, head, length = opened(reply.status, reply.headers, call)
         finds = Finds(call.leaves)
         watch(meter)
         failure: Exception | None = None
@@ -141,7 +141,7 @@ class Relay:
 
     async def abandon(self, reply: Reply, call: Call, keep: Keep) -> Outcome:
         """The outcome of an answer whose client left before it came, read as far as it names what it leaves. Never fails."""
-        meter, _, _ = _opened(reply, call)
+        meter, _, _ = opened(reply.status, reply.headers, call)
         finds = Finds(call.leaves)
         try:
             if reply.status < 300:
@@ -155,12 +155,15 @@ class Relay:
 
         What completes a body of a known `length` goes down as its last part, before the meter reads it.
         """
-        while not meter.terminated and (chunk := await reply.read()):
-            passed = meter.feed(chunk)
-            if exchange.bytes_down + len(passed) == length:
-                await exchange.finish(passed)
-            elif passed:
-                await exchange.send(passed)
+        if length is None:
+            await _pour(reply, exchange, meter)
+        else:
+            while chunk := await reply.read():
+                passed = meter.feed(chunk)
+                if exchange.bytes_down + len(passed) == length:
+                    await exchange.finish(passed)
+                elif passed:
+                    await exchange.send(passed)
         if passed := meter.finish():
             await exchange.send(passed)
 
@@ -219,6 +222,17 @@ class Relay:
             _log.warning("client did not take the end of a failed stream", request_id=exchange.request_id)
 
 
+async def _pour(reply: Reply, exchange: Exchange, meter: Meter) -> None:
+    """From one server's socket to the other's; the task is woken up only where the client is slower, and at the end."""
+
+    def sink(chunk: bytes) -> bool:
+        passed = meter.feed(chunk)
+        return (not passed or exchange.push(passed)) and not meter.terminated
+
+    while not meter.terminated and await reply.pour(sink):
+        await exchange.pushed()
+
+
 async def _produced(bytes_down: int, meter: Meter, ending: Ending, reading: asyncio.Semaphore) -> tuple[list[str], int]:
     """What no usage of the provider covers."""
     if ending is Ending.SUCCESS and meter.usage is not None:
@@ -255,45 +269,9 @@ async def _outcome(
         produced=produced,
         produced_bytes_uncounted=uncounted,
         bytes_down=bytes_down,
-        upstream_request_id=b"".join(_values(reply, b"x-request-id")[:1]).decode("latin-1")[:128],
+        upstream_request_id=b"".join(values(reply.headers, b"x-request-id")[:1]).decode("latin-1")[:128],
     )
 
 
 def _with_left(outcome: Outcome, meter: Meter, finds: Finds) -> Outcome:
     return msgspec.structs.replace(outcome, left=finds.state_of(meter), unfinished=meter.unfinished)
-
-
-def _opened(reply: Reply, call: Call) -> tuple[Meter, list[tuple[bytes, bytes]], int | None]:
-    """The meter that fits the answer's content type (wire.md S5), the headers that go down, and the length of a plain body.
-
-    A stream is marked as one nobody may buffer (wire.md S8); a plain body keeps its length, since its bytes do not change.
-    """
-    head = headers.downstream(reply.headers)
-    kind = _content_type(head)
-    if kind == b"text/event-stream" and reply.status < 400:
-        kept = [(name, value) for name, value in head if name != b"cache-control"]
-        unbuffered = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        return StreamMeter(call.dialect, usage_hidden=call.usage_hidden, names=bool(call.leaves)), kept + unbuffered, None
-    meter = _plain(kind, reply, call)
-    lengths = _values(reply, b"content-length")
-    head += [(b"content-length", length) for length in lengths]
-    return meter, head, int(lengths[0]) if lengths else None
-
-
-def _plain(kind: bytes, reply: Reply, call: Call) -> Meter:
-    """An error costs nothing and passes as it is (wire.md E5); of JSON nothing is read where nothing is asked for."""
-    if reply.status >= 400 or (call.dialect is Dialect.NONE and not call.leaves):
-        return PassMeter()
-    # Some providers name no type; what they send is JSON.
-    if kind in (b"", b"application/json") or kind.endswith(b"+json"):
-        return BodyMeter(call.dialect, names=bool(call.leaves))
-    return PassMeter(call.dialect)
-
-
-def _content_type(head: list[tuple[bytes, bytes]]) -> bytes:
-    """The media type, in lower case and without its parameters; b"" where there is none."""
-    return next((value for name, value in head if name == b"content-type"), b"").partition(b";")[0].strip().lower()
-
-
-def _values(reply: Reply, wanted: bytes) -> list[bytes]:
-    return [value for name, value in reply.headers if name.lower() == wanted]

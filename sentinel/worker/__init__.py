@@ -34,8 +34,9 @@ _LAST_WORDS_S: Final = 1.0
 # New objects that may form circles before the collector looks for one. Requests leave none behind, and Python's own 700 made it
 # look every few requests, at 5 % of their cost.
 _COLLECT_EVERY: Final = 20_000
-# How late it may be noticed that a client has left, does not read, or does not send its body.
+# How late it may be noticed that a client has left, or does not send its body; and so many looks later, that one does not read.
 _LOOK_S: Final = 0.1
+_LOOKS_AT_ALL: Final = 10
 # How often metrics are handed over: how late another worker's page may show them, and what a kill can lose of them.
 _HAND_OVER_S: Final = 0.25
 
@@ -53,6 +54,8 @@ class Worker:
         self._boot = secrets.token_hex(8)
         self._sequence = itertools.count(1)
         self._exchanges: set[Exchange] = set()
+        # Those of them that still read their request, or are too new to have been looked at.
+        self._beginning: set[Exchange] = set()
         self._ledger = parts.ledger(settings)
         gate = parts.gate(settings, self._ledger)
         standby = parts.standby(settings)
@@ -113,10 +116,12 @@ class Worker:
     def look_after(self, exchange: Exchange) -> None:
         """An exchange begins: from now on somebody keeps its deadlines, and ends it when the drain is over."""
         self._exchanges.add(exchange)
+        self._beginning.add(exchange)
 
     def forget(self, exchange: Exchange) -> None:
         """An exchange is over."""
         self._exchanges.discard(exchange)
+        self._beginning.discard(exchange)
 
     def drain(self) -> None:
         """Admit nothing new; what is open may go on until the deadline, then it is ended and settled."""
@@ -159,22 +164,25 @@ class Worker:
         asyncio.get_running_loop().call_later(_LAST_WORDS_S, lambda: asyncio.ensure_future(self.close()))
 
     async def _look(self) -> None:
+        """Look often after what begins, and seldom after what goes on: there may be thousands of streams."""
         loop = asyncio.get_running_loop()
-        while True:
+        for count in itertools.count(1):
             await asyncio.sleep(_LOOK_S)
-            self._look_at_all(loop.time())
+            self._look_at(self._beginning if count % _LOOKS_AT_ALL else self._exchanges, loop.time())
 
-    def _look_at_all(self, now_s: float) -> None:
-        """Look after every open exchange; end those whose client has not read for too long: the server itself never does.
+    def _look_at(self, exchanges: set[Exchange], now_s: float) -> None:
+        """Look after open exchanges; end those whose client has not read for too long: the server itself never does.
 
         Not part of the loop above, which would keep the last of them while it sleeps, and its connection open.
         """
-        for exchange in list(self._exchanges):
+        for exchange in list(exchanges):
             try:
                 idle = exchange.look(now_s, self._downstream_idle_s)
             except Exception as error:  # noqa: BLE001 - a defect met with one must not take the deadlines of all others
                 _log.error("defect", exception=error, request_id=exchange.request_id)
                 continue
+            if exchange.listens:
+                self._beginning.discard(exchange)
             if idle:
                 _log.warning("client does not read", request_id=exchange.request_id)
                 exchange.interrupt(ClientGoneError())

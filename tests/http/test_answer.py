@@ -73,10 +73,10 @@ AFTER = {"blank line": b"\r\n", "garbage": b"x", "another answer": HELLO, "half 
 
 def taken(answer: Answer) -> bytes:
     """All that waits."""
-    said = b"".join(answer.arrivals)
-    assert answer.buffered == len(said)
-    answer.arrivals.clear()
-    answer.buffered = 0
+    buffered, said = answer.buffered, b""
+    while answer.arrivals:
+        said += answer.take()
+    assert (answer.buffered, len(said)) == (0, buffered)
     return said
 
 

@@ -18,8 +18,8 @@ ROWS = [
     {"stages"},
     {"edges"},
     # What exchanges with clients share; the HTTP client that edges are made with.
-    {"edges.bodies", "edges.upload", "edges.section", "edges.http"},
-    {"protocol.routes", "protocol.finds"},
+    {"edges.bodies", "edges.upload", "edges.section", "edges.pushing", "edges.http"},
+    {"protocol.routes", "protocol.finds", "protocol.answered"},
     {"protocol"},
     # The parts the readers of the row above are made of.
     {"protocol.dialects", "protocol.formats", "protocol.forms", "protocol.unpaid"},

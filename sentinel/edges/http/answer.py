@@ -29,7 +29,7 @@ class Answer:
     `begun`: status and headers are here. `whole`: so is the body's last byte. `keeps`: the connection may be used again, for
     `keep_s` where the other side says how long it keeps it. `media` and `codings` are what the head says of the body.
 
-    `arrivals` wait to be taken: what came of the body in one read each, `buffered` bytes in all. Who takes one counts it off.
+    `arrivals` wait to be taken: what came of the body in one read each, `buffered` bytes in all.
     """
 
     __slots__ = (
@@ -120,6 +120,12 @@ class Answer:
         elif self._idle_bytes > HEAD_BYTES_MAX:
             self._parser = None
             raise BrokenError("a head or a trailer without an end")
+
+    def take(self) -> bytes:
+        """The arrival that has waited longest; there must be one."""
+        arrived = self.arrivals.popleft()
+        self.buffered -= len(arrived)
+        return arrived
 
     def end(self) -> None:
         """The other side sends no more. Raises BrokenError where that is not the end of the answer."""

@@ -14,7 +14,9 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from sentinel.edges.http.answer import Answer
+from sentinel.edges.http.deadline import Deadline
 from sentinel.edges.http.failures import BrokenError, LateError
+from sentinel.edges.http.pouring import Pouring
 
 # What one connection keeps for a reader that is slower than the other side, and for another side that is slower than we.
 BUFFERED_BYTES_MAX: Final = 65_536
@@ -23,25 +25,23 @@ _JOINED_BYTES_MAX: Final = 16_384
 
 
 class Connection(asyncio.Protocol):
-    """Made by a Client. `idle_until_s` is the loop time up to which it may wait in the pool, `loop` the one it
-    is on, at hand since asking for the running one is a system call.
+    """Made by a Client. It may wait in the pool until the loop's time is `idle_until_s`.
 
-    An exchange is: `ask`, then `answered`, then `read` until b"", then `end`. `on_free` is called where it may be used again,
-    `on_lost` once when it is gone.
+    An exchange: `ask`, then `answered`, then `read` until b"" or `pour` until False, then `end`. `on_free` is called where it
+    may be used again, `on_lost` once when it is gone.
     """
 
     __slots__ = (
         "_answer",
         "_asked",
-        "_deadline_s",
+        "_deadline",
         "_error",
         "_on_free",
         "_on_lost",
         "_poll",
+        "_pouring",
         "_reading",
         "_room",
-        "_timer",
-        "_timer_s",
         "_transport",
         "_waiter",
         "idle_until_s",
@@ -69,11 +69,9 @@ class Connection(asyncio.Protocol):
         # Whoever waits for the answer; and whoever waits for room to send, None where there is room.
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
-        self._deadline_s = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_s = math.inf
-
-    # ---- an exchange --------------------------------------------------------------------------------------------------------
+        # Who is given what comes of the body; None where somebody waits to be woken up.
+        self._pouring: Pouring | None = None
+        self._deadline = Deadline(loop, self._late)
 
     def ask(self, head: bytes, body: bytes, *, bodiless: bool = False, until_s: float = math.inf) -> None:
         """Send a request, or the head of one whose body follows by `send`. `bodiless`: its answer has none (HEAD).
@@ -84,7 +82,7 @@ class Connection(asyncio.Protocol):
         assert not self._asked
         self._asked = True
         self._answer.begin(bodiless=bodiless)
-        self.expect(until_s)
+        self._deadline.put(until_s)
         if len(body) <= _JOINED_BYTES_MAX:
             self._transport.write(head + body if body else head)
         else:
@@ -102,9 +100,7 @@ class Connection(asyncio.Protocol):
 
     def expect(self, when_s: float) -> None:
         """Let whoever waits for the answer wait until the loop's time is `when_s`, and no longer; `math.inf` for ever."""
-        self._deadline_s = when_s
-        if when_s < self._timer_s:
-            self._wind_up(when_s)
+        self._deadline.put(when_s)
 
     async def answered(self) -> Answer:
         """The answer, once its head is here. Raises BrokenError, LateError, or what `fail` was given."""
@@ -120,33 +116,54 @@ class Connection(asyncio.Protocol):
     async def read(self, idle_s: float, ends_s: float) -> bytes:
         """What came of the body in one arrival, b"" at its end. Waits `idle_s` at most, and not beyond the loop time `ends_s`.
 
-        Raises like `answered`, after what had arrived before. All in one place, since every event of a stream passes here.
+        Raises like `answered`, after what had arrived before.
         """
         assert self._asked
-        answer = self._answer
-        while not answer.arrivals:
-            if answer.whole:
+        while not self._answer.arrivals:
+            if self._answer.whole:
                 return b""
-            if self._error is not None:
-                raise self._error
-            now_s = self.loop.time()
-            if now_s >= ends_s:
-                raise LateError
-            self._deadline_s = when_s = min(now_s + idle_s, ends_s)
-            if when_s < self._timer_s:
-                self._wind_up(when_s)
-            self._waiter = self.loop.create_future()
-            await self._waiter
-        arrived = answer.arrivals.popleft()
-        answer.buffered -= len(arrived)
-        if not self._reading and answer.buffered < BUFFERED_BYTES_MAX // 2:
+            await self._arrival(idle_s, ends_s)
+        return self._take()
+
+    async def pour(self, sink: Callable[[bytes], bool], idle_s: float, ends_s: float) -> bool:
+        """Give what comes of the body to `sink` as it comes, without waking a task up: until `sink` says False, for no more now
+        (then this is True), or the body ends (False). Waits and raises like `read`, or what `sink` raises.
+        """
+        assert self._asked
+        pouring = Pouring(sink, idle_s, ends_s)
+        while not pouring.full:
+            while self._answer.arrivals:
+                if not sink(self._take()):
+                    return True
+            if self._answer.whole:
+                return False
+            self._pouring = pouring
+            try:
+                await self._arrival(idle_s, ends_s)
+            finally:
+                self._pouring = None
+        return True
+
+    async def _arrival(self, idle_s: float, ends_s: float) -> None:
+        """Wait until something has come, or an end."""
+        if self._error is not None:
+            raise self._error
+        now_s = self.loop.time()
+        if now_s >= ends_s:
+            raise LateError
+        self._deadline.put(min(now_s + idle_s, ends_s))
+        self._waiter = self.loop.create_future()
+        await self._waiter
+
+    def _take(self) -> bytes:
+        arrived = self._answer.take()
+        if not self._reading and self._answer.buffered < BUFFERED_BYTES_MAX // 2:
             self._resume()
         return arrived
 
     def fail(self, error: Exception) -> None:
         """End the exchange by `error`: it is raised to its reader, and the connection is lost."""
-        if self._error is None:
-            self._error = error
+        self._error = self._error or error
         self.abort()
         self._wake()
 
@@ -155,7 +172,7 @@ class Connection(asyncio.Protocol):
         if not self._asked:
             return
         self._asked = False
-        self._deadline_s = math.inf
+        self._deadline.when_s = math.inf
         answer, transport = self._answer, self._transport
         assert transport is not None
         fit = sent and answer.whole and answer.keeps and self._error is None
@@ -185,8 +202,6 @@ class Connection(asyncio.Protocol):
         over_tls = self._transport.get_extra_info("ssl_object")
         return over_tls.session if over_tls is not None else None
 
-    # ---- what the loop calls ------------------------------------------------------------------------------------------------
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self._transport = cast("asyncio.Transport", transport)
@@ -209,6 +224,8 @@ class Connection(asyncio.Protocol):
         except BrokenError as error:
             self.fail(error)
             return
+        if self._pouring is not None and self._poured(self._pouring):
+            return
         waiter = self._waiter
         if waiter is not None and answer.begun and not waiter.done():
             waiter.set_result(None)
@@ -216,6 +233,22 @@ class Connection(asyncio.Protocol):
             assert self._transport is not None
             self._reading = False
             self._transport.pause_reading()
+
+    def _poured(self, pouring: Pouring) -> bool:
+        """Give what came to who takes it. Whether more is to come for it; else the task that pours is woken up."""
+        answer = self._answer
+        try:
+            while answer.arrivals and not pouring.full:
+                pouring.full = not pouring.sink(self._take())
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised to the task that pours
+            answer.arrivals.clear()
+            self.fail(error)
+            return True
+        if pouring.full or answer.whole:
+            self._pouring = None
+            return False
+        self._deadline.when_s = min(self.loop.time() + pouring.idle_s, pouring.ends_s)
+        return True
 
     def eof_received(self) -> None:
         """See asyncio.Protocol; the transport closes itself after this."""
@@ -230,9 +263,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self.lost = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadline.close()
         self._error = self._error or BrokenError(str(exc or "the connection was closed"))
         self._answer.drop()
         self._wake()
@@ -255,26 +286,14 @@ class Connection(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _wind_up(self, when_s: float) -> None:
-        """Set the one timer. One that rings too early is wound up again then: moving it with every arrival would cost more."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_s = when_s
-        self._timer = self.loop.call_at(when_s, self._ring)
+    def _late(self) -> None:
+        # Where nobody waits, nothing is late; whoever waits next puts the deadline anew.
+        if self._wake():
+            self._error = LateError()
 
-    def _ring(self) -> None:
-        self._timer = None
-        self._timer_s = math.inf
+    def _wake(self) -> bool:
+        """Whether somebody has waited."""
         if self._waiter is None or self._waiter.done():
-            # Whoever waits next winds it up again.
-            return
-        if self.loop.time() < self._deadline_s:
-            if self._deadline_s < math.inf:
-                self._wind_up(self._deadline_s)
-            return
-        self._error = LateError()
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            return False
+        self._waiter.set_result(None)
+        return True

@@ -34,6 +34,12 @@ class Reply(Protocol):
         """The next bytes as they arrive, b"" at the end. Raises UpstreamError or UpstreamTimeoutError."""
         ...
 
+    async def pour(self, sink: Callable[[bytes], bool]) -> bool:
+        """Give the bytes to `sink` as they arrive, outside of any task: it must not fail, and says False where it wants no more
+        for now. Then the answer is True, and `pour` is to be called again; it is False at the end. Raises like `read`.
+        """
+        ...
+
     async def drain(self, timeout_s: float) -> None:
         """Read and drop what is left, for at most `timeout_s`, so that the connection can be used again."""
         ...
@@ -63,6 +69,13 @@ class Through:
     async def read(self) -> bytes:
         """See Reply."""
         return await self._reply.read()
+
+    async def pour(self, sink: Callable[[bytes], bool]) -> bool:
+        """See Reply. By `read`, since that is what subclasses change."""
+        while chunk := await self.read():
+            if not sink(chunk):
+                return True
+        return False
 
     async def drain(self, timeout_s: float) -> None:
         """See Reply."""
@@ -143,15 +156,22 @@ class _Answered:
     async def read(self) -> bytes:
         """See Reply. What ended the request's own body, if something did, is raised as it is."""
         if self._connection is None:
-            raise UpstreamError("This answer was closed before it was read to its end.", retry=False)
+            raise _closed()
         if self._answer.whole and not self._answer.arrivals:
             return b""
         try:
             return await self._connection.read(self._idle_s, self._ends_s)
-        except LateError:
-            raise UpstreamTimeoutError("The provider fell silent in the middle of its answer.") from None
-        except BrokenError as error:
-            raise UpstreamError("The provider broke off in the middle of its answer.", retry=False) from error
+        except (LateError, BrokenError) as error:
+            raise _failure(error) from error
+
+    async def pour(self, sink: Callable[[bytes], bool]) -> bool:
+        """See Reply, and `read`."""
+        if self._connection is None:
+            raise _closed()
+        try:
+            return await self._connection.pour(sink, self._idle_s, self._ends_s)
+        except (LateError, BrokenError) as error:
+            raise _failure(error) from error
 
     async def drain(self, timeout_s: float) -> None:
         """See Reply."""
@@ -174,6 +194,16 @@ class _Answered:
             self._sending.stop()
         connection.end(sent=self._sending is None or self._sending.done)
         self._release()
+
+
+def _closed() -> UpstreamError:
+    return UpstreamError("This answer was closed before it was read to its end.", retry=False)
+
+
+def _failure(error: LateError | BrokenError) -> UpstreamError:
+    if isinstance(error, LateError):
+        return UpstreamTimeoutError("The provider fell silent in the middle of its answer.")
+    return UpstreamError("The provider broke off in the middle of its answer.", retry=False)
 
 
 class _Inflated(Through):
