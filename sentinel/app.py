@@ -173,7 +173,7 @@ class _Answering:
 
     async def _write(self, status: int, head: list[tuple[bytes, bytes]], body: bytes) -> None:
         exchange = self._exchange
-        length = [] if status == 204 else [(b"content-length", str(len(body)).encode())]  # RFC 9110 §8.6
+        length = [] if status == 204 else [(b"content-length", b"%d" % len(body))]  # RFC 9110 §8.6
         await exchange.start(status, [*head, (b"x-request-id", exchange.request_id.encode()), *length])
         await exchange.finish(body)
         await exchange.linger()

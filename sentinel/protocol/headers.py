@@ -209,11 +209,10 @@ def error(failure: SentinelError) -> list[tuple[bytes, bytes]]:
     wait_s = failure.retry_after_s
     if wait_s is not None:
         wait_ms = max(1, math.ceil(wait_s * 1000))
-        sent.append((b"retry-after", b"%d" % max(1, math.ceil(wait_ms / 1000))))
-        sent.append((b"retry-after-ms", b"%d" % wait_ms))
+        sent += ((b"retry-after", b"%d" % ((wait_ms + 999) // 1000)), (b"retry-after-ms", b"%d" % wait_ms))
     if failure.retry is False or (wait_s is not None and wait_s > RETRY_AFTER_S_MAX):
         sent.append((b"x-should-retry", b"false"))
-    sent.extend(failure.headers)
+    sent += failure.headers
     return sent
 
 
