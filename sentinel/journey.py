@@ -78,6 +78,7 @@ class Journey:
         headers.check_framing(exchange.headers)
         caller = await self._auth.identify(exchange.headers)
         self._owners.check_scope(match)
+        self._admission.recall(caller)
         call, upload = await self._intake.read(exchange, match.route)
         call = await self._owners.check(caller, match, call)
         self._settlement.require_journal()

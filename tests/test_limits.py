@@ -163,3 +163,12 @@ def test_the_reply_of_admit_becomes_a_verdict() -> None:
     assert verdict.rate == Remaining(60, 59, 1000)
     assert (verdict.refresh, verdict.acked, verdict.clock_ms) == (True, (4, 5, 6), 1795219200000)
     assert verdict.tokens == Remaining(500, 400, 2000)
+
+
+def test_the_reply_of_admit_says_how_long_a_refusal_stands() -> None:
+    """In the place of the granted output, of which a refusal has none."""
+    figures = [-1, -1, -1, -1, -1, -1, 10, 0, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 1795219200000]
+    denied = read_verdict(struct.pack("<22q", 8, 999, *figures))
+    assert (denied.code, denied.why, denied.granted_output, denied.stands_ms) == ("denied", "requests", 0, 999)
+    admitted = read_verdict(struct.pack("<22q", 1, 999, *figures))
+    assert (admitted.code, admitted.granted_output, admitted.stands_ms) == ("admitted", 999, 0)

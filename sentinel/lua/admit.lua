@@ -4,11 +4,15 @@
 --         6 least output tokens that will do  7 place of the request in KEYS[5] (-1: none)  8 rules, packed: lease ms, requests a
 --         window (-1 = no window), window ms, fresh ms, stale ms, requests of the caller at a time (0 = any number), tokens a
 --         window (-1 = no window)
--- returns numbers of 8 bytes, packed: answer, granted output, then limit, remaining, reset ms of input, output, requests, of the
---         window and of the window of tokens, refresh 0|1, acknowledged input, output, requests, clock ms; -1 is unlimited, never
+-- returns numbers of 8 bytes, packed: answer, granted output (of a refusal: for how many ms it stands), then limit, remaining,
+--         reset ms of input, output, requests, of the window and of the window of tokens, refresh 0|1, acknowledged input, output,
+--         requests, clock ms; -1 is unlimited, never
 --         answer 0 admitted  1 admitted before  2 settled already
 --         3 limits must be fetched first: unknown, 4 stale
 --         denied by 5 rate  6 tokens  7 concurrency  8 requests  9 input  10 output
+-- stands  A refusal stands while nothing that gives back could end it: every other request of this caller is refused as well, and
+--         may be so without asking. That is so of the window of requests, which only time empties, and of requests that are all
+--         spent; never of what is held, nor of what depends on the size of a request.
 -- clock   Redis TIME, never before the last of the account. A duplicate gets the earlier grant; a refusal consumes nothing.
 -- cost    O(1): one string of 400 bytes, three writes
 -- include: _clock
@@ -16,6 +20,9 @@
 -- include: _window
 -- include: _holds
 local REFRESH_MS = 10000
+-- No longer than this: then new limits, the truth of what was charged by an estimate, other rules, and an account that was lost are
+-- seen; and limits that age are asked for anew.
+local STANDS_MS = 1000
 local OK, DUPLICATE, SETTLED, UNKNOWN, STALE, RATE, TOKENS, CONCURRENCY, REQUESTS, INPUT, OUTPUT = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 local request_id, input, output, output_min = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 if output_min > output then output_min = output end
@@ -79,6 +86,9 @@ if answer == OK then
   redis.call('ZADD', KEYS[3], whole(now + lease_ms), request_id)
 elseif answer ~= DUPLICATE then
   granted = 0
+  -- Of the ms that now is, some part is over.
+  if answer == RATE then granted = math.min(STANDS_MS, rate_reset - 1)
+  elseif answer == REQUESTS and r.l - r.b - r.s < 1 then granted = r.e > 0 and math.min(STANDS_MS, r.e - now - 1) or STANDS_MS end
 end
 if save then save_account(account) end
 return struct.pack('<i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8', answer, granted,

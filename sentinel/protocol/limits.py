@@ -70,7 +70,8 @@ class Verdict(msgspec.Struct, frozen=True):
     `code` is "admitted" (`why` "ok", or "dup" for a request that was admitted before), "denied" (`why` is the limit that is
     used up: "rate", "tokens", "concurrency", "requests", "input", "output"), "snapshot" (`why` "unknown", "stale": the limits
     must be installed first) or "settled" (the request is over). `granted_output` may be less than was asked. `refresh` asks
-    this caller alone to fetch the limits anew. `acked` (input, output, requests) and `clock_ms` (the ledger's own) belong into
+    this caller alone to fetch the limits anew. `stands_ms` is how long all requests of the caller will be refused like this one
+    (0: unknown). `acked` (input, output, requests) and `clock_ms` (the ledger's own) belong into
     `Ledger.install` if Zion is asked after this. `rate` and `tokens` are the windows of requests and of tokens.
     """
 
@@ -85,6 +86,7 @@ class Verdict(msgspec.Struct, frozen=True):
     acked: tuple[int, int, int]
     clock_ms: int
     tokens: Remaining = _UNLIMITED
+    stands_ms: int = 0
 
 
 def read_snapshot(body: bytes) -> Snapshot:
@@ -118,11 +120,12 @@ def read_verdict(reply: bytes) -> Verdict:
     """The reply of admit.lua, by its contract there."""
     figures = _read_figures(reply)
     code, why = _ANSWERS[figures[0]]
+    granted, stands_ms = (0, figures[1]) if code == "denied" else (figures[1], 0)
     il, ir, ie, ol, or_, oe, rl, rr, re, wl, wr, we, vl, vr, ve = figures[2:17]
     return Verdict(
         code,
         why,
-        figures[1],
+        granted,
         # Written out, as in read_remaining: this is done for every request.
         _UNLIMITED if il < 0 else Remaining(il, ir, ie if ie >= 0 else None),
         _UNLIMITED if ol < 0 else Remaining(ol, or_, oe if oe >= 0 else None),
@@ -132,6 +135,7 @@ def read_verdict(reply: bytes) -> Verdict:
         figures[18:21],
         figures[21],
         _UNLIMITED if vl < 0 else Remaining(vl, vr, ve if ve >= 0 else None),
+        stands_ms,
     )
 
 

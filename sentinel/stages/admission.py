@@ -1,4 +1,5 @@
-"""admission.admit: requests, input and output tokens and the window, checked and held in ONE call to Redis, all or nothing.
+"""admission.admit: requests, input and output tokens and the window, checked and held in ONE call to Redis, all or nothing; and
+admission.recall: who is refused already, from memory, before anything else of a request is read.
 
 Fails closed: a limit that is used up is `OverLimitError` (429, named), limits nobody can be asked for are
 `ZionUnavailableError`; a refusal consumes nothing. While Redis is away the standby decides from memory, as it is set; what it
@@ -14,15 +15,14 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from sentinel import metrics
 from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.zion import Zion
-from sentinel.errors import ForbiddenError, LedgerUnavailableError, OverLimitError, ZionUnavailableError
+from sentinel.errors import ForbiddenError, LedgerUnavailableError, ZionUnavailableError
 from sentinel.logs import Log
-from sentinel.protocol import headers, limits, wire
+from sentinel.protocol import denials, headers, limits, wire
 from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import Bill, Call, Caller, Hold, Remaining
+from sentinel.records import Bill, Call, Caller, Hold
 
 _log: Final = Log("admission")
 
@@ -32,8 +32,6 @@ _INLINE_CHARACTERS_MAX: Final = 16_384
 _INLINE_BYTES_MAX: Final = 4096
 _REFRESHES_MAX: Final = 256
 _LOOK_AGAIN_S: Final = 0.025
-
-_NAMES: Final = {"requests": "ai_requests", "input": "ai_input_tokens", "output": "ai_output_tokens"}
 
 
 class _KeptLimits(msgspec.Struct):
@@ -61,7 +59,9 @@ class Before(Protocol):
 
 
 class Admission:
-    """Holds what a call may cost. `now_s` is the wall clock, for the Unix seconds of `X-RateLimit-Reset`."""
+    """Holds what a call may cost. `now_s` is the wall clock, for the Unix seconds of `X-RateLimit-Reset`; refusals stand by
+    `monotonic_ns`.
+    """
 
     def __init__(
         self,
@@ -75,6 +75,7 @@ class Admission:
         limits_wait_s: float,
         missing_limit: str,
         now_s: Callable[[], float] = time.time,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._ledger = ledger
         self._standby = standby
@@ -85,7 +86,18 @@ class Admission:
         self._limits_wait_s = limits_wait_s
         self._missing_limit = missing_limit
         self._now_s = now_s
+        self._monotonic_ns = monotonic_ns
+        self._standing = denials.Standing()
         self._learning: dict[str, asyncio.Task[None]] = {}
+
+    def recall(self, caller: Caller) -> None:
+        """Raise OverLimitError where `caller` was refused for what only time can end, and that still stands.
+
+        Who runs against a limit again and again then costs neither a body, nor the count of its tokens, nor a call to Redis.
+        """
+        denial = self._standing.find(caller.external_id)
+        if denial is not None and (now_ns := self._monotonic_ns()) < denial.until_ns:
+            raise denials.refusal(denial.why, denial.hold_at(now_ns), int(self._now_s()))
 
     async def admit(self, caller: Caller, call: Call, request_id: str) -> Hold:
         """Hold what `call` may cost its caller.
@@ -98,6 +110,7 @@ class Admission:
             input_tokens = 0 if call.prompt is None else self._tokenizer.prompt(call.prompt, call.model)
         output_tokens, output_min = self._output(call)
         amounts, degraded = (input_tokens, output_tokens, output_min), ""
+        asked_ns = self._monotonic_ns()
         try:
             verdict = await self._ledger.admit(caller, request_id, *amounts, call.model)
             if verdict.refresh or verdict.code == "snapshot":
@@ -122,7 +135,9 @@ class Admission:
         if verdict.code == "admitted":
             return hold
         if verdict.code == "denied":
-            raise self._refusal(verdict, hold)
+            if verdict.stands_ms > 0:
+                self._standing.keep(verdict.why, hold, verdict.stands_ms, asked_ns)
+            raise denials.refusal(verdict.why, hold, int(self._now_s()))
         raise ZionUnavailableError("The limits of this account are not known right now.", retry_after_s=2)
 
     def settle(self, hold: Hold, bill: Bill) -> None:
@@ -250,37 +265,4 @@ class Admission:
             names = ", ".join(metric.value for metric in snapshot.missing)
             raise ForbiddenError(f"This account has no limit for {names}.", code="limit_missing")
         await self._ledger.install(external_id, snapshot, answer.acked, answer.asked_at_ms)
-
-    def _refusal(self, verdict: limits.Verdict, hold: Hold) -> OverLimitError:
-        """429 with the limit named. Waiting for a window helps; for a quota no client should retry (wire.md R2)."""
-        shown = tuple(headers.limits(hold, int(self._now_s())))
-        name = _NAMES.get(verdict.why, verdict.why)
-        metrics.REFUSALS.labels(name).inc()
-        if verdict.why == "concurrency":
-            text = "Too many requests of this account are under way at a time. Please try again when one of them has ended."
-            return OverLimitError(text, code="concurrency_limit_exceeded", retry_after_s=1, headers=shown)
-        if verdict.why == "rate":
-            return _over("Rate limit reached for requests", "rate_limit_exceeded", verdict.rate, shown, retry=None)
-        if verdict.why == "tokens":
-            # A request larger than the whole window never fits, however long one waits.
-            never = verdict.tokens.limit is not None and hold.input_tokens >= verdict.tokens.limit
-            retry = False if never else None
-            return _over("Rate limit reached for tokens", "rate_limit_exceeded", verdict.tokens, shown, retry=retry)
-        limit = {"requests": verdict.requests, "input": verdict.input, "output": verdict.output}[verdict.why]
-        return _over(f"Your limit {name} is used up", "insufficient_quota", limit, shown, retry=False)
-
-
-def _over(
-    text: str, code: str, limit: Remaining, shown: tuple[tuple[bytes, bytes], ...], *, retry: bool | None
-) -> OverLimitError:
-    wait_s = None if limit.reset_ms is None else max(limit.reset_ms, 1) / 1000
-    when = "" if wait_s is None else f" Please try again in {headers.go_duration(max(limit.reset_ms or 1, 1))}."
-    error = OverLimitError(
-        f"{text}: limit {limit.limit}, remaining {limit.remaining}.{when}",
-        code=code,
-        retry=retry,
-        retry_after_s=wait_s,
-        headers=shown,
-    )
-    error.type = code
-    return error
+        self._standing.forget(external_id)

@@ -19,7 +19,7 @@ ROWS = [
     {"edges"},
     # What exchanges with clients share; the HTTP client that edges are made with.
     {"edges.bodies", "edges.upload", "edges.section", "edges.pushing", "edges.http"},
-    {"protocol.routes", "protocol.finds", "protocol.answered"},
+    {"protocol.routes", "protocol.finds", "protocol.answered", "protocol.denials"},
     {"protocol"},
     # The parts the readers of the row above are made of.
     {"protocol.dialects", "protocol.formats", "protocol.forms", "protocol.unpaid"},
