@@ -28,8 +28,13 @@ TOLERANCE: Final = {"calls": 0.05, "library_calls": 0.10, "builtin_calls": 0.05,
 _ROUNDS: Final = 41
 _WARM_UP: Final = 50
 _EVENTS: Final = 40
-# Paced, so that each event is a read of its own: what is counted is the cost of an event.
-_SHAPES: Final = {"plain": (BODY, b""), f"stream_of_{_EVENTS}": (STREAMED, b"events=%d gap_ms=2" % _EVENTS)}
+_SHAPES: Final[dict[str, tuple[bytes, bytes, str, int]]] = {
+    "plain": (BODY, b"", "bench", 200),
+    # Paced, so that each event is a read of its own: what is counted is the cost of an event.
+    f"stream_of_{_EVENTS}": (STREAMED, b"events=%d gap_ms=2" % _EVENTS, "bench", 200),
+    # The requests of this caller are used up, and Redis is asked once a second: the median is a refusal that stands.
+    "refused": (BODY, b"", "spent", 429),
+}
 _VERSIONS: Final = ("python", "granian", "uvloop", "msgspec", "aiohttp", "redis", "tiktoken", "prometheus-client")
 
 
@@ -63,15 +68,15 @@ class Counting:
             self.builtin_calls += 1
 
 
-async def _count(sentinel: InProcess, body: bytes, wish: bytes) -> dict[str, int]:
+async def _count(sentinel: InProcess, *shape: Any) -> dict[str, int]:
     """The median counts of one request of a shape, with all that it leaves behind until it is settled."""
     rounds: list[Counting] = []
     peaks: list[int] = []
     for _ in range(_WARM_UP):
-        await sentinel.chat(body, wish)
+        await sentinel.chat(*shape)
     for _ in range(_ROUNDS):
         with Counting() as counting:
-            await sentinel.chat(body, wish)
+            await sentinel.chat(*shape)
             await asyncio.sleep(0.02)  # the bill is written behind the answer
         rounds.append(counting)
     tracemalloc.start()
@@ -79,7 +84,7 @@ async def _count(sentinel: InProcess, body: bytes, wish: bytes) -> dict[str, int
         for _ in range(_ROUNDS):
             tracemalloc.reset_peak()
             before, _ = tracemalloc.get_traced_memory()
-            await sentinel.chat(body, wish)
+            await sentinel.chat(*shape)
             peaks.append(tracemalloc.get_traced_memory()[1] - before)
             await asyncio.sleep(0.02)
     finally:

@@ -97,9 +97,9 @@ class InProcess:
             await child.stop(timeout_s=5)
         await self._redis.stop()
 
-    async def chat(self, body: bytes = BODY, wish: bytes = b"", name: str = "bench") -> bytes:
+    async def chat(self, body: bytes = BODY, wish: bytes = b"", name: str = "bench", status: int = 200) -> bytes:
         """One chat completion of a caller; the body of its answer. `wish` is for the provider (`bench.provider`)."""
-        return await call(self._app, body, token_of(name), wish)
+        return await call(self._app, body, token_of(name), wish, status)
 
     async def _tell(self, what: str) -> None:
         self._inbox.put_nowait({"type": f"lifespan.{what}"})
@@ -117,8 +117,8 @@ def token_of(name: str) -> bytes:
     return _tokens[name]
 
 
-async def call(application: Any, body: bytes, bearer: bytes, wish: bytes) -> bytes:
-    """One request to an ASGI application: what a server would give it, without the server."""
+async def call(application: Any, body: bytes, bearer: bytes, wish: bytes, status: int = 200) -> bytes:
+    """One request to an ASGI application that is to answer with `status`: what a server would give it, without the server."""
     parts: list[bytes] = []
     given = False
     gone = asyncio.get_running_loop().create_future()
@@ -157,7 +157,7 @@ async def call(application: Any, body: bytes, bearer: bytes, wish: bytes) -> byt
 
     async def send(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            assert message["status"] == 200, message
+            assert message["status"] == status, message
         else:
             parts.append(message["body"])
 
