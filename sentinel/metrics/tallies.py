@@ -6,6 +6,7 @@ handed over is lost where it is killed. To be counted on one thread only. Cannot
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import prometheus_client
@@ -114,16 +115,9 @@ class Spread:
 class Labelled(Generic[T_co]):
     """One figure for each combination of label values, which are few."""
 
-    __slots__ = ("_by_labels", "_make", "family")
+    __slots__ = ("family", "labels")
 
     def __init__(self, family: Any, make: Callable[[Any], T_co]) -> None:
         self.family = family
-        self._make = make
-        self._by_labels: dict[tuple[str, ...], T_co] = {}
-
-    def labels(self, *values: str) -> T_co:
-        """The figure of these label values."""
-        found = self._by_labels.get(values)
-        if found is None:
-            found = self._by_labels[values] = self._make(self.family.labels(*values))
-        return found
+        # The figure of label values: made once, and found again without a call to Python.
+        self.labels: Callable[..., T_co] = lru_cache(maxsize=None)(lambda *values: make(family.labels(*values)))
