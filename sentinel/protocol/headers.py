@@ -7,6 +7,7 @@ promises; those of the provider come in any case and leave in lower case.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
@@ -35,6 +36,7 @@ _REQUEST_NAMES: Final = frozenset(
 _KNOWN_MAX: Final = 1024
 _KNOWN_BYTES_MAX: Final = 256
 _KEEP_ALIVE: Final = [b"keep-alive"]
+_NO_NAMES: Final[frozenset[bytes]] = frozenset()
 _IDEMPOTENCY: Final = b"idempotency-key"
 _RETRY_NAMES: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 _REQUEST_PREFIX: Final = b"x-stainless-"
@@ -83,19 +85,27 @@ def check_framing(fields: Fields) -> None:
     or one beside Transfer-Encoding; several content types, since one could be checked and another be read. Granian lets most
     of these pass.
     """
-    hosts = fields.every(b"host")
-    if len(hosts) != 1 or not hosts[0].strip():
+    first = fields.first
+    repeated = _repeated(fields) if fields.repeated else _NO_NAMES
+    if b"host" in repeated or not first.get(b"host", b"").strip():
         raise BadRequestError("A request must have exactly one Host header.")
-    codings = fields.every(b"transfer-encoding")
-    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
+    coding = first.get(b"transfer-encoding")
+    if coding is not None and (b"transfer-encoding" in repeated or coding.lower() != b"chunked"):
         raise BadRequestError("No Transfer-Encoding but 'chunked' is supported.")
-    lengths = fields.every(b"content-length")
-    if lengths and (len(lengths) > 1 or codings or len(lengths[0]) > _LENGTH_DIGITS_MAX or not lengths[0].isdigit()):
+    length = first.get(b"content-length")
+    if length is not None and (
+        b"content-length" in repeated or coding is not None or not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX
+    ):
         raise BadRequestError("A request must have at most one Content-Length header, a number.")
-    types = fields.every(b"content-type")
+    media = first.get(b"content-type", b"")
     # A comma may stand in a parameter, such as a boundary, but in no type.
-    if types and (len(types) > 1 or b"," in types[0].partition(b";")[0]):
+    if b"content-type" in repeated or (b"," in media and b"," in media.partition(b";")[0]):
         raise BadRequestError("A request must have at most one Content-Type.")
+
+
+def _repeated(fields: Fields) -> frozenset[bytes]:
+    counts = Counter(name for name, _ in fields.lines)
+    return frozenset(name for name, count in counts.items() if count > 1)
 
 
 def client_request_id(fields: Fields) -> str:
@@ -225,19 +235,26 @@ def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
     sent: list[tuple[bytes, bytes]] = []
     requests = _tighter(hold.rate, hold.requests)
     if requests.limit is not None:
-        limit, remaining = b"%d" % requests.limit, b"%d" % max(requests.remaining or 0, 0)
-        sent += [(b"x-ratelimit-limit", limit), (b"x-ratelimit-remaining", remaining)]
-        sent += [(b"x-ratelimit-limit-requests", limit), (b"x-ratelimit-remaining-requests", remaining)]
-        if requests.reset_ms is not None:
-            reset_s = now_s + math.ceil(max(requests.reset_ms, 0) / 1000)
+        left = requests.remaining or 0
+        limit, remaining = b"%d" % requests.limit, b"%d" % (max(0, left))
+        sent = [
+            (b"x-ratelimit-limit", limit),
+            (b"x-ratelimit-remaining", remaining),
+            (b"x-ratelimit-limit-requests", limit),
+            (b"x-ratelimit-remaining-requests", remaining),
+        ]
+        reset_ms = requests.reset_ms
+        if reset_ms is not None:
+            reset_s = now_s + (-(-reset_ms // 1000) if reset_ms > 0 else 0)
             sent.append((b"x-ratelimit-reset", b"%d" % reset_s))
-            sent.append((b"x-ratelimit-reset-requests", go_duration(requests.reset_ms).encode("ascii")))
+            sent.append((b"x-ratelimit-reset-requests", go_duration(reset_ms).encode()))
     tokens = _tighter(_tighter(hold.rate_tokens, hold.tokens_input), hold.tokens_output)
     if tokens.limit is not None:
+        left = tokens.remaining or 0
         sent.append((b"x-ratelimit-limit-tokens", b"%d" % tokens.limit))
-        sent.append((b"x-ratelimit-remaining-tokens", b"%d" % max(tokens.remaining or 0, 0)))
+        sent.append((b"x-ratelimit-remaining-tokens", b"%d" % (max(0, left))))
         if tokens.reset_ms is not None:
-            sent.append((b"x-ratelimit-reset-tokens", go_duration(tokens.reset_ms).encode("ascii")))
+            sent.append((b"x-ratelimit-reset-tokens", go_duration(tokens.reset_ms).encode()))
     if hold.degraded:
         sent += degraded(hold.degraded)
     return sent
@@ -250,17 +267,15 @@ def degraded(mode: str) -> tuple[tuple[bytes, bytes], ...]:
 
 def go_duration(ms: int) -> str:
     """`ms` as Go writes a duration: 0s, 120ms, 8.64s, 6m0s, 1h0m0.5s (wire.md I4); below zero is zero."""
-    if ms <= 0:
-        return "0s"
     if ms < 1000:
-        return f"{ms}ms"
-    seconds, rest_ms = divmod(ms, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    fraction = f".{rest_ms:03d}".rstrip("0") if rest_ms else ""
-    if hours:
-        return f"{hours}h{minutes}m{seconds}{fraction}s"
-    return f"{minutes}m{seconds}{fraction}s" if minutes else f"{seconds}{fraction}s"
+        return f"{ms}ms" if ms > 0 else "0s"
+    # At most five digits, which `g` writes exactly, and without zeros behind them.
+    seconds = f"{ms % 60_000 / 1000:g}s"
+    if ms < 60_000:
+        return seconds
+    if ms < 3_600_000:
+        return f"{ms // 60_000}m{seconds}"
+    return f"{ms // 3_600_000}h{ms // 60_000 % 60}m{seconds}"
 
 
 def _tighter(one: Remaining, other: Remaining) -> Remaining:

@@ -29,6 +29,7 @@ from sentinel.records import Caller
 
 _log: Final = Log("auth")
 _REFUSALS_MAX: Final = 10_000
+_BEARER: Final = b"Bearer "
 
 
 class _Claims(msgspec.Struct):
@@ -75,16 +76,30 @@ class Auth:
 
         Raises UnauthorizedError, ForbiddenError or ZionUnavailableError.
         """
-        token = headers.bearer_token(request_headers)
-        digest = sha256(token.encode()).digest()
-        now_s = self._now_s()
+        said = request_headers.first.get(b"authorization", b"")
+        if said.startswith(_BEARER) and not request_headers.repeated:
+            # As nearly every client writes it. What is remembered was found to be a token, so that this need not be again.
+            caller = self._remembered(sha256(said[len(_BEARER) :]).digest())
+            if caller is not None:
+                return caller
+        return await self._find(headers.bearer_token(request_headers))
+
+    def _remembered(self, digest: bytes) -> Caller | None:
         known = self._known.get(digest)
-        if known is not None and known.until_s > now_s:
-            self._known.move_to_end(digest)
-            metrics.AUTH.labels("memory").inc()
-            return known.caller
+        if known is None or known.until_s <= self._now_s():
+            return None
+        self._known.move_to_end(digest)
+        metrics.AUTH.labels("memory").inc()
+        return known.caller
+
+    async def _find(self, token: str) -> Caller:
+        """Whoever a token belongs to, however it was written."""
+        digest = sha256(token.encode()).digest()
+        caller = self._remembered(digest)
+        if caller is not None:
+            return caller
         refusal = self._refused.get(digest)
-        if refusal is not None and refusal[0] > now_s:
+        if refusal is not None and refusal[0] > self._now_s():
             metrics.AUTH.labels("refused").inc()
             refused = refusal[1]()
             raise refused
