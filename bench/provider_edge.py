@@ -19,22 +19,22 @@ from sentinel.edges.http.request import head, opening
 from sentinel.edges.provider import OpenAI, Patience
 
 _HEADERS: Final = [
-    ("content-type", "application/json"),
-    ("user-agent", "openai/python 3.5"),
-    ("x-stainless-lang", "python"),
-    ("authorization", "Bearer sk-key"),
-    ("accept-encoding", "identity"),
-    ("x-request-id", "req_0123456789"),
+    "content-type: application/json",
+    "user-agent: openai/python 3.5",
+    "x-stainless-lang: python",
+    "authorization: Bearer sk-key",
+    "accept-encoding: identity",
+    "x-request-id: req_0123456789",
 ]
 _BODY: Final = b'{"model":"gpt-4o","messages":[{"role":"user","content":"%s"}]}' % (b"x" * 400)
 # Paced, so that an event is a read of its own.
-_STREAMED: Final = [*_HEADERS, ("x-title", "events=50 gap_ms=10")]
+_STREAMED: Final = [*_HEADERS, "x-title: events=50 gap_ms=10"]
 _STREAMS: Final = 40
 _PATIENCE: Final = Patience(600, 600)
 _ROUNDS: Final = 5
 
 # One call, or one stream; gives the number of its reads.
-_Ask = Callable[[list[tuple[str, str]]], Awaitable[int]]
+_Ask = Callable[[list[str]], Awaitable[int]]
 
 
 def _ignore() -> None:
@@ -47,7 +47,7 @@ class _Edge:
     def __init__(self, provider: OpenAI) -> None:
         self._provider = provider
 
-    async def ask(self, headers: list[tuple[str, str]]) -> int:
+    async def ask(self, headers: list[str]) -> int:
         reply = await self._provider.send("POST", "/chat/completions", b"", headers, _BODY, _ignore, _PATIENCE)
         reads = 0
         while await reply.read():
@@ -82,7 +82,7 @@ class _Floor:
         self._begins = opening("POST", f"{parts.path}/chat/completions", f"{parts.hostname}:{parts.port}")
         self._free: list[_Bare] = []
 
-    async def ask(self, headers: list[tuple[str, str]]) -> int:
+    async def ask(self, headers: list[str]) -> int:
         loop = asyncio.get_running_loop()
         bare = self._free.pop() if self._free else (await loop.create_connection(_Bare, *self._to))[1]
         assert bare.transport is not None
@@ -97,11 +97,11 @@ class _Floor:
         return reads
 
 
-async def _times(ask: _Ask, headers: list[tuple[str, str]], times: int) -> int:
+async def _times(ask: _Ask, headers: list[str], times: int) -> int:
     return sum([await ask(headers) for _ in range(times)])
 
 
-async def _cost(ask: _Ask, headers: list[tuple[str, str]], together: int, times: int) -> float:
+async def _cost(ask: _Ask, headers: list[str], together: int, times: int) -> float:
     """CPU microseconds for each call, or for each read where they are streams."""
     costs = []
     for _ in range(_ROUNDS):

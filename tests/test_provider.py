@@ -45,7 +45,7 @@ async def edge(url: str, *, idle_s: float = 10, connections_max: int = 10) -> As
 async def ask(one: OpenAI, act: str, patience: Patience = PATIENT) -> Reply:
     """The liar's answer to a POST that asks for `act`."""
     body = json.dumps({"act": act}).encode()
-    return await one.send("POST", "/chat/completions", b"", [("content-type", "application/json")], body, nothing, patience)
+    return await one.send("POST", "/chat/completions", b"", ["content-type: application/json"], body, nothing, patience)
 
 
 def nothing() -> None:
@@ -288,7 +288,7 @@ class Parts:
 
 async def upload(one: OpenAI, body: Upload, patience: Patience = PATIENT, on_sent: Callable[[], None] = nothing) -> Reply:
     """The sink's answer to an upload."""
-    head = [("content-type", "multipart/form-data; boundary=x")]
+    head = ["content-type: multipart/form-data; boundary=x"]
     return await one.send("POST", "/files", b"", head, body, on_sent, patience)
 
 

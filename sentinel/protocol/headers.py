@@ -128,8 +128,8 @@ def retry_count(fields: Fields) -> dict[str, int]:
 
 def upstream(
     fields: Fields, *, request_id: str, key: str, caller: str = "", trace: Iterable[tuple[str, str]] = ()
-) -> list[tuple[str, str]]:
-    """The headers that go to the provider: those the allow-list names, then Sentinel's own (wire.md H1, H2, H5, H20).
+) -> list[str]:
+    """The header lines that go to the provider: those the allow-list names, then Sentinel's own (wire.md H1, H2, H5, H20).
 
     Sentinel's own are added last, so that no Connection header of the client can take them away (reliability.md A11). Nor can
     it take the content type, by which the body was read. An idempotency key is made that of `caller` alone: the provider sees
@@ -144,30 +144,26 @@ def upstream(
             if line is not None:
                 sent.append(line)
         elif name == _IDEMPOTENCY and not _CONTROL.search(value):
-            sent.append(("idempotency-key", _of_caller(caller, value)))
-    connection = fields.every(b"connection")
-    if connection and connection != _KEEP_ALIVE:
-        hop_by_hop = _named_by_connection(connection)
-        sent = [line for line in sent if line[0] == "content-type" or line[0].encode("ascii") not in hop_by_hop]
-    sent += (*trace, _authorization(key), ("accept-encoding", "identity"), ("x-request-id", request_id))
+            sent.append(f"idempotency-key: {_of_caller(caller, value)}")
+    connection = fields.every(b"connection") if b"connection" in fields.first else _KEEP_ALIVE
+    if connection != _KEEP_ALIVE:
+        hop_by_hop = _named_by_connection(connection) - {b"content-type"}
+        sent = [line for line in sent if line.partition(":")[0].encode("ascii") not in hop_by_hop]
+    sent += map(": ".join, trace)
+    sent += (f"authorization: Bearer {key}", "accept-encoding: identity", f"x-request-id: {request_id}")
     return sent
 
 
-def _line(line: tuple[bytes, bytes]) -> tuple[str, str] | None:
+def _line(line: tuple[bytes, bytes]) -> str | None:
     """A line with a name of the allow-list as the provider gets it, None where it does not."""
     name, value = line
     if _CONTROL.search(value) or (name not in _REQUEST_NAMES and not _REQUEST_PREFIXED.fullmatch(name)):
         return None
-    return name.decode("ascii"), _text(value)
+    return f"{name.decode('ascii')}: {_text(value)}"
 
 
 # A client sends the same lines again and again. No credential is among them.
 _known_line: Final = lru_cache(maxsize=_KNOWN_MAX)(_line)
-
-
-@lru_cache(maxsize=1)
-def _authorization(key: str) -> tuple[str, str]:
-    return "authorization", f"Bearer {key}"
 
 
 # ---- answers -----------------------------------------------------------------------------------------------------------

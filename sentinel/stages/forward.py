@@ -8,7 +8,7 @@ its fallbacks is asked. Other answers, also 4xx, are the client's as they are.
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -51,18 +51,14 @@ class RetryBudget:
         return True
 
 
-class _Attempt(msgspec.Struct):
-    """One attempt: a reason says why its reply is not yet the client's; there is a failure where there is no reply."""
-
-    reason: str = ""
-    reply: Opened | None = None
-    failure: UpstreamError | None = None
+# What comes of an attempt: a reply, or the failure of one that did not reach the provider.
+_Attempt = Opened | UpstreamError
 
 
 class _Asking(msgspec.Struct):
     """What is sent, to whichever model: everything but the call itself."""
 
-    headers: list[tuple[str, str]]
+    headers: list[str]
     patience: Patience
     on_sent: Callable[[], None]
     upload: Upload | None
@@ -114,75 +110,81 @@ class Forward:
         if hold.output_capped:
             call = wire.capped(call, hold.output_tokens // call.choices, self._provider.chat_cap)
         self._budget.earn()
-        fallbacks = () if upload is not None else self._fallbacks.after(call)
         attempt = await self._persist(call, asking)
+        if upload is None and (fallbacks := self._fallbacks.after(call)):
+            call, attempt = await self._fall_back(fallbacks, call, asking, attempt, hold)
+        if isinstance(attempt, UpstreamError) or (attempt.status >= 300 and _reason(attempt)):
+            raise self._refusal(attempt)
+        if call.model != hold.model:
+            attempt.origin = Origin(model=call.model)
+        return attempt if attempt.ready else await _begun(attempt)
+
+    async def _fall_back(
+        self, fallbacks: Sequence[str], call: Call, asking: _Asking, attempt: _Attempt, hold: Hold
+    ) -> tuple[Call, _Attempt]:
+        """The call that was asked last, and what came of it: of the first model that is available, if one is."""
         for model in fallbacks:
             attempt, why = await _looked_into(attempt)
             if not why:
                 break
-            assert attempt.reply is not None
-            attempt.reply.close()
+            assert not isinstance(attempt, UpstreamError)
+            attempt.close()
             metrics.FALLBACKS.labels(why).inc()
             _log.warning("model unavailable", request_id=hold.request_id, model=call.model, reason=why, fallback=model)
             call = models.asking(call, model)
             attempt = await self._persist(call, asking)
-        reply = attempt.reply
-        if reply is None or attempt.reason:
-            raise self._refusal(attempt)
-        if call.model != hold.model:
-            reply.origin = Origin(model=call.model)
-        return reply if reply.ready else await _begun(reply)
+        return call, attempt
 
     async def _persist(self, call: Call, asking: _Asking) -> _Attempt:
         """Attempts until one is final: by the retry rule, by the budget, or since an upload cannot be sent again."""
         upload = asking.upload
         body = call.body if upload is None else upload
+        attempt: _Attempt
         tries = 0
         while True:
             try:
-                reply = await self._provider.send(
+                attempt = await self._provider.send(
                     call.method, call.path, call.query, asking.headers, body, asking.on_sent, asking.patience
                 )
             except UpstreamError as error:
                 metrics.UPSTREAM.labels(error.code).inc()
                 if error.code != "upstream_unreachable":
                     raise
-                attempt = _Attempt("unreachable", failure=error)
+                attempt = error
             else:
-                status = reply.status
-                metrics.UPSTREAM.labels(f"{status // 100}xx").inc()
-                if status < 300:
-                    return _Attempt("", reply)
-                attempt = _Attempt(_reason(status), reply)
+                metrics.UPSTREAM.labels(f"{attempt.status // 100}xx").inc()
+                if attempt.status < 300:
+                    return attempt
             consumed = upload is not None and upload.consumed
-            if consumed or tries >= _RETRIES_MAX.get(attempt.reason, 0) or not self._budget.spend():
+            if consumed or tries >= _RETRIES_MAX.get(_reason(attempt), 0) or not self._budget.spend():
                 return attempt
             await _back_off(attempt, tries)
             tries += 1
 
     def _refusal(self, attempt: _Attempt) -> UpstreamError:
         """What the client is told where it cannot have the provider's own answer; nothing was served, so nothing is owed."""
-        reply = attempt.reply
-        if reply is None:
-            assert attempt.failure is not None
-            return attempt.failure
-        reply.close()
-        status = reply.status
+        if isinstance(attempt, UpstreamError):
+            return attempt
+        attempt.close()
+        status = attempt.status
         if status in {401, 403}:
             _log.error("provider refuses the key of this deployment", status=status, provider=self._provider.name)
             return UpstreamError("The provider refused this gateway's credentials.", retry=False, sent=False)
         if status < 400:
             _log.error("provider answers with a redirect", status=status, provider=self._provider.name)
             return UpstreamError("The provider answered with a redirect.", retry=False, sent=False)
-        advice = headers.retry_advice(reply.headers)
+        advice = headers.retry_advice(attempt.headers)
         if status == 503:
             wait_s = None if any(name.startswith(b"retry-after") for name, _ in advice) else 1.0
             return UpstreamUnavailableError("The provider is overloaded.", retry_after_s=wait_s, sent=False, headers=advice)
         return UpstreamError("The provider failed.", sent=False, headers=advice)
 
 
-def _reason(status: int) -> str:
-    """Why an answer of this status is not yet the client's, "" where it is."""
+def _reason(attempt: _Attempt) -> str:
+    """Why this is not yet the client's answer, "" where it is."""
+    if isinstance(attempt, UpstreamError):
+        return "unreachable"
+    status = attempt.status
     if status in {500, 503}:
         return str(status)
     return "hidden" if status in {401, 403} or 300 <= status < 400 else ""
@@ -190,13 +192,13 @@ def _reason(status: int) -> str:
 
 async def _back_off(attempt: _Attempt, tries: int) -> None:
     """Wait before the next attempt; what is left of this one is read meanwhile, for the connection's sake."""
-    if attempt.reply is not None:
+    if not isinstance(attempt, UpstreamError):
         try:
-            await attempt.reply.drain(_BACKOFF_S)
+            await attempt.drain(_BACKOFF_S)
         finally:
             # Also where the client leaves meanwhile: an open reply holds a connection.
-            attempt.reply.close()
-    metrics.UPSTREAM_RETRIES.labels(attempt.reason).inc()
+            attempt.close()
+    metrics.UPSTREAM_RETRIES.labels(_reason(attempt)).inc()
     # Jittered, so that callers who failed together do not come back together.
     await asyncio.sleep(_BACKOFF_S * 2**tries * random.uniform(0.5, 1.0))
 
@@ -219,18 +221,16 @@ async def _looked_into(attempt: _Attempt) -> tuple[_Attempt, str]:
 
     What had to be read for that comes first in the reply that is returned.
     """
-    reply = attempt.reply
-    if reply is None:
+    if isinstance(attempt, UpstreamError):
         return attempt, ""
-    if reply.status >= 500:
+    if attempt.status >= 500:
         return attempt, "5xx"
-    if reply.status == 429:
+    if attempt.status == 429:
         return attempt, "429"
-    if reply.status != 404:
+    if attempt.status != 404:
         return attempt, ""
-    said = await _beginning(reply)
-    why = "model_not_found" if models.is_unknown(said) else ""
-    return _Attempt(attempt.reason, Begun(reply, said)), why
+    said = await _beginning(attempt)
+    return Begun(attempt, said), "model_not_found" if models.is_unknown(said) else ""
 
 
 async def _beginning(reply: Reply) -> bytes:

@@ -1,7 +1,6 @@
 """The head of a request. Fails as BadRequestError where a part of it could end a line: no caller adds a header."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from sentinel import __version__
@@ -9,12 +8,7 @@ from sentinel.errors import BadRequestError
 
 USER_AGENT: Final = f"sentinel/{__version__}"
 
-_OUR_AGENT: Final = f"user-agent: {USER_AGENT}"
-# RFC 9110 §5.6.2.
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# The names that were found to be tokens: those of every request, and some more.
-_known_tokens: Final[set[str]] = set()
-_TOKENS_MAX: Final = 256
+_OUR_AGENT: Final = f"user-agent: {USER_AGENT}\r\n"
 # How those begin whose request has no body, not even an empty one (RFC 9110 §8.6).
 _WITHOUT_BODY: Final = ("GET ", "HEAD ", "OPTIONS ", "TRACE ")
 
@@ -30,33 +24,24 @@ def opening(method: str, target: str, host: str) -> str:
     return said
 
 
-def head(opening: str, headers: Sequence[tuple[str, str]], length: int | None) -> bytes:
-    """The head of a request whose body has `length` bytes, or comes in chunks (None). Values are sent as UTF-8.
+def head(opening: str, lines: Sequence[str], length: int | None) -> bytes:
+    """The head of a request whose body has `length` bytes, or comes in chunks (None). `lines` are its headers as they are sent
+    (`name: value`, names in lower case), in UTF-8.
 
     Raises BadRequestError.
     """
-    names = dict(headers).keys()
-    if not names <= _known_tokens:
-        _check(names)
-    lines = [*map(": ".join, headers)]
     given = "".join(lines)
     if "\r" in given or "\n" in given or "\0" in given:
         raise _unfit()
-    if "user-agent" not in names:
-        lines.append(_OUR_AGENT)
+    said = "\r\n".join([opening, *lines])
+    agent = "" if "\r\nuser-agent: " in said else _OUR_AGENT
     if length is None:
-        lines.append("transfer-encoding: chunked")
+        framing = "transfer-encoding: chunked\r\n"
     elif length or not opening.startswith(_WITHOUT_BODY):
-        lines.append(f"content-length: {length}")
-    return "\r\n".join([opening, *lines, "", ""]).encode()
-
-
-def _check(names: Iterable[str]) -> None:
-    for name in names:
-        if not _TOKEN.fullmatch(name):
-            raise _unfit()
-        if len(_known_tokens) < _TOKENS_MAX:
-            _known_tokens.add(name)
+        framing = f"content-length: {length}\r\n"
+    else:
+        framing = ""
+    return f"{said}\r\n{agent}{framing}\r\n".encode()
 
 
 def _unfit() -> BadRequestError:

@@ -6,7 +6,7 @@ retried here. A reply that is not read to its end closes its connection, so that
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import ClassVar, Final, Protocol
 
@@ -43,12 +43,12 @@ class Provider(Protocol):
         method: str,
         path: str,
         query: bytes,
-        headers: list[tuple[str, str]],
+        headers: Sequence[str],
         body: bytes | Upload,
         on_sent: Callable[[], None],
         patience: Patience,
     ) -> Opened:
-        """Send one request (`path` raw, below the version path) and wait for the headers of the answer.
+        """Send one request (`path` raw, below the version path; `headers` as lines) and wait for the headers of the answer.
 
         `on_sent` is called when the head of the request is on its way: from then on the provider may work. An upload is
         passed on as it comes; an answer that comes before its end is returned at once, and takes its connection along. What
@@ -81,7 +81,7 @@ class _HttpProvider:
         method: str,
         path: str,
         query: bytes,
-        headers: list[tuple[str, str]],
+        headers: Sequence[str],
         body: bytes | Upload,
         on_sent: Callable[[], None],
         patience: Patience,
