@@ -36,6 +36,8 @@ _REQUEST_NAMES: Final = frozenset(
 _KNOWN_MAX: Final = 1024
 _KNOWN_BYTES_MAX: Final = 256
 _KEEP_ALIVE: Final = [b"keep-alive"]
+# As a number, which is found several times as fast as a text of one byte.
+_COMMA: Final = ord(",")
 _NO_NAMES: Final[frozenset[bytes]] = frozenset()
 _IDEMPOTENCY: Final = b"idempotency-key"
 _RETRY_NAMES: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
@@ -99,7 +101,7 @@ def check_framing(fields: Fields) -> None:
         raise BadRequestError("A request must have at most one Content-Length header, a number.")
     media = first.get(b"content-type", b"")
     # A comma may stand in a parameter, such as a boundary, but in no type.
-    if b"content-type" in repeated or (b"," in media and b"," in media.partition(b";")[0]):
+    if b"content-type" in repeated or (_COMMA in media and _COMMA in media.partition(b";")[0]):
         raise BadRequestError("A request must have at most one Content-Type.")
 
 

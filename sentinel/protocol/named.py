@@ -37,6 +37,8 @@ _OPAQUE: Final = frozenset({"metadata", "parameters", "schema", "json_schema"})
 _FREELY_NAMED: Final = "variables"
 _MODELS: Final = "models"
 _IMAGES: Final = b"image_generation"
+# As a number, which is found several times as fast as a text of one byte.
+_BACKSLASH: Final = ord("\\")
 MODELS_KEYS: Final = (_MODELS, "providerOptions", "provider_options")
 _NAMING_MODELS: Final = frozenset(MODELS_KEYS)
 # Where a run of an eval has its items from, if not from all that the account has stored.
@@ -66,7 +68,7 @@ _decode: Final = JSONDecoder(object_pairs_hook=_Pairs, parse_int=float).decode
 def in_chat(body: bytes) -> frozenset[str]:
     """What a chat, a completion or an embedding names, which is little: a file under `file_id`, a voice that was made."""
     at = body.find(b"_")
-    if (at >= 0 and _KEY.search(body, at)) or (b"\\" in body and _has_escaped(body)):
+    if (at >= 0 and _KEY.search(body, at)) or (_BACKSLASH in body and _has_escaped(body)):
         return in_json(body)
     return _NOTHING
 

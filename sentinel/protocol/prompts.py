@@ -18,7 +18,6 @@ _MESSAGE: Final = 3
 _NAME: Final = 1
 _REPLY: Final = 3
 _NOTHING_BESIDE: Final = (_REPLY,)
-_TEXTS_ALONE: Final = {str}
 # What opens a function differs by encoding; the rest of the formula for tools is in schemas.py.
 _FUNCTION_O200K: Final = 7
 _FUNCTION_CL100K: Final = 10
@@ -92,8 +91,12 @@ def _beside(prompt: ChatPrompt | ResponsesPrompt, constants: Rates) -> Iterator[
 
 
 def _message(message: Any, constants: Rates) -> Iterable[str | int]:
-    if type(message) is dict and "name" not in message and set(map(type, message.values())) == _TEXTS_ALONE:
-        return (_MESSAGE, *message.values())  # nearly every one there is
+    if type(message) is dict and "name" not in message:
+        for value in message.values():
+            if type(value) is not str:
+                break
+        else:
+            return (_MESSAGE, *message.values())  # nearly every one there is
     return _message_of_parts(message, constants)
 
 

@@ -19,6 +19,11 @@ HEAD_BYTES_MAX: Final = 65_536
 FIELDS_MAX: Final = 128
 # Up to here a body of known length passes the parser, which copies it but stays of use; beyond, a new parser costs less.
 _PARSED_BYTES_MAX: Final = 16_384
+# Of the names in a head that are read.
+_LENGTHS_READ: Final = frozenset(
+    map(len, ("content-type", "content-length", "transfer-encoding", "content-encoding", "keep-alive"))
+)
+_JSON: Final = b"application/json"
 # More than the parser takes for a length.
 _UNTIL_CLOSE: Final = 1 << 64
 
@@ -102,7 +107,6 @@ class Answer:
             if not self.whole:
                 raise BrokenError(f"not an answer: {error.__context__ or error}") from None
             self.keeps = False
-        self._tail = data[-6:] if size >= 6 else (self._tail + data)[-6:]
         pieces, last = self._pieces, b""
         if pieces and not self._bodiless:
             last = pieces[-1]
@@ -115,7 +119,9 @@ class Answer:
             self._idle_bytes = 0
         if self.whole:
             self.keeps = self.keeps and self._ends(data, last)
-        elif self._left > _PARSED_BYTES_MAX:
+            return
+        self._tail = data[-6:] if len(data) >= 6 else (self._tail + data)[-6:]
+        if self._left > _PARSED_BYTES_MAX:
             self._parser = None
         elif self._idle_bytes > HEAD_BYTES_MAX:
             self._parser = None
@@ -158,7 +164,8 @@ class Answer:
         """
         if last and not self._left:
             return len(data) == len(last) or (data.endswith(last) and last.strip(b"\r\n") != b"")
-        return self._tail.endswith(b"\r\n\r\n") and not self._tail.endswith(b"\r\n\r\n\r\n")
+        tail = self._tail + data[-6:]
+        return tail.endswith(b"\r\n\r\n") and not tail.endswith(b"\r\n\r\n\r\n")
 
     # ---- what the parser calls ----------------------------------------------------------------------------------------------
 
@@ -178,9 +185,9 @@ class Answer:
         if len(fields) > FIELDS_MAX or (self._idle_bytes > HEAD_BYTES_MAX and _size(fields) > HEAD_BYTES_MAX):
             raise BrokenError("a head that is too large")
         status = parser.get_status_code()
-        if 100 <= status < 200 and status != 101:
-            return
         if not 200 <= status <= 599:
+            if 100 <= status < 200 and status != 101:
+                return
             raise BrokenError("a status that HTTP does not know")
         self.status = status
         self.headers = tuple(fields)
@@ -202,24 +209,22 @@ class Answer:
         if version not in {"1.1", "1.0"}:
             raise BrokenError("a version of HTTP nobody asked for")
         left = _UNTIL_CLOSE
-        for name, value in self.headers:
+        for given, value in self.headers:
             # Told by their lengths first: a head has many fields.
-            length = len(name)
-            if length == 12:
-                if not self.media and name.lower() == b"content-type":
-                    self.media = value.partition(b";")[0].strip().lower()
-            elif length == 14:
-                if name.lower() == b"content-length":
-                    left = int(value)
-            elif length == 17:
-                if name.lower() == b"transfer-encoding":
-                    if value.lower() != b"chunked" or version == "1.0" or left == 0:
-                        raise BrokenError("a transfer coding nobody asked for")
-                    left = 0
-            elif length == 16:
-                if name.lower() == b"content-encoding":
-                    self.codings = [*(self.codings or ()), value]
-            elif length == 10 and name.lower() == b"keep-alive":
+            if len(given) not in _LENGTHS_READ:
+                continue
+            name = given.lower()
+            if name == b"content-type":
+                self.media = self.media or (value if value == _JSON else value.partition(b";")[0].strip().lower())
+            elif name == b"content-length":
+                left = int(value)
+            elif name == b"transfer-encoding":
+                if value.lower() != b"chunked" or version == "1.0" or left == 0:
+                    raise BrokenError("a transfer coding nobody asked for")
+                left = 0
+            elif name == b"content-encoding":
+                self.codings = [*(self.codings or ()), value]
+            elif name == b"keep-alive":
                 self.keep_s = _timeout_s(value)
         if self.status not in {204, 304}:
             self._left = left
