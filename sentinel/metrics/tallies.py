@@ -5,8 +5,9 @@ handed over is lost where it is killed. To be counted on one thread only. Cannot
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import prometheus_client
@@ -86,30 +87,24 @@ class Level:
 class Spread:
     """How large values are, in buckets: one holds what is no more than its bound."""
 
-    __slots__ = ("_bounds", "_child", "_counts", "_sum")
+    __slots__ = ("_bucket_of", "_child", "_values", "observe")
 
     def __init__(self, child: prometheus_client.Histogram, bounds: Sequence[float]) -> None:
         self._child: Any = child
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self._bucket_of = partial(bisect_left, bounds)
+        self._values: list[float] = []
+        # Counts a value: kept as it is, and put into its bucket when all are, many at a time.
+        self.observe: Final = self._values.append
         _tallies.append(self)
-
-    def observe(self, value: float) -> None:
-        """Count a value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
 
     def hand_over(self) -> None:
         """See `hand_over`. The library takes values one at a time, so its buckets are filled by hand."""
-        if not any(self._counts):
+        if not self._values:
             return
-        self._child._sum.inc(self._sum)
-        for bucket, count in zip(self._child._buckets, self._counts, strict=True):
-            if count:
-                bucket.inc(count)
-        self._counts = [0] * len(self._counts)
-        self._sum = 0.0
+        self._child._sum.inc(sum(self._values))
+        for bucket, count in Counter(map(self._bucket_of, self._values)).items():
+            self._child._buckets[bucket].inc(count)
+        self._values.clear()
 
 
 class Labelled(Generic[T_co]):
