@@ -7,7 +7,6 @@ promises; those of the provider come in any case and leave in lower case.
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
@@ -38,7 +37,6 @@ _KNOWN_BYTES_MAX: Final = 256
 _KEEP_ALIVE: Final = [b"keep-alive"]
 # As a number, which is found several times as fast as a text of one byte.
 _COMMA: Final = ord(",")
-_NO_NAMES: Final[frozenset[bytes]] = frozenset()
 _IDEMPOTENCY: Final = b"idempotency-key"
 _RETRY_NAMES: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 _REQUEST_PREFIX: Final = b"x-stainless-"
@@ -87,8 +85,7 @@ def check_framing(fields: Fields) -> None:
     or one beside Transfer-Encoding; several content types, since one could be checked and another be read. Granian lets most
     of these pass.
     """
-    first = fields.first
-    repeated = _repeated(fields) if fields.repeated else _NO_NAMES
+    first, repeated = fields.first, fields.repeated
     if b"host" in repeated or not first.get(b"host", b"").strip():
         raise BadRequestError("A request must have exactly one Host header.")
     coding = first.get(b"transfer-encoding")
@@ -103,11 +100,6 @@ def check_framing(fields: Fields) -> None:
     # A comma may stand in a parameter, such as a boundary, but in no type.
     if b"content-type" in repeated or (_COMMA in media and _COMMA in media.partition(b";")[0]):
         raise BadRequestError("A request must have at most one Content-Type.")
-
-
-def _repeated(fields: Fields) -> frozenset[bytes]:
-    counts = Counter(name for name, _ in fields.lines)
-    return frozenset(name for name, count in counts.items() if count > 1)
 
 
 def client_request_id(fields: Fields) -> str:

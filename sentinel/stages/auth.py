@@ -77,7 +77,7 @@ class Auth:
         Raises UnauthorizedError, ForbiddenError or ZionUnavailableError.
         """
         said = request_headers.first.get(b"authorization", b"")
-        if said.startswith(_BEARER) and not request_headers.repeated:
+        if said.startswith(_BEARER) and b"authorization" not in request_headers.repeated:
             # As nearly every client writes it. What is remembered was found to be a token, so that this need not be again.
             caller = self._remembered(sha256(said[len(_BEARER) :]).digest())
             if caller is not None:
