@@ -1,10 +1,12 @@
 """What processes cost, from /proc (Linux), and on which cores they run. What has ended by now costs nothing more."""
 
 import os
+import time
 from pathlib import Path
 from typing import Final
 
-_TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+# CPUCLOCK_SCHED, in a clock's number beside the process: what the scheduler has counted.
+_CPU_CLOCK: Final = 2
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -28,15 +30,18 @@ def pin(group: int, cores: set[int]) -> None:
 
 
 def cpu_s(processes: list[int]) -> float:
-    """Processor time these have taken so far, in user and system mode. Steps of 10 ms each."""
-    ticks = 0
+    """Processor time these have taken so far, in user and system mode, to the nanosecond.
+
+    From the clock of each process (clock_getcpuclockid(3)): /proc has what the kernel saw at its ticks, which is off by a tenth
+    for whoever works in short bursts, the more so where these keep time with the ticks, as paced streams do.
+    """
+    used_s = 0.0
     for process in processes:
         try:
-            fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
+            used_s += time.clock_gettime(~process << 3 | _CPU_CLOCK)
         except OSError:
             continue
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks * _TICK_S
+    return used_s
 
 
 def rss_bytes(processes: list[int]) -> int:

@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.provider import Provider, Served
-from loadtest import page, peers, plots
+from loadtest import page, peers, plots, processes
 from loadtest.asking import Asking, sized, whole
 from loadtest.figures import Histogram, per
 from loadtest.page import NotPublishedError, Target
@@ -215,3 +219,12 @@ def test_plots_are_images(points: list[tuple[float, float]], powers: bool, name:
     for circle in circles:
         assert 0 <= float(circle.attrib["cx"]) <= 720
         assert 0 <= float(circle.attrib["cy"]) <= 380
+
+
+def test_processor_time_is_exact() -> None:
+    """What a process has used is what its own clock says, to the nanosecond; who has ended adds nothing."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    before_s = time.process_time()
+    used_s = processes.cpu_s([os.getpid(), ended.pid])
+    assert before_s <= used_s <= time.process_time()

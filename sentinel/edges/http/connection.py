@@ -239,7 +239,7 @@ class Connection(asyncio.Protocol):
         answer = self._answer
         try:
             while answer.arrivals and not pouring.full:
-                pouring.full = not pouring.sink(self._take())
+                pouring.full = not pouring.sink(answer.take())
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised to the task that pours
             answer.arrivals.clear()
             self.fail(error)
