@@ -23,6 +23,8 @@ _HEAD: Final = (
     "machine to machine and with what else runs there: compare only inside this page."
 )
 
+_WHY: Final = "Why a target is missed, and where the time of a request and of an event goes: [cost](cost.md)."
+
 
 class NotPublishedError(Exception):
     """The run must not be published; the text says why, a line each."""
@@ -82,7 +84,7 @@ def render(run: Mapping[str, Any]) -> dict[str, str]:
         failures.append(f"served and booked differ: {run['reconciled']}")
     if failures:
         raise NotPublishedError("\n".join(failures))
-    figures = {table["name"]: table["figures"] for table in run["tables"]}
+    reached = targets({table["name"]: table["figures"] for table in run["tables"]})
     parts = [
         "# Performance",
         _HEAD.format(profile=run["profile"]),
@@ -90,7 +92,8 @@ def render(run: Mapping[str, Any]) -> dict[str, str]:
         "## Machine",
         grid(["", ""], [[name, value] for name, value in run["machine"].items()]),
         "## Targets",
-        grid(["target", "to reach", "this run", ""], [target.row() for target in targets(figures)]),
+        grid(["target", "to reach", "this run", ""], [target.row() for target in reached]),
+        *([_WHY] if any(target.value is not None and not target.reached for target in reached) else []),
     ]
     files = {}
     for table in run["tables"]:

@@ -86,7 +86,7 @@ def test_bodies_have_their_size(size: int) -> None:
 
 
 def test_the_page_has_machine_targets_and_tables() -> None:
-    """The page says on what it was measured, what is missed by how much, and shows every row and plot."""
+    """The page says on what it was measured, what is missed by how much and where to read why, and shows every row and plot."""
     files = page.render(run())
     text = files["performance.md"]
     assert "| cpu | Some CPU |" in text
@@ -94,6 +94,7 @@ def test_the_page_has_machine_targets_and_tables() -> None:
     assert "| plain: rate by that of nginx | ≥ 0.15 | 0.1 | missed by a factor of 1.5 |" in text
     assert "| plain: added p50 at 1 connection | ≤ 0.25 ms | 0.2 ms | reached |" in text
     assert "| streams: open in one worker | ≥ 5 000 |  | not measured in this run |" in text
+    assert "(cost.md)" in text
     assert "| 64 | Sentinel | 2 000 |" in text
     assert "(performance/connections.svg)" in text
     assert set(files) == {"performance.md", "performance/connections.svg"}
@@ -127,6 +128,7 @@ def test_a_peer_that_is_not_installed_is_not_judged() -> None:
     assert "| 64 | LiteLLM | not installed here |  |" in text
     assert "| plain: rate by that of LiteLLM | ≥ 100 |  | not measured in this run |" in text
     assert "| plain: rate by that of Portkey | ≥ 10 | 18 | reached |" in text
+    assert "(cost.md)" not in text
 
 
 def test_peers_are_found_by_their_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
