@@ -212,8 +212,10 @@ class Exchange:
         """Wait until the server has taken what was pushed last: it does not while the client's buffer is full (wire.md D6)."""
         pushing, self._pushing = self._pushing, None
         if pushing is not None:
-            await pushing
-            self._writing_since_s = None
+            try:
+                await pushing
+            finally:
+                self._writing_since_s = None
 
     async def send(self, chunk: bytes) -> None:
         """Send a part of the body at once, and wait until the server has taken it."""

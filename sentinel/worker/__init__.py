@@ -190,7 +190,10 @@ class Worker:
     async def _hand_over(self) -> None:
         while True:
             await asyncio.sleep(_HAND_OVER_S)
-            metrics.hand_over()
+            try:
+                metrics.hand_over()
+            except Exception as error:  # noqa: BLE001 - without it, what is observed would be kept for ever
+                _log.error("defect", exception=error)
 
     def _end_open(self) -> None:
         for exchange in list(self._exchanges):

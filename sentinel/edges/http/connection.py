@@ -123,7 +123,9 @@ class Connection(asyncio.Protocol):
             if self._answer.whole:
                 return b""
             await self._arrival(idle_s, ends_s)
-        return self._take()
+        arrived = self._answer.take()
+        self._make_room()
+        return arrived
 
     async def pour(self, sink: Callable[[bytes], bool], idle_s: float, ends_s: float) -> bool:
         """Give what comes of the body to `sink` as it comes, without waking a task up: until `sink` says False, for no more now
@@ -131,17 +133,19 @@ class Connection(asyncio.Protocol):
         """
         assert self._asked
         pouring = Pouring(sink, idle_s, ends_s)
-        while not pouring.full:
-            while self._answer.arrivals:
-                if not sink(self._take()):
-                    return True
+        while pouring.give(self._answer):
             if self._answer.whole:
                 return False
+            self._make_room()
             self._pouring = pouring
             try:
                 await self._arrival(idle_s, ends_s)
             finally:
                 self._pouring = None
+        if pouring.error is not None:
+            self.fail(pouring.error)
+            raise pouring.error
+        self._make_room()
         return True
 
     async def _arrival(self, idle_s: float, ends_s: float) -> None:
@@ -155,11 +159,9 @@ class Connection(asyncio.Protocol):
         self._waiter = self.loop.create_future()
         await self._waiter
 
-    def _take(self) -> bytes:
-        arrived = self._answer.take()
+    def _make_room(self) -> None:
         if not self._reading and self._answer.buffered < BUFFERED_BYTES_MAX // 2:
             self._resume()
-        return arrived
 
     def fail(self, error: Exception) -> None:
         """End the exchange by `error`: it is raised to its reader, and the connection is lost."""
@@ -189,6 +191,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         else:
             self._answer.drop()
+            self._deadline.close()
 
     def quiet(self) -> bool:
         """Whether nothing has come since the last exchange: no byte and no end, also not one the loop has yet to see."""
@@ -236,15 +239,7 @@ class Connection(asyncio.Protocol):
 
     def _poured(self, pouring: Pouring) -> bool:
         """Give what came to who takes it. Whether more is to come for it; else the task that pours is woken up."""
-        answer = self._answer
-        try:
-            while answer.arrivals and not pouring.full:
-                pouring.full = not pouring.sink(answer.take())
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised to the task that pours
-            answer.arrivals.clear()
-            self.fail(error)
-            return True
-        if pouring.full or answer.whole:
+        if not pouring.give(self._answer) or self._answer.whole:
             self._pouring = None
             return False
         self._deadline.when_s = min(self.loop.time() + pouring.idle_s, pouring.ends_s)

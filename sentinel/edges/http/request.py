@@ -1,4 +1,4 @@
-"""The head of a request. Fails as BadRequestError where a part of it could end a line: no caller adds a header."""
+"""The head of a request. Fails as BadRequestError where a part of it could end a line or the head: no caller adds a header."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -31,7 +31,7 @@ def head(opening: str, lines: Sequence[str], length: int | None) -> bytes:
     Raises BadRequestError.
     """
     given = "".join(lines)
-    if "\r" in given or "\n" in given or "\0" in given:
+    if "\r" in given or "\n" in given or "\0" in given or "" in lines:
         raise _unfit()
     said = "\r\n".join([opening, *lines])
     agent = "" if "\r\nuser-agent: " in said else _OUR_AGENT
