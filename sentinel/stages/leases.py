@@ -21,6 +21,9 @@ _log: Final = Log("leases")
 # Renewed at a third of its length, so that two renewals may fail before it is over.
 _RENEWALS: Final = 3
 _SWEEPS: Final = 6
+# Renewed together: so many times in the time after which each is due. Streams come one by one, and thousands of them would be a
+# call to Redis and a look for the next one each.
+_ROUNDS: Final = 80
 # Renewals under way at once: enough for one pipeline, few enough not to fill it.
 _BEATS_MAX: Final = 256
 
@@ -89,7 +92,7 @@ class Leases:
             wait_s = self._renewal_s if first is None else first.renew_at_s - self._now_s()
             if wait_s > 0:
                 # A lease taken meanwhile is due later than this: none is missed.
-                await asyncio.sleep(wait_s)
+                await asyncio.sleep(max(wait_s, self._renewal_s / _ROUNDS))
             else:
                 await self._renew(self._due())
 
