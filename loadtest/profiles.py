@@ -42,7 +42,7 @@ PROFILES: Final = {
         events_per_s=4000,
         bodies=(KIB, 4 * KIB, 16 * KIB, 64 * KIB, 128 * KIB, 256 * KIB, 1024 * KIB),
         callers=(1, 100, 10_000, 100_000),
-        idle=4000,
+        idle=5000,
         hanging=1000,
         unread=50,
     ),
