@@ -1,4 +1,4 @@
-"""One request from bytes to bill: the seven calls, nothing else. docs/journey.md tells the same with the same words.
+"""One request from bytes to bill: the calls of its stages in their order. docs/journey.md tells the same with the same words.
 
 What is held is always settled: whatever is raised between admission and the last byte, the bill is written, in a task
 of its own so that nothing can cancel it half-way. Failures rise to `app.py`, the only place that answers them.

@@ -229,8 +229,10 @@ class Exchange:
         chunk = b"" if self.method == "HEAD" else chunk
         self.bytes_down += len(chunk)
         self._writing_since_s = asyncio.get_running_loop().time()
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
-        self._writing_since_s = None
+        try:
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+        finally:
+            self._writing_since_s = None
 
     async def linger(self) -> None:
         """After an answer that came early: read what the client still sends, within bounds, and drop it (RFC 9112 §9.6).

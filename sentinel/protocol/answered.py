@@ -1,27 +1,28 @@
 """What an answer is, by its head: how it is metered, and which headers go down with it. Pure; nothing here fails."""
 
+from collections.abc import Sequence
+
 from sentinel.protocol import headers
 from sentinel.protocol.bodies import BodyMeter, PassMeter
+from sentinel.protocol.fields import Line
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
 from sentinel.records import Call, Dialect
 
-Fields = tuple[tuple[bytes, bytes], ...]
 
-
-def opened(status: int, fields: Fields, call: Call) -> tuple[Meter, list[tuple[bytes, bytes]], int | None]:
+def opened(status: int, sent: Sequence[Line], call: Call) -> tuple[Meter, list[Line], int | None]:
     """The meter that fits the answer's content type (wire.md S5), the headers that go down, and the length of a plain body.
 
     A stream is marked as one nobody may buffer (wire.md S8); a plain body keeps its length, since its bytes do not change.
     """
-    head = headers.downstream(fields)
+    head = headers.downstream(sent)
     kind = _content_type(head)
     if kind == b"text/event-stream" and status < 400:
         kept = [(name, value) for name, value in head if name != b"cache-control"]
         unbuffered = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         return StreamMeter(call.dialect, usage_hidden=call.usage_hidden, names=bool(call.leaves)), kept + unbuffered, None
     meter = _plain(kind, status, call)
-    lengths = values(fields, b"content-length")
+    lengths = values(sent, b"content-length")
     head += [(b"content-length", length) for length in lengths]
     return meter, head, int(lengths[0]) if lengths else None
 
@@ -36,11 +37,11 @@ def _plain(kind: bytes, status: int, call: Call) -> Meter:
     return PassMeter(call.dialect)
 
 
-def _content_type(head: list[tuple[bytes, bytes]]) -> bytes:
+def _content_type(head: list[Line]) -> bytes:
     """The media type, in lower case and without its parameters; b"" where there is none."""
     return next((value for name, value in head if name == b"content-type"), b"").partition(b";")[0].strip().lower()
 
 
-def values(fields: Fields, wanted: bytes) -> list[bytes]:
-    """The values of the fields called `wanted` (lower case)."""
-    return [value for name, value in fields if name.lower() == wanted]
+def values(sent: Sequence[Line], wanted: bytes) -> list[bytes]:
+    """The values of the headers called `wanted` (lower case)."""
+    return [value for name, value in sent if name.lower() == wanted]

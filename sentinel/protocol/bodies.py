@@ -81,7 +81,7 @@ class BodyMeter:
 
     def finish(self) -> bytes:
         """Nothing: reads the body, now that it is whole."""
-        head = decode_head(_joined(self._body)) if self._body else self._read_ends()
+        head = decode_head(b"".join(self._body)) if self._body else self._read_ends()
         if head is not None:
             self.finished = True
             reading = self._grammar.read_body(head)
@@ -107,7 +107,7 @@ class BodyMeter:
 
     def fields(self) -> dict[str, Any] | None:
         """The whole body decoded, None where it is not whole JSON or was not kept."""
-        return decode(_joined(self._body))
+        return decode(b"".join(self._body))
 
     def _read_ends(self) -> Head | None:
         """The first and last keys of a body that was not kept.
@@ -124,11 +124,6 @@ class BodyMeter:
                 last.id = None if first is None else first.id
                 return last
         return None
-
-
-def _joined(parts: list[bytes]) -> bytes:
-    """Most bodies come in one part."""
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class PassMeter:

@@ -8,7 +8,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from sentinel import metrics
 from sentinel.errors import OverLimitError
 from sentinel.protocol import headers
 from sentinel.records import Hold, Remaining
@@ -16,6 +15,7 @@ from sentinel.records import Hold, Remaining
 # Of a refusal about a kilobyte is kept.
 CALLERS_MAX: Final = 10_000
 _NS_A_MS: Final = 1_000_000
+# How a limit is called, in what a caller is told and in metrics; the others by their own name.
 _NAMES: Final = {"requests": "ai_requests", "input": "ai_input_tokens", "output": "ai_output_tokens"}
 
 
@@ -74,14 +74,17 @@ class Standing:
         self._denials.pop(external_id, None)
 
 
+def limit_name(why: str) -> str:
+    """The name of the limit that `why` of a Verdict speaks of, out of a closed set."""
+    return _NAMES.get(why, why)
+
+
 def refusal(why: str, hold: Hold, now_s: int) -> OverLimitError:
     """429 with the limit named. Waiting for a window helps; for a quota no client should retry (wire.md R2).
 
     `hold` has the figures, and `now_s` is the Unix time, for the headers.
     """
     shown = tuple(headers.limits(hold, now_s))
-    name = _NAMES.get(why, why)
-    metrics.REFUSALS.labels(name).inc()
     if why == "concurrency":
         text = "Too many requests of this account are under way at a time. Please try again when one of them has ended."
         return OverLimitError(text, code="concurrency_limit_exceeded", retry_after_s=1, headers=shown)
@@ -93,7 +96,7 @@ def refusal(why: str, hold: Hold, now_s: int) -> OverLimitError:
         never = window.limit is not None and hold.input_tokens >= window.limit
         return _over("Rate limit reached for tokens", "rate_limit_exceeded", window, shown, retry=False if never else None)
     limit = {"requests": hold.requests, "input": hold.tokens_input, "output": hold.tokens_output}[why]
-    return _over(f"Your limit {name} is used up", "insufficient_quota", limit, shown, retry=False)
+    return _over(f"Your limit {limit_name(why)} is used up", "insufficient_quota", limit, shown, retry=False)
 
 
 def _later(limit: Remaining, passed_ms: int) -> Remaining:

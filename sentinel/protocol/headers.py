@@ -78,6 +78,12 @@ def bearer_token(fields: Fields) -> str:
     return found[1].decode("ascii")
 
 
+def usual_token(fields: Fields) -> bytes:
+    """What stands where nearly every client has its bearer token, unchecked; b"" where it has it, or several, elsewhere."""
+    said = fields.first.get(b"authorization", b"")
+    return said[7:] if said.startswith(b"Bearer ") and b"authorization" not in fields.repeated else b""
+
+
 def check_framing(fields: Fields) -> None:
     """Raise BadRequestError where two servers could disagree on where this request goes, ends, or what it is (wire.md H15).
 

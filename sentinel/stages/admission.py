@@ -15,10 +15,11 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from sentinel import metrics
 from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.zion import Zion
-from sentinel.errors import ForbiddenError, LedgerUnavailableError, ZionUnavailableError
+from sentinel.errors import ForbiddenError, LedgerUnavailableError, OverLimitError, ZionUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol import denials, headers, limits, wire
 from sentinel.protocol.tokens import Tokenizer
@@ -97,7 +98,7 @@ class Admission:
         """
         denial = self._standing.find(caller.external_id)
         if denial is not None and (now_ns := self._monotonic_ns()) < denial.until_ns:
-            raise denials.refusal(denial.why, denial.hold_at(now_ns), int(self._now_s()))
+            raise self._refusal(denial.why, denial.hold_at(now_ns))
 
     async def admit(self, caller: Caller, call: Call, request_id: str) -> Hold:
         """Hold what `call` may cost its caller.
@@ -137,8 +138,12 @@ class Admission:
         if verdict.code == "denied":
             if verdict.stands_ms > 0:
                 self._standing.keep(verdict.why, hold, verdict.stands_ms, asked_ns)
-            raise denials.refusal(verdict.why, hold, int(self._now_s()))
+            raise self._refusal(verdict.why, hold)
         raise ZionUnavailableError("The limits of this account are not known right now.", retry_after_s=2)
+
+    def _refusal(self, why: str, hold: Hold) -> OverLimitError:
+        metrics.REFUSALS.labels(denials.limit_name(why)).inc()
+        return denials.refusal(why, hold, int(self._now_s()))
 
     def settle(self, hold: Hold, bill: Bill) -> None:
         """Take note of what a request has cost that was admitted without Redis."""

@@ -29,7 +29,6 @@ from sentinel.records import Caller
 
 _log: Final = Log("auth")
 _REFUSALS_MAX: Final = 10_000
-_BEARER: Final = b"Bearer "
 
 
 class _Claims(msgspec.Struct):
@@ -76,13 +75,9 @@ class Auth:
 
         Raises UnauthorizedError, ForbiddenError or ZionUnavailableError.
         """
-        said = request_headers.first.get(b"authorization", b"")
-        if said.startswith(_BEARER) and b"authorization" not in request_headers.repeated:
-            # As nearly every client writes it. What is remembered was found to be a token, so that this need not be again.
-            caller = self._remembered(sha256(said[len(_BEARER) :]).digest())
-            if caller is not None:
-                return caller
-        return await self._find(headers.bearer_token(request_headers))
+        # What is remembered was found to be a token, so that this need not be again; b"" is none.
+        caller = self._remembered(sha256(headers.usual_token(request_headers)).digest())
+        return caller or await self._find(headers.bearer_token(request_headers))
 
     def _remembered(self, digest: bytes) -> Caller | None:
         known = self._known.get(digest)
