@@ -72,8 +72,10 @@ prepare() {
     say "installing the locked dependencies from locks/$set.txt (a minute or two the first time) ..."
     : >.venv/.incomplete
     rm -f .venv/.installed
-    if ! .venv/bin/python -m pip install --disable-pip-version-check --no-input --require-hashes -r "locks/$set.txt" ||
-        ! .venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --no-build-isolation -e .; then
+    # --no-deps: a lock is a closed set, so nothing outside it may decide what is installed; `pip check` tells whether it is closed.
+    if ! .venv/bin/python -m pip install --disable-pip-version-check --no-input --no-deps --require-hashes -r "locks/$set.txt" ||
+        ! .venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --no-build-isolation -e . ||
+        ! .venv/bin/python -m pip check; then
         say "the installation failed (see above); start again when what it names is put right."
         return 1
     fi
