@@ -61,7 +61,7 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
         str,
         Variable(
             "SENTINEL_CORS_ORIGINS",
-            "Web origins whose pages may call Sentinel (`https://app.example.com,…`, or `*`); none where it is empty.",
+            "Origins whose pages may call Sentinel (`https://app.example.com,app://obsidian.md,moz-extension://,…`, or `*`).",
             reads=origins,
         ),
     ] = ""

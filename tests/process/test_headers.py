@@ -24,7 +24,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
 SETTINGS = {
     "SENTINEL_RATE_LIMIT_REQUESTS": "100",
-    "SENTINEL_CORS_ORIGINS": f"{APP}, http://localhost:3000",
+    "SENTINEL_CORS_ORIGINS": f"{APP}, http://localhost:3000, app://obsidian.md, moz-extension://, vscode-webview://, file://",
     "SENTINEL_TRACE_UPSTREAM": "true",
 }
 
@@ -166,7 +166,14 @@ async def test_a_path_with_a_slash_at_its_end_is_not_moved(stack: Stack, user: U
 
 PREFLIGHT = (
     "Access-Control-Request-Method: POST",
-    "Access-Control-Request-Headers: authorization,content-type,openai-beta,x-stainless-arch,x-stainless-lang,x-evil",
+    (
+        "Access-Control-Request-Headers: authorization,baggage,content-type,cookie,dangerously-allow-browser,openai-beta,"
+        "openai-organization,sentry-trace,x-forwarded-for,x-of-my-app,x-requested-with,x-stainless-arch,x-stainless-timeout"
+    ),
+)
+GRANTED = (
+    "authorization, baggage, content-type, dangerously-allow-browser, openai-beta, openai-organization, sentry-trace, "
+    "x-of-my-app, x-requested-with, x-stainless-arch, x-stainless-timeout"
 )
 
 
@@ -176,14 +183,37 @@ async def test_a_browser_may_ask_from_a_named_origin(web: Stack) -> None:
     assert (answer.status, answer.body, answer.header("content-length")) == (204, b"", None)
     assert answer.header("access-control-allow-origin") == APP
     assert answer.header("access-control-allow-methods") == "GET, HEAD, POST, DELETE"
-    granted = answer.header("access-control-allow-headers")
-    assert granted == "authorization, content-type, openai-beta, x-stainless-arch, x-stainless-lang"
+    assert answer.header("access-control-allow-headers") == GRANTED
     assert answer.header("access-control-max-age") == "7200"
     assert "Origin" in ", ".join(answer.values("vary"))
     assert str(answer.header("x-request-id")).startswith("req_")
 
 
-@pytest.mark.parametrize("origin", ["https://other.example.test", "null", f"{APP}.evil.test"])
+@pytest.mark.parametrize(
+    "origin",
+    ["app://obsidian.md", "moz-extension://0b8e9f5c-5d51-4a5e-9b4a-0d2c1f1b6c11", "vscode-webview://1u2p3h9", "file://"],
+)
+async def test_an_app_or_an_extension_may_ask(web: Stack, visitor: User, origin: str) -> None:
+    """wire.md H16: an origin of another scheme, named whole or by its scheme, is told the same as a page's."""
+    answer = await once(web.port, request("OPTIONS", CHAT, f"Origin: {origin}", *PREFLIGHT))
+    assert (answer.status, answer.header("access-control-allow-headers")) == (204, GRANTED)
+    served = await once(
+        web.port,
+        request(
+            "GET", "/v1/models", f"Origin: {origin}", f"Authorization: Bearer {visitor.token}", "Sentry-Trace: x", "X-Y: z"
+        ),
+    )
+    assert served.status == 200
+    assert [one.header("access-control-allow-origin") for one in (answer, served)] == [origin] * 2
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("https://other.example.test", "null", f"{APP}.evil.test", "app://obsidian.md.evil", "app://", "chrome-extension://a"),
+        *("https://moz-extension://a", "moz-extension://a/b", "x-moz-extension://a"),
+    ],
+)
 async def test_an_unknown_origin_is_told_nothing(web: Stack, visitor: User, origin: str) -> None:
     """wire.md H16: its preflight is a 405 like any OPTIONS, and its requests are served without a header of CORS."""
     refused = await once(web.port, request("OPTIONS", CHAT, f"Origin: {origin}", *PREFLIGHT))
