@@ -1,16 +1,21 @@
 """routes: the table is whole, every row is guarded, and no path can be read in two ways."""
 
+import re
 import string
+from pathlib import Path
 
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from sentinel.errors import SentinelError, UnknownPathError, WrongMethodError
-from sentinel.protocol import routes
+from sentinel.errors import ForbiddenError, SentinelError, UnknownPathError, WrongMethodError
+from sentinel.protocol import refused, routes
 from sentinel.protocol.routes import KINDS, ROUTES
 from sentinel.records import Dialect, Reads, Route, Scope
 
+PATHS = Path(__file__).parent / "samples" / "openai_paths.txt"
 IDS = {kind: f"{described.prefixes[0]}abc123" for kind, described in KINDS.items()}
 
 
@@ -96,21 +101,80 @@ def test_head_is_answered_where_get_is() -> None:
         "/v1/files/file-a\\..\\b",
         "/v1/models/a/../../files",
         "/v1/models/%00",
-        "/v1/organization/users",
-        "/v1/organization/admin_api_keys",
-        "/v1/projects/p/api_keys",
-        "/v1/realtime/client_secrets",
-        "/v1/realtime",
-        "/v1/agents",
-        "/v1/fine_tuning/checkpoints/c/permissions",
+        "/v1/organization/",
+        "/v1/organization/../models",
+        "/v1/organization//users",
+        "/v1/organization/%2e%2e/models",
+        "/v1/organizations",
+        "/v1/organization/users?a=b",
+        "/v1/realtime/a\\b",
+        "/v1/creditsx",
+        "/v1/credits/x",
+        "/v1/files/organization/users",
+        "/v1/fine_tuning/checkpoints/permissions",
+        "/organization/users",
         "http://elsewhere/v1/models",
+        "http://elsewhere/v1/organization/users",
         "/V1/models",
     ],
 )
 def test_what_is_not_in_the_table_is_404(path: str) -> None:
-    """wire.md E4, H8, H17, item 7: other spellings, climbing paths, and the administration of the account are unknown."""
+    """wire.md E4, H8, H17, item 7: other spellings, climbing paths, also of what is refused, are unknown."""
     with pytest.raises(UnknownPathError):
         routes.match("GET", path)
+
+
+def described() -> dict[str, set[str]]:
+    """The methods of every path of OpenAI's public API, by the list that was read."""
+    rows = [line.split() for line in PATHS.read_text().splitlines() if not line.startswith("#")]
+    return {path: set(methods) for path, *methods in rows}
+
+
+@pytest.mark.parametrize(("path", "methods"), described().items(), ids=described())
+def test_every_path_of_the_public_api_is_a_route_or_refused(path: str, methods: set[str]) -> None:
+    """Issue 10 §7: none is forgotten; a route has every method the API has, and what is refused is so with any method."""
+    target = "/v1" + path.replace("{}", "some-name")
+    if refused.reason(target):
+        for method in (*methods, "HEAD", "PUT", "X"):
+            with pytest.raises(ForbiddenError, match="is not available through this gateway: ") as caught:
+                routes.match(method, target)
+            assert (caught.value.status, caught.value.code) == (403, "route_not_available")
+            assert caught.value.message == f"{method} {target} is not available through this gateway: {refused.reason(target)}."
+    else:
+        for method in methods:
+            found = routes.match(method, target)
+            assert re.sub(r"\{_?[a-z_]+\}", "{}", found.route.template) == path
+
+
+def test_the_list_has_what_the_sdk_asks_for() -> None:
+    """Issue 10 §7: a newer SDK among the tests that knows a path which was not looked at is told."""
+    calls = re.compile(r'self\._(get_api_list|get|post|put|patch|delete)\(\s*(?:path_template\(\s*)?"(/[^"?]*)')
+    (package,) = openai.__path__
+    asked = set()
+    for source in (Path(package) / "resources").rglob("*.py"):
+        asked |= {re.sub(r"\{\w+\}", "{}", path) for _, path in calls.findall(source.read_text())}
+    assert len(asked) > 200
+    assert asked <= set(described())
+
+
+@pytest.mark.parametrize("one", refused.REFUSED, ids=lambda one: one.path)
+def test_a_refusal_hides_no_route_and_stands_for_something(one: refused.Refused) -> None:
+    """What is refused is no route, is a path of OpenAI's or of Vercel's, and says why in a sentence that goes on."""
+    begin = one.path.removesuffix("/*")
+    assert not [route for route in ROUTES if route.template == begin or route.template.startswith(f"{begin}/")]
+    told = [
+        path for path in described() if re.sub(r"\{\w*\}", "{}", f"{path}/").startswith(re.sub(r"\{\w*\}", "{}", f"{begin}/"))
+    ]
+    assert told or begin in {"/credits", "/generation", "/report", "/messages"}
+    assert re.fullmatch(r"(it|what) [a-z].*[a-z]", one.reason)
+
+
+def test_a_run_of_an_eval_is_cancelled_under_both_its_paths() -> None:
+    """Issue 10 §7: as the description has it, and as an SDK does; metered alike."""
+    plain = routes.match("POST", "/v1/evals/eval_1/runs/run_1")
+    under_cancel = routes.match("POST", "/v1/evals/eval_1/runs/run_1/cancel")
+    assert plain.named == under_cancel.named == (("eval", "eval_1"),)
+    assert plain.route == replace(under_cancel.route, template=plain.route.template)
 
 
 @pytest.mark.parametrize("name", ["gpt-4o", "openai/gpt-4o", "openai%2Fgpt-4o", "ft:gpt-4o:org::abc", "a/b/c.d"])

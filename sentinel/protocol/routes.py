@@ -1,8 +1,9 @@
 """The route table: every path of OpenAI's public API, how it is read, metered and guarded. docs/compatibility.md shows it.
 
-Fails closed: a path that is not here is UnknownPathError (404), a known path with another method WrongMethodError (405), and a
-path that could be read as another one by whoever is asked next is unknown (wire.md E4, H8, H17). No route is unmetered: each is
-authenticated, limited and billed as a request, and tokens are counted where the request is the one that produces them.
+Fails closed: a path that is not here is UnknownPathError (404), or ForbiddenError (403) where protocol/refused.py says why; a
+known path with another method WrongMethodError (405); what could be read as another path by whoever is asked next is unknown
+(wire.md E4, H8, H17). No route is unmetered: each is authenticated, limited and billed as a request, and tokens are counted
+where the request is the one that produces them.
 """
 
 import re
@@ -12,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from sentinel.errors import NotFoundError
-from sentinel.protocol import wire
+from sentinel.protocol import refused, wire
 from sentinel.records import Dialect, Reads, Route, Scope
 
 # What could be read as another path by whoever is asked next: empty, dotted and unfinished segments, other slashes, escapes of
@@ -74,7 +75,7 @@ class Match(Struct, frozen=True):
 def match(method: str, path: str) -> Match:
     """The row for `path` (raw, with `/v1`). HEAD is answered where GET is (RFC 9110 §9.3.2, wire.md H16).
 
-    Raises UnknownPathError or WrongMethodError.
+    Raises UnknownPathError, ForbiddenError or WrongMethodError.
     """
     rows = _EXACT.get(path)
     found: re.Match[str] | None = None
@@ -85,7 +86,7 @@ def match(method: str, path: str) -> Match:
                     rows = candidates
                     break
         if rows is None:
-            raise wire.unknown_path(method, path)
+            raise wire.unknown_path(method, path, refused.reason(path))
     row = rows.get("GET" if method == "HEAD" else method)
     if row is None:
         allowed = sorted({*rows, "HEAD"} if "GET" in rows else rows)
@@ -235,7 +236,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         leaves=("id",),
         polls="/evals/{eval_id}/runs/{id}",
     ),
-    *_row("GET DELETE", "/evals/{eval}/runs/{_run}"),
+    *_row("GET POST DELETE", "/evals/{eval}/runs/{_run}"),
     *_row("POST", "/evals/{eval}/runs/{_run}/cancel"),
     *_row("GET", "/evals/{eval}/runs/{_run}/output_items"),
     *_row("GET", "/evals/{eval}/runs/{_run}/output_items/{_item}"),

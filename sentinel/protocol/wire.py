@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from sentinel.errors import SentinelError, UnknownPathError, WrongMethodError
+from sentinel.errors import ForbiddenError, SentinelError, UnknownPathError, WrongMethodError
 from sentinel.protocol import formats, forms, media, splice
 from sentinel.records import Call, ChatPrompt, Dialect, Reads, ResponsesPrompt, Route, TextPrompt
 
@@ -118,8 +118,11 @@ def error_body(error: SentinelError) -> bytes:
     return _encoder.encode({"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}})
 
 
-def unknown_path(method: str, path: str) -> UnknownPathError:
-    """The 404 for a path outside the table, in OpenAI's words (wire.md E4)."""
+def unknown_path(method: str, path: str, refusal: str = "") -> SentinelError:
+    """The 404 for a path outside the table, in OpenAI's words (wire.md E4); the 403 where it is refused, with its reason."""
+    if refusal:
+        message = f"{_shown(method)} {_shown(path)} is not available through this gateway: {refusal}."
+        return ForbiddenError(message, code="route_not_available")
     return UnknownPathError(f"Invalid URL ({_shown(method)} {_shown(path)})")
 
 

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from sentinel.devstack.stack import Stack
+from sentinel.protocol.refused import REFUSED, Refused
 from tests.support.running import HELLO, User, booked, make_user, reconciled, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
@@ -229,6 +230,31 @@ async def test_an_unknown_path_is_404(stack: Stack, user: User, http: aiohttp.Cl
     assert answer.startswith(b"HTTP/1.1 404"), answer
     error = json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]
     assert error["message"] == f"Invalid URL (GET {path})"
+
+
+@pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.path)
+async def test_a_refused_path_says_why(stack: Stack, user: User, http: aiohttp.ClientSession, refused: Refused) -> None:
+    """Issue 10 §7: 403 with the reason, whatever the method, with a token and without; the provider is not asked."""
+    path = "/v1" + refused.path.replace("{checkpoint}", "ft:x").replace("/*", "/some/thing")
+    before = len((await stack.control("provider", "served"))["rows"])
+    for method in ("GET", "POST", "DELETE", "PUT"):
+        for headers in ({"authorization": f"Bearer {user.token}"}, {}):
+            async with http.request(method, stack.url + path, json={}, headers=headers) as response:
+                error = (await response.json())["error"]
+            assert (response.status, error["type"], error["code"]) == (403, "invalid_request_error", "route_not_available")
+            assert error["message"] == f"{method} {path} is not available through this gateway: {refused.reason}."
+    assert len((await stack.control("provider", "served"))["rows"]) == before
+
+
+async def test_an_sdk_tells_why_a_path_is_refused(stack: Stack, user: User) -> None:
+    """Issue 10 §7: what hands out keys raises PermissionDeniedError at once, with the reason in its message."""
+    async with sdk(stack, user.token) as client:
+        with pytest.raises(openai.PermissionDeniedError, match="leads past this gateway, where nothing is metered"):
+            await client.realtime.client_secrets.create(session={"type": "realtime", "model": "gpt-realtime"})
+        with pytest.raises(openai.PermissionDeniedError, match="leads past this gateway, where nothing is metered"):
+            await client.beta.chatkit.sessions.create(user="u", workflow={"id": "wf_1"})
+        with pytest.raises(openai.PermissionDeniedError, match="a model that is not theirs"):
+            await client.fine_tuning.checkpoints.permissions.create("ft:x", project_ids=["proj_1"])
 
 
 @pytest.mark.parametrize(

@@ -513,7 +513,7 @@ async def test_a_head_is_a_get_without_its_body(door: Door) -> None:
 @pytest.mark.parametrize(
     ("method", "target", "status"),
     [
-        ("GET", "/v1/realtime?model=gpt-realtime", 404),
+        ("GET", "/v1/realtime?model=gpt-realtime", 403),
         ("GET", "/v1/none", 404),
         ("GET", "/v1/completions", 405),
         ("GET", "/v1/models", 200),

@@ -1,6 +1,6 @@
 """The documents that follow from the code: `python -m tests.support.documents` writes them, tests/rules compares them.
 
-The route table of docs/compatibility.md follows from sentinel/protocol/routes.py,
+The tables of docs/compatibility.md follow from sentinel/protocol/routes.py and refused.py,
 docs/settings.md and `.env.example` follow from sentinel/settings/. Metrics are described by hand, so only their
 names, types, labels and help are compared.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from sentinel.protocol.refused import REFUSED
 from sentinel.protocol.routes import ROUTES
 from sentinel.records import Dialect, Reads, Route, Scope
 from sentinel.settings import Settings, variables
@@ -30,7 +31,7 @@ _ENV_HEAD = """# Settings of Sentinel; copy to .env. Everything is described in 
 # Required: Zion, and the key of one provider.
 """
 
-_ROUTES_BEGIN, _ROUTES_END = "<!-- routes: written by `python -m tests.support.documents` -->\n", "<!-- end of routes -->"
+_REFUSED_HEAD = "| path | why |\n| --- | --- |\n"
 _ROUTES_HEAD = "| path | methods | forwarded in | body | answer | tokens counted |\n| --- | --- | --- | --- | --- | --- |\n"
 # What OpenAI documents beside plain JSON; the relay goes by the answer's own type, so it is for people only.
 _STREAMED = ("/chat/completions", "/completions", "/responses", "/images/generations", "/images/edits", "/threads/runs")
@@ -81,14 +82,22 @@ def env_example() -> str:
 
 
 def compatibility_page() -> str:
-    """docs/compatibility.md with the route table as it is; the rest is written by hand."""
-    before, _, rest = (ROOT / "docs" / "compatibility.md").read_text().partition(_ROUTES_BEGIN)
-    _, _, after = rest.partition(_ROUTES_END)
+    """docs/compatibility.md with the tables of routes and of refused paths as they are; the rest is written by hand."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for route in ROUTES:
         rows.setdefault(_route_cells(route), []).append(route.method)
     lines = [f"| `/v1{path}` | {' '.join(verbs)} | {' | '.join(cells)} |" for (path, *cells), verbs in rows.items()]
-    return f"{before}{_ROUTES_BEGIN}\n{_ROUTES_HEAD}" + "\n".join(lines) + f"\n\n{_ROUTES_END}{after}"
+    page = _with_table((ROOT / "docs" / "compatibility.md").read_text(), "routes", _ROUTES_HEAD, lines)
+    refusals = [f"| `/v1{refused.path}` | {refused.reason} |" for refused in REFUSED]
+    return _with_table(page, "refused paths", _REFUSED_HEAD, refusals)
+
+
+def _with_table(page: str, name: str, head: str, lines: list[str]) -> str:
+    """`page` with a table of these lines where the one called `name` stands."""
+    begin, end = f"<!-- {name}: written by `python -m tests.support.documents` -->\n", f"<!-- end of {name} -->"
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{head}" + "\n".join(lines) + f"\n\n{end}{after}"
 
 
 def _route_cells(route: Route) -> tuple[str, str, str, str, str]:
