@@ -23,6 +23,15 @@ BODY: Final = (
     b',"temperature":0.7,"max_tokens":256,"user":"bench"}'
 )
 STREAMED: Final = BODY[:-1] + b',"stream":true}'
+# A turn of a coding agent: its calls are named after functions, and it says who it is in maps of its own.
+AGENT: Final = (
+    BODY[:-1].replace(
+        b"}],",
+        b'},{"role":"assistant","tool_calls":[{"id":"file_read-1758","type":"function","function":{"name":"file_read",'
+        b'"arguments":"{}"}}]},{"role":"tool","tool_call_id":"file_read-1758","content":"# Of \\"rivers\\""}],',
+    )
+    + b',"metadata":{"session_id":"0199a1c4","thread_id":"0199a1c4"},"prompt_cache_key":"thread_7"}'
+)
 _URL: Final = re.compile(r"http://\S+")
 
 

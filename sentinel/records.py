@@ -93,8 +93,8 @@ class Route(Struct, frozen=True):
     `by_model` says that its work is a model's, whose name must be seen where not all are allowed, though no tokens are counted.
     `template` is the path below `/v1`; `{kind}` in it stands for the id of an object that has an owner, `{_name}` for what lies
     within such an object. `label` is the route's name in metrics, logs and settings. `leaves` says where the answer names
-    objects that now belong to the caller, as dotted paths (`*` is every element); `polls` where work that is not done when the
-    answer is, can be looked at.
+    objects that now belong to the caller, as dotted paths (`*` is every element); `names` where its body names some
+    (protocol/places.py); `polls` where work that is not done when the answer is, can be looked at.
     """
 
     method: str
@@ -104,8 +104,19 @@ class Route(Struct, frozen=True):
     dialect: Dialect
     scope: Scope = Scope.CORE
     leaves: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     polls: str = ""
     by_model: bool = False
+
+
+class Ids(Struct, frozen=True):
+    """The ids in a body: `objects` where the API takes the id of an object, `alike` what only looks like one elsewhere."""
+
+    objects: frozenset[str] = frozenset()
+    alike: frozenset[str] = frozenset()
+
+
+NO_IDS = Ids()
 
 
 class Call(Struct, frozen=True):
@@ -115,7 +126,7 @@ class Call(Struct, frozen=True):
     `stream_options.include_usage` spliced in where `usage_hidden` says so. `output_tokens_declared` is the largest cap the
     client declared times `n`, or None where it declared none. `route` is a label from the closed set of the path table.
     `stored` says that the answer stays with the provider under its id, `background` that the work may go on after the answer,
-    `models` are those the body names beside its own, `named` the ids of objects that it names, `leaves` is the route's where
+    `models` are those the body names beside its own, `named` the ids in it, `leaves` is the route's where
     the answer names new ones. `lasts` says that the work goes on at the provider whether or not anybody waits for its answer (a
     run, a batch, a response in the background), `of_account` that it is done over what all callers have stored. `trace` are the
     headers that hand the request's trace on.
@@ -135,7 +146,7 @@ class Call(Struct, frozen=True):
     dialect: Dialect = Dialect.CHAT
     stored: bool = False
     background: bool = False
-    named: frozenset[str] = frozenset()
+    named: Ids = NO_IDS
     trace: tuple[tuple[str, str], ...] = ()
     leaves: tuple[str, ...] = ()
     lasts: bool = False

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sentinel.errors import BadRequestError, OverLimitError, SentinelError, UnsupportedMediaTypeError
 from sentinel.protocol import formats, prompts, refusals, wire
-from sentinel.records import Call, ChatPrompt, Dialect, Reads, ResponsesPrompt, Route, TextPrompt
+from sentinel.protocol.places import BY_ROUTE
+from sentinel.records import NO_IDS, Call, ChatPrompt, Dialect, Ids, Reads, ResponsesPrompt, Route, TextPrompt
 
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION: dict[str, Any] = {"model": "gpt-3.5-turbo-instruct", "prompt": "hi"}
@@ -27,6 +28,7 @@ ROUTES = {
     "videos": Route("POST", "/videos", "videos", Reads.FORM, Dialect.EVENTS),
     "model": Route("GET", "/models/{model}", "model", Reads.NOTHING, Dialect.NONE),
 }
+ROUTES = {label: msgspec.structs.replace(route, names=BY_ROUTE.get(route.template, ())) for label, route in ROUTES.items()}
 READS_JSON = ["chat_completions", "completions", "embeddings", "responses", "images", "videos"]
 READ_BY_CHAT = {"messages", "stream_options", "n", "max_tokens", "max_completion_tokens", "max_output_tokens", "tools"}
 READ_BY_CHAT |= {"model", "stream", "store", "functions", "response_format", "tool_choice", "function_call", "prediction"}
@@ -374,8 +376,8 @@ class TestRead:
         """G6: the file of a chat is named; an agent's calls name nothing."""
         file = {"type": "file", "file": {"file_id": "file-1"}}
         messages = [{"role": "user", "content": [file]}, {"role": "tool", "tool_call_id": "call_1", "content": "x"}]
-        assert read(CHAT | {"messages": messages}).named == {"file-1"}
-        assert read(CHAT | {"messages": messages[1:], "metadata": {"file_id": "file-1"}}).named == frozenset()
+        assert read(CHAT | {"messages": messages}).named == Ids(frozenset({"file-1"}))
+        assert read(CHAT | {"messages": messages[1:], "metadata": {"file_id": "file-1"}}).named is NO_IDS
 
     def test_case_variants_pass(self) -> None:
         """H10: `Model` is another member than `model`, which is read; the provider sees both as they are."""
@@ -435,7 +437,7 @@ class TestResponses:
         assert call.prompt == ResponsesPrompt(body["input"], "be brief", body["tools"], rest)  # type: ignore[arg-type]
         assert (call.model, call.stream, call.usage_hidden, call.background, call.stored) == ("gpt-4o", True, False, True, True)
         assert (call.output_tokens_declared, call.choices, call.dialect) == (99, 1, Dialect.RESPONSES)
-        assert call.named == {"file-1", "vs_1", "resp_1", "conv_1"}
+        assert call.named == Ids(frozenset({"file-1", "vs_1", "resp_1", "conv_1"}))
         assert call.body == json.dumps(body).encode()
 
     @pytest.mark.parametrize(("store", "stored"), [(True, True), (False, False), (None, True)])
@@ -523,13 +525,13 @@ class TestAnything:
     def test_without_a_body(self, route: str, body: bytes) -> None:
         """SPEC: many actions have no body."""
         call = read(body, route)
-        assert (body, frozenset()) == (call.body, call.named)
+        assert (body, NO_IDS) == (call.body, call.named)
         assert call.prompt == (None if route == "cancel" else TextPrompt(tokens_given=1))
 
     def test_what_is_never_billed_holds_nothing(self) -> None:
         """R12: where the answer's tokens were paid by another request, no tokens are held; ids are named all the same."""
         call = read({"input": "x", "file": {"id": "file-1"}}, "cancel")
-        assert (None, {"file-1"}, 0) == (call.prompt, call.named, call.output_tokens_declared)
+        assert (None, {"file-1"}, 0) == (call.prompt, call.named.alike, call.output_tokens_declared)
 
     def test_repeats(self) -> None:
         """H10: the model is named once."""
@@ -589,7 +591,7 @@ class TestContentTypes:
         """G6, H18: a form goes up as it came, and the ids in it are named."""
         body = b'--x\r\nContent-Disposition: form-data; name="input_reference[file_id]"\r\n\r\nfile-1\r\n--x--\r\n'
         call = wire.read_call(ROUTES["videos"], "POST", "/videos", b"", body, b"multipart/form-data; boundary=x")
-        assert (body, {"file-1"}, TextPrompt(tokens_given=1)) == (call.body, call.named, call.prompt)
+        assert (body, {"file-1"}, TextPrompt(tokens_given=1)) == (call.body, call.named.objects, call.prompt)
         with pytest.raises(UnsupportedMediaTypeError):
             wire.read_call(ROUTES["videos"], "POST", "/videos", b"", body, b"application/octet-stream")
 

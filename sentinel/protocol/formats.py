@@ -135,7 +135,7 @@ def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Cal
         choices=choices,
         dialect=route.dialect,
         stored=read.store is True,
-        named=named.in_chat(body),
+        named=named.in_chat(body, route.names),
         models=named.models(members),
     )
 
@@ -162,7 +162,7 @@ def completion(route: Route, method: str, path: str, query: bytes, body: bytes) 
         choices=choices,
         dialect=route.dialect,
         stored=read.store is True,
-        named=named.in_chat(body),
+        named=named.in_chat(body, route.names),
         models=named.models(members),
     )
 
@@ -183,7 +183,7 @@ def embedding(route: Route, method: str, path: str, query: bytes, body: bytes) -
         prompt=prompt,
         output_tokens_declared=0,
         dialect=route.dialect,
-        named=named.in_chat(body),
+        named=named.in_chat(body, route.names),
         models=named.models(members),
     )
 
@@ -214,7 +214,7 @@ def response(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         dialect=route.dialect,
         stored=read.store is not False,
         background=read.background is True,
-        named=named.in_response(body),
+        named=named.in_response(body, route.names),
         models=named.models(members) | named.models_of_tools(members),
     )
 
@@ -241,7 +241,7 @@ def anything(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         prompt=None if unbilled else inputs.guess(read.instructions, read.prompt, read.input),
         output_tokens_declared=0 if unbilled else OUTPUT_TOKENS_UNKNOWN,
         dialect=route.dialect,
-        named=named.in_json(body),
+        named=named.in_json(body, route.names),
         models=named.models(members),
         of_account=working and named.runs_over_account(body),
     )

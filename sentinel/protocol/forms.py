@@ -10,6 +10,8 @@ from typing import Final
 
 from sentinel.errors import BadRequestError
 from sentinel.protocol import named
+from sentinel.protocol.places import Places, Tree, tree
+from sentinel.records import Ids
 
 PARTS_MAX: Final = 1024
 PART_HEAD_BYTES_MAX: Final = 16 * 1024
@@ -41,27 +43,42 @@ _ESCAPED: Final = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 _SLICE_BYTES: Final = 256 * 1024  # other threads get their turn in between
 
 
-def ids(body: bytes, content_type: bytes) -> frozenset[str]:
-    """What `body` names: what stands in fields that hold ids, and whatever else looks like one.
+def ids(body: bytes, content_type: bytes, places: Places) -> Ids:
+    """What `body` names: what stands in the fields at `places`, and whatever else looks like an id.
 
     Raises BadRequestError for a form without exactly one plain boundary, with parts that cannot be told apart or are encoded,
     or with too many of them.
     """
-    found: set[str] = set()
+    objects: set[str] = set()
+    alike: set[str] = set()
     for head, content in _parts(body, content_type):
         name = _NAME.search(head)
         segments = _SEGMENT.findall(name[1].decode("utf-8", "replace")) if name else []
         if _ENCODED.search(head) or _CHARSET_FIELD in segments:
             raise BadRequestError("A part of the form has an encoding that is not read here.", code="invalid_body")
+        taken = _is_taken(segments, tree(places))
         key = next((segment for segment in segments if segment in named.ID_KEYS), "")
-        if key and (text := content.strip().decode("utf-8", "replace")):
-            named.add(found, key, text)
+        if (taken or key) and (text := content.strip().decode("utf-8", "replace")):
+            if taken:
+                named.take(objects, segments[-1], text)
+            else:
+                named.note(alike, text)
         for text in _in_text(content):
-            named.add(found, "", text)
+            named.note(alike, text)
         if len(content) <= FIELD_BYTES_MAX and not _FILE.search(head):
             for text in _in_field(content):
-                named.add(found, "", text)
-    return frozenset(found)
+                named.note(alike, text)
+    return named.ids(objects, alike)
+
+
+def _is_taken(segments: list[str], at: Tree | None) -> bool:
+    """Whether a field whose name has these segments (`a[b][0]`) is one of the tree's places; an index only counts elements."""
+    for segment in segments:
+        if at is None:
+            return False
+        if not segment.isdigit():
+            at = at.under(segment)
+    return at is not None and at.taken
 
 
 def _parts(body: bytes, content_type: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -1,7 +1,9 @@
-"""The ids of a provider's objects that a body names (files, conversations, stores …), which may be another caller's.
+"""The ids of a provider's objects in a body: at the places where the API takes one, and what only looks like one elsewhere.
 
-Fails closed: what stands where an id stands is one, in whatever spelling and however deep; too many, or one too long, raise
-BadRequestError. Bodies that can name nothing are told apart by a look at their bytes, so that most cost next to nothing.
+An id at a place of the API (protocol/places.py) is an object of the account. Anywhere else a text is the application's own, and
+what looks like an id is only looked up, so that a new field of the API cannot reach another caller's object. Ids that are too
+many, or too long at a place of the API, raise BadRequestError. Bodies that hold nothing of the kind are told apart by a look at
+their bytes, so that most cost next to nothing.
 """
 
 import re
@@ -12,6 +14,8 @@ from typing import Any, Final
 from msgspec import Raw
 
 from sentinel.errors import BadRequestError
+from sentinel.protocol.places import BY_ROUTE, Places, Tree, tree
+from sentinel.records import NO_IDS, Ids
 
 NAMED_MAX: Final = 4096  # OpenAI takes 2000 files at a time
 ID_CHARACTERS_MAX: Final = 256
@@ -22,20 +26,24 @@ OBJECT_PREFIXES: Final = frozenset(
     {"file-", "file_", "batch_", "resp_", "conv_", "vs_", "vsfb_", "thread_", "asst_", "cntr_", "video_", "upload_", "ftjob-"}
     | {"eval_", "skill_", "voice_", "cons_", "char_"}
 )
-# Members whose texts are ids, whatever they look like; in an object under one of these, its `id`.
-ID_KEYS: Final = frozenset(
-    {"file_id", "file_ids", "input_file_id", "training_file", "validation_file", "previous_response_id", "conversation"}
-    | {"vector_store_id", "vector_store_ids", "assistant_id", "thread_id", "container", "container_id", "batch_id", "eval_id"}
-    | {"upload_id", "video_id", "skill_id"}
-)
-_NOTHING: Final[frozenset[str]] = frozenset()
+# Members under which any text looks like an id, since the API takes one under that name somewhere; in an object under one of
+# these, its `id`.
+ID_KEYS: Final = frozenset(place.rpartition(".")[2].removesuffix("[]") for taken in BY_ROUTE.values() for place in taken) - {
+    "id",
+    "consent",
+}
 
 _PREFIXES: Final = tuple(sorted(OBJECT_PREFIXES))
 _MAYBE_KEY: Final = re.compile(r"id|video|file|voice|consent|characters?|.*_(?:ids?|file)", re.DOTALL)
-# The application's own words and schemas, which refer to nothing; but under `variables` a member has any name.
-_OPAQUE: Final = frozenset({"metadata", "parameters", "schema", "json_schema"})
-_FREELY_NAMED: Final = "variables"
+# The application's own words, which the API never takes for an object: they are not even looked up. Ids of tool calls are made
+# by models, of the names of functions.
+_OWN: Final = frozenset(
+    {"metadata", "client_metadata", "attributes", "user", "safety_identifier", "prompt_cache_key", "tool_call_id", "call_id"}
+    | {"parameters", "schema", "json_schema", "item", "item_schema"}
+)
+_CALLS: Final = "tool_calls"
 _MODELS: Final = "models"
+_NO_MODELS: Final[frozenset[str]] = frozenset()
 _IMAGES: Final = b"image_generation"
 # As a number, which is found several times as fast as a text of one byte.
 _BACKSLASH: Final = ord("\\")
@@ -45,12 +53,16 @@ _NAMING_MODELS: Final = frozenset(MODELS_KEYS)
 _OWN_SOURCES: Final = ("file_content", "file_id")
 
 # Searches begin with a sign that texts hold seldom, which is found fast: at the underscore of a voice that was made, or of a
-# key that ends as ids do, unless its value is a text that is no id. The long list is looked at only then, which spares the
+# key that ends as ids do, unless its value is a text that is no id. The long list is looked at only then, and never for the
 # `tool_call_id` of every agent.
 _ANY_PREFIX: Final = "|".join(_PREFIXES).encode()
 _EXPLICIT: Final = b"|".join(rb'(?<=["_]%s")' % key.encode() for key in sorted(ID_KEYS) if key.endswith("_id"))
 _KEY: Final = re.compile(
-    rb'_(?:(?<="voice_)|ids"|file"|id"(?:' + _EXPLICIT + rb'|[ \t\r\n]*+:[ \t\r\n]*+(?:"(?:' + _ANY_PREFIX + rb")|[\[{])))"
+    rb'_(?:(?<="voice_)|ids"|file"|id"(?<!call_id")(?:'
+    + _EXPLICIT
+    + rb'|[ \t\r\n]*+:[ \t\r\n]*+(?:"(?:'
+    + _ANY_PREFIX
+    + rb")|[\[{])))"
 )
 _ID: Final = re.compile(rb'"id"[ \t\r\n]*+:[ \t\r\n]*+"(?:' + _ANY_PREFIX + rb")")
 # A letter, digit, underscore or hyphen in its long spelling, of which keys and ids are made.
@@ -65,36 +77,48 @@ class _Pairs(list[tuple[str, Any]]):
 _decode: Final = JSONDecoder(object_pairs_hook=_Pairs, parse_int=float).decode
 
 
-def in_chat(body: bytes) -> frozenset[str]:
+def in_chat(body: bytes, places: Places) -> Ids:
     """What a chat, a completion or an embedding names, which is little: a file under `file_id`, a voice that was made."""
     at = body.find(b"_")
-    if (at >= 0 and _KEY.search(body, at)) or (_BACKSLASH in body and _has_escaped(body)):
-        return in_json(body)
-    return _NOTHING
+    if (at >= 0 and _KEY.search(body, at)) or b'"voice"' in body or (_BACKSLASH in body and _has_escaped(body)):
+        return in_json(body, places)
+    return NO_IDS
 
 
-def in_response(body: bytes) -> frozenset[str]:
+def in_response(body: bytes, places: Places) -> Ids:
     """What a request for a response names."""
     if b'"conversation"' in body or b'"container"' in body or (b'"id"' in body and _ID.search(body)):
-        return in_json(body)
-    return in_chat(body)
+        return in_json(body, places)
+    return in_chat(body, places)
 
 
-def in_json(body: bytes) -> frozenset[str]:
-    """What any JSON names, which must have been found well-formed and not too deep."""
-    found: set[str] = set()
-    waiting: list[tuple[str, Any]] = [("", _decode(body.decode()))]
+def in_json(body: bytes, places: Places) -> Ids:
+    """What any JSON names whose route takes ids at `places`. It must have been found well-formed and not too deep."""
+    objects: set[str] = set()
+    alike: set[str] = set()
+    waiting: list[tuple[str, Any, Tree | None]] = [("", _decode(body.decode()), tree(places))]
     while waiting:
-        key, value = waiting.pop()
+        key, value, place = waiting.pop()
         if isinstance(value, _Pairs):
             for name, inner in value:
-                if name not in _OPAQUE or key == _FREELY_NAMED:
-                    waiting.append((key if name == "id" and key in ID_KEYS else name, inner))
+                under = place.under(name) if place is not None else None
+                if under is not None or not (name in _OWN or (name == "id" and key == _CALLS)):
+                    waiting.append((key if name == "id" and key in ID_KEYS else name, inner, under))
         elif isinstance(value, list):
-            waiting.extend([(key, inner) for inner in value])
-        elif isinstance(value, str) and is_id(key, value):
-            add(found, key, value)
-    return frozenset(found)
+            waiting.extend([(key, inner, place) for inner in value])
+        elif isinstance(value, str) and value:
+            if place is not None and place.taken:
+                take(objects, key, value)
+            elif looks_like_id(key, value):
+                note(alike, value)
+    return ids(objects, alike)
+
+
+def ids(objects: set[str], alike: set[str]) -> Ids:
+    """What was found. Raises BadRequestError where that is too much."""
+    if len(objects) + len(alike) > NAMED_MAX:
+        raise BadRequestError(f"The body names too many objects: at most {NAMED_MAX} are read.", code="invalid_body")
+    return Ids(frozenset(objects), frozenset(alike - objects)) if objects or alike else NO_IDS
 
 
 def runs_over_account(body: bytes) -> bool:
@@ -108,7 +132,7 @@ def models(members: Mapping[str, Raw]) -> frozenset[str]:
     """The models that the top-level `members` of a body name beside `model`: to be asked where that fails (Vercel's
     `providerOptions.gateway.models`; a plain `models` as other gateways have it)."""
     if _NAMING_MODELS.isdisjoint(members):
-        return _NOTHING
+        return _NO_MODELS
     waiting = [(name, _decode(bytes(members[name]).decode())) for name in MODELS_KEYS if name in members]
     found: set[str] = set()
     while waiting:
@@ -126,24 +150,27 @@ def models_of_tools(members: Mapping[str, Raw]) -> frozenset[str]:
     """The models that the tools of a response ask: the one that makes its images."""
     tools = bytes(members.get("tools", b""))
     if _IMAGES not in tools and not _has_escaped(tools):
-        return _NOTHING
+        return _NO_MODELS
     given = _decode(tools.decode())
     return frozenset(name for name in _members(given if type(given) is list else (), "model") if isinstance(name, str))
 
 
-def is_id(key: str, text: str) -> bool:
-    """Whether `text` is an id where it stands under `key`."""
-    return bool(text) and (key in ID_KEYS or (text.startswith(_PREFIXES) and _MAYBE_KEY.fullmatch(key) is not None))
+def looks_like_id(key: str, text: str) -> bool:
+    """Whether `text` may be an id where it stands under `key`, though no place of the API is known there."""
+    return key in ID_KEYS or (text.startswith(_PREFIXES) and _MAYBE_KEY.fullmatch(key) is not None)
 
 
-def add(found: set[str], key: str, text: str) -> None:
-    """`text`, which stands under `key`, is an id. Raises BadRequestError where it is too long, or one too many."""
+def take(objects: set[str], key: str, text: str) -> None:
+    """`text` stands under `key` where the API takes an id. Raises BadRequestError where it is too long for one."""
     if len(text) > ID_CHARACTERS_MAX:
-        param = key if key in ID_KEYS else None
-        raise BadRequestError(f"An id is no longer than {ID_CHARACTERS_MAX} characters.", param=param, code="invalid_value")
-    found.add(text)
-    if len(found) > NAMED_MAX:
-        raise BadRequestError(f"The body names too many objects: at most {NAMED_MAX} are read.", code="invalid_body")
+        raise BadRequestError(f"An id is no longer than {ID_CHARACTERS_MAX} characters.", param=key, code="invalid_value")
+    objects.add(text)
+
+
+def note(alike: set[str], text: str) -> None:
+    """`text` looks like an id; what is longer than any is none."""
+    if len(text) <= ID_CHARACTERS_MAX:
+        alike.add(text)
 
 
 def _members(values: Iterable[Any], wanted: str) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from sentinel.errors import NotFoundError
-from sentinel.protocol import refused, wire
+from sentinel.protocol import places, refused, wire
 from sentinel.records import Dialect, Reads, Route, Scope
 
 # What could be read as another path by whoever is asked next: empty, dotted and unfinished segments, other slashes, escapes of
@@ -130,8 +130,9 @@ def _row(verbs: str, template: str, **rest: object) -> list[Route]:
     given = {"label": first, "dialect": Dialect.NONE, "scope": Scope.OWNED, "reads": Reads.OBJECT} | rest
     rows = []
     for verb in verbs.split():
-        reads = given["reads"] if verb == "POST" else Reads.NOTHING
-        rows.append(Route(verb, template, **(given | {"reads": reads})))  # type: ignore[arg-type]
+        has_body = verb == "POST"
+        body = {"reads": given["reads"], "names": places.BY_ROUTE.get(template, ())} if has_body else {"reads": Reads.NOTHING}
+        rows.append(Route(verb, template, **(given | body)))  # type: ignore[arg-type]
     return rows
 
 

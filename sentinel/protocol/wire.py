@@ -11,7 +11,7 @@ import msgspec
 
 from sentinel.errors import ForbiddenError, SentinelError, UnknownPathError, WrongMethodError
 from sentinel.protocol import formats, forms, media, splice
-from sentinel.records import Call, ChatPrompt, Dialect, Reads, ResponsesPrompt, Route, TextPrompt
+from sentinel.records import NO_IDS, Call, ChatPrompt, Dialect, Ids, Reads, ResponsesPrompt, Route, TextPrompt
 
 PATH_CHARACTERS_MAX: Final = 256
 # Longer bodies are read in a thread: that takes milliseconds, in which the loop serves others.
@@ -51,7 +51,7 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
     if strict is not None:
         return strict(route, method, path, query, body)
     if not body.strip():
-        return _bare(route, method, path, query, body, frozenset())
+        return _bare(route, method, path, query, body, NO_IDS)
     return formats.anything(route, method, path, query, body)
 
 
@@ -59,13 +59,13 @@ def _unread(route: Route, method: str, path: str, query: bytes, body: bytes, con
     """A call whose body is not JSON; of a form that is held back the ids are read."""
     media.check_opaque(content_type)
     if route.reads is Reads.ANY:
-        return _bare(route, method, path, query, body, frozenset())
+        return _bare(route, method, path, query, body, NO_IDS)
     if not media.is_form(content_type):
         raise media.unsupported(content_type)
-    return _bare(route, method, path, query, body, forms.ids(body, content_type))
+    return _bare(route, method, path, query, body, forms.ids(body, content_type, route.names))
 
 
-def _bare(route: Route, method: str, path: str, query: bytes, body: bytes, named: frozenset[str]) -> Call:
+def _bare(route: Route, method: str, path: str, query: bytes, body: bytes, named: Ids) -> Call:
     unbilled = route.dialect is Dialect.NONE
     return Call(
         route.label,

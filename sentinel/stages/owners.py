@@ -1,8 +1,9 @@
 """owners.check: one account at the provider serves all callers, so every object in it has an owner, and only that one sees it.
 
 Fails closed: an object of somebody else, or of nobody, is NotFoundError in the provider's own words, so that nobody learns
-what others have; a route that shows or changes the account as a whole, or lies outside SENTINEL_PASSTHROUGH, is ForbiddenError;
-while Redis is away objects are LedgerUnavailableError. What could not be noted is logged, and its owner cannot reach it.
+what others have. A text that only looks like an id is refused in the same words, but only where it is known as somebody else's.
+A route that shows or changes the account as a whole, or lies outside SENTINEL_PASSTHROUGH, is ForbiddenError; while Redis is
+away both are LedgerUnavailableError. What could not be noted is logged, and its owner cannot reach it.
 """
 
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from sentinel.records import Call, Caller, Scope
 
 _log: Final = Log("owners")
 
-# Ids one request may name: OpenAI takes 20 files in a tool, and 500 in a batch of files.
+# Objects one request may name: OpenAI takes 20 files in a tool, and 500 in a batch of files. So many are looked up at a time.
 _NAMED_MAX: Final = 512
 _MODELS: Final = "/models/"
 _TUNED: Final = "ft:"
@@ -57,9 +58,11 @@ class Owners:
                 code="route_not_available",
                 param="data_source",
             )
-        if match.named or call.named:
-            await self._check_named(caller, [*match.named, *[(routes.kind_of(name), name) for name in sorted(call.named)]])
+        if match.named or call.named.objects:
+            await self._check_named(caller, [*match.named, *_with_kinds(call.named.objects)])
         if self._mode is Scope.OWNED:
+            if call.named.alike:
+                await self._check_alike(caller, _with_kinds(call.named.alike))
             if call.models or call.model.startswith(_TUNED) or call.path.startswith(_MODELS):
                 await self._check_tuned(caller, _tuned(call))
             return call
@@ -81,10 +84,21 @@ class Owners:
             raise ForbiddenError(f"A request may name at most {_NAMED_MAX} objects.", code="too_many_objects")
         if self._mode is not Scope.OWNED:
             raise routes.not_found(*named[0])
-        found = await self._ledger.owners.find([(name, self._life(kind)) for kind, name in named])
-        for (kind, name), owner in zip(named, found, strict=True):
+        for kind, name, owner in await self._owners(named):
             if owner != caller.external_id:
                 raise routes.not_found(kind, name)
+
+    async def _check_alike(self, caller: Caller, named: list[tuple[str, str]]) -> None:
+        """What looks like an id is refused only where it is another caller's: the API might take it where that is not known."""
+        for start in range(0, len(named), _NAMED_MAX):
+            for kind, name, owner in await self._owners(named[start : start + _NAMED_MAX]):
+                if owner not in (None, caller.external_id):
+                    raise routes.not_found(kind, name)
+
+    async def _owners(self, named: list[tuple[str, str]]) -> list[tuple[str, str, str | None]]:
+        """These (kind, id) with their owners."""
+        found = await self._ledger.owners.find([(name, self._life(kind)) for kind, name in named])
+        return [(kind, name, owner) for (kind, name), owner in zip(named, found, strict=True)]
 
     async def _check_tuned(self, caller: Caller, models: list[str]) -> None:
         """A fine-tuned model is its maker's; one that nobody has made here was made for everybody."""
@@ -98,6 +112,10 @@ class Owners:
     def _life(self, kind: str) -> int:
         """At most as long as the setting says, so that an operator can bound what Redis remembers."""
         return min(routes.KINDS[kind].life_s or self._life_s, self._life_s)
+
+
+def _with_kinds(names: Iterable[str]) -> list[tuple[str, str]]:
+    return [(routes.kind_of(name), name) for name in sorted(names)]
 
 
 def _tuned(call: Call) -> list[str]:

@@ -24,10 +24,11 @@ ROWS = [
     # The parts the readers of the row above are made of.
     {"protocol.dialects", "protocol.formats", "protocol.forms", "protocol.unpaid"},
     {"protocol.sse", "protocol.answers", "protocol.texts", "protocol.kept", "protocol.prompts", "protocol.inputs"},
+    {"protocol.named"},
     {
         "protocol.splice",
         "protocol.structure",
-        "protocol.named",
+        "protocol.places",
         "protocol.refusals",
         "protocol.media",
         "protocol.schemas",

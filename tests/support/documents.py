@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from sentinel.protocol.places import BY_ROUTE
 from sentinel.protocol.refused import REFUSED
 from sentinel.protocol.routes import ROUTES
 from sentinel.records import Dialect, Reads, Route, Scope
@@ -33,6 +34,7 @@ _ENV_HEAD = """# Settings of Sentinel; copy to .env. Everything is described in 
 
 _REFUSED_HEAD = "| path | why |\n| --- | --- |\n"
 _ROUTES_HEAD = "| path | methods | forwarded in | body | answer | tokens counted |\n| --- | --- | --- | --- | --- | --- |\n"
+_PLACES_HEAD = "| POST | ids of objects |\n| --- | --- |\n"
 # What OpenAI documents beside plain JSON; the relay goes by the answer's own type, so it is for people only.
 _STREAMED = ("/chat/completions", "/completions", "/responses", "/images/generations", "/images/edits", "/threads/runs")
 _STREAMED_TOO = (
@@ -82,14 +84,23 @@ def env_example() -> str:
 
 
 def compatibility_page() -> str:
-    """docs/compatibility.md with the tables of routes and of refused paths as they are; the rest is written by hand."""
+    """docs/compatibility.md with its tables as they are; the rest is written by hand."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for route in ROUTES:
         rows.setdefault(_route_cells(route), []).append(route.method)
     lines = [f"| `/v1{path}` | {' '.join(verbs)} | {' | '.join(cells)} |" for (path, *cells), verbs in rows.items()]
     page = _with_table((ROOT / "docs" / "compatibility.md").read_text(), "routes", _ROUTES_HEAD, lines)
     refusals = [f"| `/v1{refused.path}` | {refused.reason} |" for refused in REFUSED]
-    return _with_table(page, "refused paths", _REFUSED_HEAD, refusals)
+    page = _with_table(page, "refused paths", _REFUSED_HEAD, refusals)
+    return _with_table(page, "places", _PLACES_HEAD, _places())
+
+
+def _places() -> list[str]:
+    """The places at which a body names objects; routes with the same places share a line."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for template, places in BY_ROUTE.items():
+        rows.setdefault(places, []).append(f"`{template}`")
+    return [f"| {', '.join(paths)} | {', '.join(f'`{one}`' for one in places)} |" for places, paths in rows.items()]
 
 
 def _with_table(page: str, name: str, head: str, lines: list[str]) -> str:

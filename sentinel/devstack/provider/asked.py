@@ -18,6 +18,8 @@ from sentinel.devstack.provider.checks import named, parsed, refused
 from sentinel.devstack.provider.desk import Desk
 from sentinel.devstack.provider.journal import Row
 from sentinel.devstack.provider.multipart import FormReader, Part
+from sentinel.protocol import routes
+from sentinel.protocol.places import tree
 
 CONTENT_BYTES_MAX: Final = 1_048_576
 FIELD_BYTES_MAX: Final = 1_048_576
@@ -130,9 +132,11 @@ class Asked:
 
     def _check_names(self, body: Any) -> None:
         """Refuse a body that names an object the account does not have."""
-        for field, name in named(body, kinds.NAMING):
-            wanted, status = kinds.NAMING[field]
-            self.desk.store.get(wanted, name, status=status, param=field)
+        places = routes.match(self.request.method, self.request.path).route.names
+        for field, name in named(body, tree(places)):
+            if field in kinds.NAMING:
+                wanted, status = kinds.NAMING[field]
+                self.desk.store.get(wanted, name, status=status, param=field)
 
     async def _read_form(self) -> None:
         """Take the form's fields and files as they come, and the hash of all of it."""

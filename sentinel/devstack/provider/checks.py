@@ -1,13 +1,11 @@
 """What the provider's simulator lets in, checked as OpenAI checks it. Pure; raises `RefusedError` with the answer."""
 
 import json
-from collections.abc import Container, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from sentinel.devstack import provider_script
-
-# What stands in a body and is not OpenAI's to look into.
-_FOREIGN: Final = frozenset({"metadata", "parameters", "schema", "simulate"})
+from sentinel.protocol.places import Tree
 
 
 class RefusedError(Exception):
@@ -53,20 +51,17 @@ def check_generation(body: Any, *, chat: bool) -> None:
         raise refused(400, message, param="stream_options")
 
 
-def named(body: Any, naming: Container[str]) -> Iterator[tuple[str, str]]:
-    """Every (field, id) by which a body names an object, the fields being those of `naming`; without recursion."""
-    waiting = [body]
+def named(body: Any, at: Tree) -> Iterator[tuple[str, str]]:
+    """Every (field, id) by which a body names an object at the places of `at`; without recursion."""
+    waiting: list[tuple[str, Any, Tree]] = [("", body, at)]
     while waiting:
-        value = waiting.pop()
+        field, value, place = waiting.pop()
         if isinstance(value, list):
-            waiting.extend(value)
+            waiting.extend((field, inner, place) for inner in value)
         elif isinstance(value, dict):
-            for field, inner in value.items():
-                if field in naming:
-                    names = inner if isinstance(inner, list) else [inner]
-                    yield from ((field, name) for name in names if isinstance(name, str))
-                if isinstance(inner, dict | list) and field not in _FOREIGN:
-                    waiting.append(inner)
+            waiting.extend((name, inner, under) for name, inner in value.items() if (under := place.under(name)) is not None)
+        elif isinstance(value, str) and place.taken:
+            yield field, value
 
 
 def prompts(body: Mapping[str, Any], field: str = "prompt") -> tuple[list[str], int]:
