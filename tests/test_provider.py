@@ -106,6 +106,24 @@ async def test_silence_in_the_middle_is_a_timeout() -> None:
             await read(reply)
 
 
+async def test_what_does_not_come_soon_may_still_be_read() -> None:
+    """Issue 10 §2: `more` gives up waiting, never the answer: what comes later is read, and the connection is kept."""
+    async with Liar() as liar, edge(liar.url) as one:
+        for act in ("trickling stream", "well", "stream", "gzip stream"):
+            reply = await ask(one, act)
+            said, waits = b"", 0
+            while (chunk := await reply.more(0.001)) != b"":
+                said += chunk or b""
+                waits += chunk is None
+            assert said == (HELLO if act == "well" else EVENT * 40 + STREAM if act == "trickling stream" else STREAM)
+            assert (waits > 0) is (act == "trickling stream")
+            reply.close()
+            with pytest.raises(UpstreamError):
+                await reply.more(1)
+        # The trickling one ends with its connection.
+        assert liar.connections == 2
+
+
 async def test_an_idle_bound_does_not_cut_a_long_wait_for_headers() -> None:
     """wire.md O1: idle counts between two reads only; a pooled connection keeps no clock of the request before."""
     async with Liar() as liar, edge(liar.url, idle_s=0.05) as one:

@@ -233,6 +233,8 @@ class StreamMeter:
         if reading.ends:
             self.terminated = True
             self._failed_last = reading.fails
+            # A response that ends well behind an error has not failed: its last event says what became of it.
+            self._failed_first = self._failed_first and (reading.fails or self._dialect is not Dialect.RESPONSES)
         if reading.unfinished is not None:
             self.unfinished = reading.unfinished
             self.working_id = reading.object_id

@@ -109,6 +109,10 @@ class _Kept:
         body = await self.read()
         return bool(body) and not sink(body)
 
+    async def more(self, within_s: float) -> bytes:  # noqa: ARG002  there is nothing to wait for
+        """See Reply: all of it is here."""
+        return await self.read()
+
     async def drain(self, timeout_s: float) -> None:
         """See Reply: nothing is left that a connection would wait for."""
 

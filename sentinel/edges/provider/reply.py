@@ -40,6 +40,10 @@ class Reply(Protocol):
         """
         ...
 
+    async def more(self, within_s: float) -> bytes | None:
+        """Like `read`, but None where nothing comes within `within_s`; the answer can still be read on."""
+        ...
+
     async def drain(self, timeout_s: float) -> None:
         """Read and drop what is left, for at most `timeout_s`, so that the connection can be used again."""
         ...
@@ -76,6 +80,10 @@ class Through:
             if not sink(chunk):
                 return True
         return False
+
+    async def more(self, within_s: float) -> bytes | None:
+        """See Reply. By `read`, as `pour`."""
+        return await _within(self, within_s)
 
     async def drain(self, timeout_s: float) -> None:
         """See Reply."""
@@ -121,6 +129,14 @@ def opened(
         return _Inflated(reply, codings[0], ready=is_stream)
     reply.ready = is_stream or reply.ready
     return reply
+
+
+async def _within(reply: Reply, within_s: float) -> bytes | None:
+    try:
+        async with asyncio.timeout(within_s):
+            return await reply.read()
+    except TimeoutError:
+        return None
 
 
 def _codings(lists: list[bytes]) -> list[bytes]:
@@ -172,6 +188,12 @@ class _Answered:
             return await self._connection.pour(sink, self._idle_s, self._ends_s)
         except (LateError, BrokenError) as error:
             raise _failure(error) from error
+
+    async def more(self, within_s: float) -> bytes | None:
+        """See Reply. A timer is made only where there is something to wait for."""
+        if self._connection is None or self._answer.whole or self._answer.arrivals:
+            return await self.read()
+        return await _within(self, within_s)
 
     async def drain(self, timeout_s: float) -> None:
         """See Reply."""

@@ -7,6 +7,7 @@ that the client can tell. The relay follows the content type of the answer, not 
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -22,6 +23,9 @@ from sentinel.protocol.finds import Finds
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
 from sentinel.records import Call, Ending, Outcome
+from sentinel.stages.relay.rest import ReadOn, pass_rest, read_rest
+
+__all__ = ["Keep", "ReadOn", "Relay"]
 
 _log: Final = Log("relay")
 
@@ -42,44 +46,6 @@ _ENDINGS: Final[tuple[tuple[type[Exception], Ending], ...]] = (
     (UpstreamError, Ending.TRUNCATED),
     (DrainingError, Ending.INTERNAL),
 )
-
-
-class ReadOn:
-    """Reads answers on whose client has left, for the provider's own figures: SENTINEL_ON_DISCONNECT=drain.
-
-    At most `answers_max` at a time (0: none), each for `timeout_s` and `bytes_max`; what goes beyond is closed, and billed by
-    what was produced until then.
-    """
-
-    def __init__(self, *, answers_max: int, timeout_s: float, bytes_max: int) -> None:
-        self._answers_max = answers_max
-        self._timeout_s = timeout_s
-        self._bytes_max = bytes_max
-        self._bounds: set[asyncio.Timeout] = set()
-
-    async def read(self, reply: Reply, meter: Meter) -> None:
-        """Feed the rest of `reply` to `meter`, within the bounds. Never fails."""
-        if len(self._bounds) >= self._answers_max:
-            return
-        left = self._bytes_max
-        bound = asyncio.timeout(self._timeout_s)
-        self._bounds.add(bound)
-        try:
-            async with bound:
-                while left > 0 and not meter.terminated and (chunk := await reply.read()):
-                    left -= len(chunk)
-                    meter.feed(chunk)
-        except (TimeoutError, UpstreamError):
-            _log.debug("an answer was not read to its end")
-        finally:
-            self._bounds.discard(bound)
-        meter.finish()
-
-    def close(self) -> None:
-        """End what is being read."""
-        self._answers_max = 0
-        for bound in self._bounds:
-            bound.reschedule(0)
 
 
 class Relay:
@@ -112,9 +78,9 @@ class Relay:
                 with exchange.connected():
                     await exchange.start(reply.status, [*head, *extra])
                     if call.leaves and reply.status < 300:
-                        await self._pump_found(reply, exchange, meter, finds, keep)
+                        await self._pump_found(reply, exchange, call, meter, finds, keep)
                     else:
-                        await self._pump(reply, exchange, meter, length)
+                        await self._pump(reply, exchange, call, meter, length)
                     failure = _truncation(meter)
                     if failure is None:
                         if not exchange.ended:
@@ -128,7 +94,9 @@ class Relay:
             if failure is None:
                 await reply.drain(_TAIL_S)
             elif isinstance(failure, ClientGoneError):
-                if call.lasts:
+                if meter.terminated:
+                    await read_rest(reply, meter)
+                elif call.lasts:
                     await self._read_names(reply, meter, finds, keep)
                 else:
                     await self._read_on.read(reply, meter)
@@ -150,13 +118,15 @@ class Relay:
             reply.close()
         return _with_left(await _outcome(reply, 0, meter, ClientGoneError(), self._reading), meter, finds)
 
-    async def _pump(self, reply: Reply, exchange: Exchange, meter: Meter, length: int | None) -> None:
+    async def _pump(self, reply: Reply, exchange: Exchange, call: Call, meter: Meter, length: int | None) -> None:
         """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6).
 
         What completes a body of a known `length` goes down as its last part, before the meter reads it.
         """
         if length is None:
             await _pour(reply, exchange, meter)
+            if meter.terminated:
+                await pass_rest(reply, meter, call, exchange.send)
         else:
             while chunk := await reply.read():
                 passed = meter.feed(chunk)
@@ -167,28 +137,29 @@ class Relay:
         if passed := meter.finish():
             await exchange.send(passed)
 
-    async def _pump_found(self, reply: Reply, exchange: Exchange, meter: Meter, finds: Finds, keep: Keep) -> None:
+    async def _pump_found(self, reply: Reply, exchange: Exchange, call: Call, meter: Meter, finds: Finds, keep: Keep) -> None:
         """The same for an answer that names new objects: each is kept before the client has its id.
 
         The ids of a plain body are known when it is whole, so its last piece waits for that.
         """
+        if isinstance(meter, StreamMeter):
+            send = partial(_send_found, exchange, meter, finds, keep)
+            while not meter.terminated and (chunk := await reply.read()):
+                await send(meter.feed(chunk))
+            if meter.terminated:
+                await pass_rest(reply, meter, call, send)
+            await send(meter.finish())
+            return
         held = b""
-        ended = False
-        while not ended:
-            chunk = b"" if meter.terminated else await reply.read()
-            ended = not chunk
-            passed = meter.feed(chunk) if chunk else meter.finish()
-            new: list[str] = []
-            if isinstance(meter, StreamMeter):
-                new = finds.in_stream(meter, passed)
-            elif not ended:
-                passed, held = held, passed
-            elif isinstance(meter, BodyMeter):
-                passed, new = held, finds.in_body(meter)
-            if new:
-                await keep(new)
+        while chunk := await reply.read():
+            passed, held = held, meter.feed(chunk)
             if passed:
                 await exchange.send(passed)
+        meter.finish()
+        if isinstance(meter, BodyMeter) and (new := finds.in_body(meter)):
+            await keep(new)
+        if held:
+            await exchange.send(held)
 
     async def _read_names(self, reply: Reply, meter: Meter, finds: Finds, keep: Keep) -> None:
         """Read on until the work that goes on has a name under which it can be looked at."""
@@ -231,6 +202,13 @@ async def _pour(reply: Reply, exchange: Exchange, meter: Meter) -> None:
 
     while not meter.terminated and await reply.pour(sink):
         await exchange.pushed()
+
+
+async def _send_found(exchange: Exchange, meter: StreamMeter, finds: Finds, keep: Keep, passed: bytes) -> None:
+    if new := finds.in_stream(meter, passed):
+        await keep(new)
+    if passed:
+        await exchange.send(passed)
 
 
 async def _produced(bytes_down: int, meter: Meter, ending: Ending, reading: asyncio.Semaphore) -> tuple[list[str], int]:

@@ -1,0 +1,194 @@
+"""How streams end: what comes after the event that ends one, and within which bounds."""
+
+import asyncio
+import json
+
+import pytest
+
+from sentinel.errors import UpstreamError, UpstreamTimeoutError
+from sentinel.protocol import sse
+from sentinel.protocol.meter import StreamMeter
+from sentinel.records import Dialect, Ending, Usage
+from sentinel.stages.relay import ReadOn, rest
+from tests.support.metering import cut, run, ways
+from tests.test_relay import EVENTS, NONE, Answer, call, copy
+
+
+def said(kind: str, tokens: int | None = None, **more: object) -> bytes:
+    """A typed event of a response; with `tokens` it carries the usage (tokens, 1)."""
+    usage = None if tokens is None else {"input_tokens": tokens, "output_tokens": 1, "total_tokens": tokens + 1}
+    response = {"id": "resp_1", "object": "response", "status": kind.rpartition(".")[2], "usage": usage}
+    fields = {"type": kind, **({"response": response} if kind.startswith("response.") else {}), **more}
+    return f"event: {kind}\ndata: {json.dumps(fields)}\n\n".encode()
+
+
+def choice(index: int, text: str = "", *, finish: str | None = None, tokens: int | None = None) -> bytes:
+    """An event of a chat's choice; with `tokens` the usage (3, tokens) rides on it."""
+    fields: dict[str, object] = {"choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish}]}
+    if tokens is not None:
+        fields["usage"] = {"prompt_tokens": 3, "completion_tokens": tokens}
+    return b"data: " + json.dumps({"id": "c1"} | fields).encode() + b"\n\n"
+
+
+def usage_alone(tokens: int) -> bytes:
+    """The usage (3, tokens) in an event of its own."""
+    return b'data: {"id":"c1","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":%d}}\n\n' % tokens
+
+
+ERROR = said("error", code="server_error", message="It broke.")
+CREATED = said("response.created")
+CHAT_ERROR = b'data: {"error":{"message":"It broke.","type":"server_error","param":null,"code":null}}\n\n'
+DELTA = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"word"}\n\n'
+WORD = choice(0, "word", finish="stop")
+RUN = b"event: done\ndata: [DONE]\n\n"
+
+# What is sent, the usage of the bill, how it ended.
+TAILS: dict[str, tuple[Dialect, bytes, Usage | None, Ending]] = {
+    "error, failed": (Dialect.RESPONSES, CREATED + ERROR + said("response.failed", 7), Usage(7, 1), Ending.UPSTREAM_ERROR),
+    "failed, error": (Dialect.RESPONSES, CREATED + said("response.failed", 7) + ERROR, Usage(7, 1), Ending.UPSTREAM_ERROR),
+    "error, failed without usage": (Dialect.RESPONSES, CREATED + ERROR + said("response.failed"), None, Ending.UPSTREAM_ERROR),
+    "error first, failed": (Dialect.RESPONSES, ERROR + said("response.failed", 7), Usage(7, 1), Ending.UPSTREAM_ERROR),
+    "error first, completed": (Dialect.RESPONSES, ERROR + said("response.completed", 7), Usage(7, 1), Ending.SUCCESS),
+    "error alone": (Dialect.RESPONSES, CREATED + ERROR, None, Ending.UPSTREAM_ERROR),
+    "text, error, failed": (
+        Dialect.RESPONSES,
+        CREATED + DELTA + ERROR + said("response.failed", 7),
+        Usage(7, 1),
+        Ending.UPSTREAM_ERROR,
+    ),
+    "completed, [DONE]": (Dialect.RESPONSES, CREATED + said("response.completed", 7) + sse.DONE, Usage(7, 1), Ending.SUCCESS),
+    "completed, comment": (
+        Dialect.RESPONSES,
+        CREATED + said("response.completed", 7) + b": bye\n\n",
+        Usage(7, 1),
+        Ending.SUCCESS,
+    ),
+    "incomplete, completed": (
+        Dialect.RESPONSES,
+        said("response.incomplete", 5) + said("response.completed", 7),
+        Usage(7, 1),
+        Ending.SUCCESS,
+    ),
+    "completed twice": (
+        Dialect.RESPONSES,
+        said("response.completed", 5) + said("response.completed", 7),
+        Usage(7, 1),
+        Ending.SUCCESS,
+    ),
+    "completed, failed": (
+        Dialect.RESPONSES,
+        said("response.completed", 5) + said("response.failed", 7),
+        Usage(7, 1),
+        Ending.UPSTREAM_ERROR,
+    ),
+    "[DONE], comment": (Dialect.CHAT, WORD + usage_alone(2) + sse.DONE + b": bye\n\n", Usage(3, 2), Ending.SUCCESS),
+    "[DONE], usage": (Dialect.CHAT, WORD + sse.DONE + usage_alone(2), Usage(3, 2), Ending.SUCCESS),
+    "[DONE] twice": (Dialect.CHAT, WORD + usage_alone(2) + sse.DONE + sse.DONE, Usage(3, 2), Ending.SUCCESS),
+    "chat error, [DONE]": (Dialect.CHAT, CHAT_ERROR + sse.DONE, None, Ending.UPSTREAM_ERROR),
+    "text, chat error, [DONE]": (Dialect.CHAT, WORD + CHAT_ERROR + sse.DONE, None, Ending.SUCCESS),
+    "run, [DONE], more": (Dialect.EVENTS, RUN + b": bye\n\n", None, Ending.SUCCESS),
+    "streamed again": (Dialect.NONE, CREATED + ERROR + said("response.failed", 7), None, Ending.SUCCESS),
+}
+
+
+@pytest.mark.parametrize("leaves", [(), ("id",)], ids=["nothing left", "an object left"])
+@pytest.mark.parametrize("name", TAILS)
+async def test_what_comes_after_the_end_goes_down(name: str, leaves: tuple[str, ...]) -> None:
+    """Issue 10 §2: whatever follows an event that ends a stream goes down at every split, and its last word is the bill."""
+    dialect, stream, usage, ending = TAILS[name]
+    for chunks in ways(stream)[:: 1 if len(stream) < 400 else 3]:
+        answer = Answer(EVENTS, chunks)
+        down = await copy(answer, call(dialect, leaves=leaves))
+        assert (down.body, down.whole, answer.closed) == (stream, True, True)
+        assert (down.outcome.usage, down.outcome.ending) == (usage, ending)
+
+
+def test_a_late_usage_event_stays_hidden() -> None:
+    """Issue 10 §2, §6: the usage that Sentinel asked for stays hidden also where it comes behind [DONE]."""
+    stream = WORD + sse.DONE + usage_alone(2) + b": bye\n\n"
+    for chunks in ways(stream):
+        seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True), chunks)
+        assert (seen.downstream, seen.usage) == (WORD + sse.DONE + b": bye\n\n", Usage(3, 2))
+
+
+@pytest.mark.parametrize("leaves", [(), ("id",)], ids=["nothing left", "an object left"])
+@pytest.mark.parametrize("failure", [UpstreamError("It broke."), UpstreamTimeoutError("It fell silent.")])
+@pytest.mark.parametrize("half", [b"", b"data: ha", b"event: response.failed\n"])
+async def test_a_failure_after_the_end_is_none(failure: UpstreamError, half: bytes, leaves: tuple[str, ...]) -> None:
+    """Issue 10 §2: a provider that breaks off or hangs after the last event has answered; half an event is dropped."""
+    for dialect, stream in ((Dialect.CHAT, WORD + sse.DONE), (Dialect.RESPONSES, CREATED + said("response.completed", 7))):
+        down = await copy(Answer(EVENTS, [stream, half], failure=failure), call(dialect, leaves=leaves))
+        assert (down.body, down.whole, down.outcome.ending) == (stream, True, Ending.SUCCESS)
+
+
+async def test_the_rest_has_a_bound_of_bytes() -> None:
+    """Issue 10 §2: a provider that never stops sending after its last event holds no client's stream open."""
+    ping = b": " + b"x" * (1 << 20) + b"\n\n"
+    answer = Answer(EVENTS, [WORD + sse.DONE, *[ping] * 100])
+    down = await copy(answer, call(Dialect.CHAT))
+    assert (down.whole, down.outcome.ending, answer.closed) == (True, Ending.SUCCESS, True)
+    assert len(ping) < len(down.body) < 50 * len(ping)
+
+
+class Hangs(Answer):
+    """An answer that does not end."""
+
+    async def more(self, within_s: float) -> bytes | None:
+        return await super().more(within_s) or None
+
+
+@pytest.mark.parametrize(
+    ("dialect", "stream", "most_s"),
+    [
+        (Dialect.CHAT, WORD + sse.DONE, 0.1),
+        (Dialect.EVENTS, RUN, 0.1),
+        (Dialect.RESPONSES, CREATED + said("response.completed", 7), 1.0),
+        (Dialect.RESPONSES, CREATED + ERROR, 1.0),
+        (Dialect.NONE, said("response.completed", 7), 1.0),
+    ],
+)
+async def test_the_rest_has_a_bound_of_time(dialect: Dialect, stream: bytes, most_s: float) -> None:
+    """Issue 10 §2, wire.md D5: the provider has 0.1 s behind [DONE], and a second behind a last event, to end its stream."""
+    answer = Hangs(EVENTS, [*cut(stream, [20]), b": bye\n\n"])
+    down = await copy(answer, call(dialect))
+    assert (down.body, down.whole, answer.drained, answer.closed) == (stream + b": bye\n\n", True, True, True)
+    assert [wait_s <= most_s for wait_s in answer.waits_s] == [True, True]
+    assert down.outcome.ending is (Ending.UPSTREAM_ERROR if ERROR in stream else Ending.SUCCESS)
+
+
+async def test_the_rest_is_bounded_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue 10 §2: one that goes on and on after its last event is left after five seconds, however often it says something."""
+
+    class Ticks(Hangs):
+        async def more(self, within_s: float) -> bytes | None:
+            if within_s <= 0:
+                return None
+            clock[0] += 0.6
+            return await super().more(within_s)
+
+    clock = [asyncio.get_running_loop().time()]
+    answer = Ticks(EVENTS, [said("response.completed", 7), *[b": ping\n\n"] * 100])
+    monkeypatch.setattr(rest, "_now", lambda: clock[0])
+    down = await copy(answer, call(Dialect.RESPONSES))
+    assert (down.body.count(b": ping"), down.whole, down.outcome.ending) == (9, True, Ending.SUCCESS)
+
+
+@pytest.mark.parametrize("lasts", [False, True])
+@pytest.mark.parametrize("read_on", [NONE, ReadOn(answers_max=1, timeout_s=5, bytes_max=10**6)], ids=["cancel", "drain"])
+async def test_a_client_that_leaves_after_the_end_has_all(read_on: ReadOn, lasts: bool) -> None:
+    """Issue 10 §2, wire.md D5: leaving at the last event is a success that frees all; a usage on its way is still read."""
+    pieces = [CREATED, ERROR, said("response.failed", 7)]
+    answer = Answer(EVENTS, pieces)
+    down = await copy(answer, call(Dialect.RESPONSES, lasts=lasts), read_on, parts_taken=2)
+    assert (down.outcome.ending, down.outcome.usage, answer.closed) == (Ending.UPSTREAM_ERROR, Usage(7, 1), True)
+    answer = Answer(EVENTS, [WORD, sse.DONE, usage_alone(2)])
+    down = await copy(answer, call(Dialect.CHAT, lasts=lasts), read_on, parts_taken=2)
+    assert (down.outcome.ending, down.outcome.usage, answer.closed) == (Ending.SUCCESS, Usage(3, 2), True)
+
+
+async def test_the_rest_is_read_on_for_a_client_that_left_before() -> None:
+    """Issue 10 §2: with SENTINEL_ON_DISCONNECT=drain the last usage counts too, not the first end."""
+    answer = Answer(EVENTS, [CREATED, DELTA, ERROR, said("response.failed", 7)])
+    read_on = ReadOn(answers_max=1, timeout_s=5, bytes_max=10**6)
+    down = await copy(answer, call(Dialect.RESPONSES), read_on, parts_taken=1)
+    assert down.outcome.usage == Usage(7, 1)
