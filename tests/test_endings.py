@@ -1,4 +1,4 @@
-"""How streams end: what comes after the event that ends one, and within which bounds."""
+"""How streams end: what comes after the event that ends one, within which bounds, and which choices must have ended."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from sentinel.protocol.meter import StreamMeter
 from sentinel.records import Dialect, Ending, Usage
 from sentinel.stages.relay import ReadOn, rest
 from tests.support.metering import cut, run, ways
-from tests.test_relay import EVENTS, NONE, Answer, call, copy
+from tests.test_relay import EVENTS, NONE, Answer, Down, call, copy
 
 
 def said(kind: str, tokens: int | None = None, **more: object) -> bytes:
@@ -192,3 +192,62 @@ async def test_the_rest_is_read_on_for_a_client_that_left_before() -> None:
     read_on = ReadOn(answers_max=1, timeout_s=5, bytes_max=10**6)
     down = await copy(answer, call(Dialect.RESPONSES), read_on, parts_taken=1)
     assert down.outcome.usage == Usage(7, 1)
+
+
+# ---- choices -----------------------------------------------------------------------------------------------------------
+
+ENDED0, ENDED1 = choice(0, finish="stop"), choice(1, finish="length")
+# By name: how many were asked for, the stream, and whether it is whole though [DONE] is missing.
+CHOICES: dict[str, tuple[int, bytes, bool]] = {
+    "one, ended": (1, choice(0, "a") + ENDED0, True),
+    "one, cut": (1, choice(0, "a"), False),
+    "two, both ended": (2, choice(0, "a") + choice(1, "b") + ENDED1 + ENDED0, True),
+    "two, one cut": (2, choice(0, "a") + choice(1, "b") + ENDED0, False),
+    "two, the other cut": (2, choice(0, "a") + choice(1, "b") + ENDED1, False),
+    "two, cut behind the other's end": (2, ENDED0 + choice(1, "b"), False),
+    "two, none ended": (2, choice(0, "a") + choice(1, "b"), False),
+    "two asked, one came": (2, choice(0, "a") + ENDED0, True),
+    "two, both in one event": (
+        2,
+        b'data: {"choices":[{"index":0,"finish_reason":"stop"},{"index":1,"finish_reason":"stop"}]}\n\n',
+        True,
+    ),
+    "one, usage, no end": (1, choice(0, "a") + usage_alone(2), False),
+    "two, usage, no end": (2, choice(0, "a") + choice(1, "b") + usage_alone(2), False),
+    "two, one ended, usage alone": (2, choice(0, "a") + choice(1, "b") + ENDED0 + usage_alone(2), True),
+    "two, one ended, usage alone, more": (2, ENDED0 + usage_alone(2) + choice(1, "b"), False),
+    "two, one ended, usage rides": (2, choice(1, "b", tokens=1) + choice(0, "a", finish="stop", tokens=2), False),
+    "two, both ended, usage rides": (2, choice(1, "b", finish="stop", tokens=1) + choice(0, finish="stop", tokens=2), True),
+    "two, usage as it goes, cut": (2, choice(0, finish="stop", tokens=1) + choice(1, "b", tokens=2), False),
+    "two, usage as it goes, ended": (2, choice(0, finish="stop", tokens=1) + choice(1, "b", tokens=2) + ENDED1, True),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+async def test_every_choice_that_began_must_end(name: str) -> None:
+    """Issue 10 §9, wire.md F2: a stream whose choices have not all ended is cut, unless its usage was its last word."""
+    choices, stream, whole = CHOICES[name]
+    for chunks in ways(stream)[::3]:
+        down = await copy(Answer(EVENTS, chunks), call(Dialect.CHAT, choices=choices))
+        _assert_ended(down, stream, whole=whole)
+    done = await copy(Answer(EVENTS, [stream + sse.DONE]), call(Dialect.CHAT, choices=choices))
+    assert (done.body, done.outcome.ending) == (stream + sse.DONE, Ending.SUCCESS)
+
+
+@pytest.mark.parametrize("kept_bytes_max", [1, 300, 1 << 20])
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices_are_known_past_what_is_kept(name: str, kept_bytes_max: int) -> None:
+    """Issue 10 §9, wire.md L4: which choices ended is known also of events that were not kept."""
+    choices, stream, whole = CHOICES[name]
+    filler = choice(0, "x" * 200) * 90
+    meter = StreamMeter(Dialect.CHAT, choices=choices, kept_bytes_max=kept_bytes_max)
+    assert run(meter, [filler, *sse.events(stream)]).finished is whole
+
+
+def _assert_ended(down: Down, stream: bytes, *, whole: bool) -> None:
+    assert down.whole
+    assert down.body.startswith(stream)
+    rest = down.body.removeprefix(stream)
+    assert (rest == sse.DONE) is whole
+    assert (b"upstream_truncated" in rest) is not whole
+    assert down.outcome.ending is (Ending.SUCCESS if whole else Ending.TRUNCATED)

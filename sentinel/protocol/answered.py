@@ -20,7 +20,8 @@ def opened(status: int, sent: Sequence[Line], call: Call) -> tuple[Meter, list[L
     if kind == b"text/event-stream" and status < 400:
         kept = [(name, value) for name, value in head if name != b"cache-control"]
         unbuffered = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        return StreamMeter(call.dialect, usage_hidden=call.usage_hidden, names=bool(call.leaves)), kept + unbuffered, None
+        stream = StreamMeter(call.dialect, usage_hidden=call.usage_hidden, names=bool(call.leaves), choices=call.choices)
+        return stream, kept + unbuffered, None
     meter = _plain(kind, status, call)
     lengths = values(sent, b"content-length")
     head += [(b"content-length", length) for length in lengths]

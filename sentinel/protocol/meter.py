@@ -27,12 +27,14 @@ class StreamMeter:
     `usage_hidden` says that Sentinel asked for usage on its own account (wire.md U2, U5), `names` that the id of the answer's
     object is wanted: it is known before the bytes that tell it are returned. What `feed` and `finish` return is what goes
     downstream; after `finish` the client always stands at an event boundary, so that an event can be added there.
-    `terminated` says that the stream's own end was passed on: `[DONE]`, or the last event of a response (wire.md P1).
+    `terminated` says that the stream's own end was passed on: `[DONE]`, or the last event of a response (wire.md P1). `choices`
+    is how many were asked for: each that began must end.
     `working_id` names the object whose state `unfinished` is, where it was said.
     """
 
     __slots__ = (
         "_carries",
+        "_choices",
         "_counts",
         "_dialect",
         "_end",
@@ -63,6 +65,7 @@ class StreamMeter:
         *,
         usage_hidden: bool = False,
         names: bool = False,
+        choices: int = 1,
         tail_bytes_max: int | None = None,
         kept_bytes_max: int = kept.BYTES_MAX,
     ) -> None:
@@ -77,6 +80,7 @@ class StreamMeter:
         self._counts = self._grammar.say is not None
         self._mark, self._marked, self._end, *_ = self._grammar
         self._usage_hidden = usage_hidden
+        self._choices = choices
         self._splitter = sse.Splitter(tail_bytes_max or self._grammar.tail_bytes_max)
         self._unpaid = Unpaid(self._grammar.say, kept_bytes_max)
         # Whether the next bytes go on with an event that has begun.
@@ -98,14 +102,17 @@ class StreamMeter:
 
     @property
     def finished(self) -> bool:
-        """Whether the answer was whole (wire.md F2): a choice gave its `finish_reason`, or a response its last event.
+        """Whether the answer was whole (wire.md F2): each choice gave its `finish_reason`, or a response its last event.
 
-        Streams of other kinds end when they end. Looked up on demand, from the end, where it stands.
+        Usage in an event of its own is the last word of a stream: behind it one `finish_reason` is enough. Streams of other
+        kinds end when they end. Looked up on demand, from the end, where it stands.
         """
         if not self._grammar.needs_end:
             return True
         if self._dialect is Dialect.RESPONSES:
             return self.terminated or (self.overflowed > 0 and not self._latest)
+        if self._choices > 1:
+            return (self._finished and self._unpaid.silent()) or self._unpaid.all_finished(self._choices)
         self._finished = self._finished or self._unpaid.finished()
         return self._finished
 
@@ -206,7 +213,7 @@ class StreamMeter:
             if reading.usage is None:
                 unpaid.append(event)
             else:
-                self._pay(reading.usage, [*unpaid, event])
+                self._pay(reading, [*unpaid, event])
                 unpaid.clear()
             if reading.alone and self._usage_hidden:
                 hides = True
@@ -244,11 +251,14 @@ class StreamMeter:
         self._looks = self._nameless_events > 0
         return reading
 
-    def _pay(self, usage: Usage, events: list[bytes]) -> None:
+    def _pay(self, reading: Reading, events: list[bytes]) -> None:
         """The last usage wins (wire.md U8) and covers everything up to its own event, which need not be kept."""
-        # The reason stands with the usage or just before it.
-        self._finished = (self._dialect is Dialect.CHAT and self._unpaid.finishes(events)) or self.finished
-        self.usage = usage
+        if self._choices > 1:
+            self._finished = self._unpaid.all_finished(self._choices, events, one_is_enough=reading.alone)
+        else:
+            # The reason stands with the usage or just before it.
+            self._finished = (self._dialect is Dialect.CHAT and self._unpaid.finishes(events)) or self.finished
+        self.usage = reading.usage
         self._unpaid.clear()
 
 

@@ -21,17 +21,19 @@ _AUDIO_DELTA: Final = "response.audio.delta"
 class Texts:
     """The texts of an answer, concatenated per choice and field (wire.md L1), up to `kept_bytes_max` bytes of UTF-8 (L4).
 
-    `obfuscation` padding and log probabilities are not text (L2). `finished` says that a choice gave its finish reason.
+    `obfuscation` padding and log probabilities are not text (L2). `begun` are the choices that were seen, `ended` those that
+    gave their finish reason.
     """
 
-    __slots__ = ("_kept_bytes", "_kept_bytes_max", "_parts", "bytes_uncounted", "finished")
+    __slots__ = ("_kept_bytes", "_kept_bytes_max", "_parts", "begun", "bytes_uncounted", "ended")
 
     def __init__(self, kept_bytes_max: int) -> None:
         self._kept_bytes_max = kept_bytes_max
         self._parts: dict[tuple[int, str, int], list[str]] = {}
         self._kept_bytes = 0
         self.bytes_uncounted = 0
-        self.finished = False
+        self.begun: set[int] = set()
+        self.ended: set[int] = set()
 
     def joined(self) -> list[str]:
         """One text per choice and field, in order of appearance."""
@@ -57,8 +59,9 @@ def read_choices(fields: dict[str, Any], texts: Texts) -> None:
     """Adds what the choices of one chunk or body of /chat/completions or /completions say."""
     for choice in _objects(fields.get("choices")):
         index = _index(choice)
+        texts.begun.add(index)
         if isinstance(reason := choice.get("finish_reason"), str) and reason:
-            texts.finished = True
+            texts.ended.add(index)
         if text := choice.get("text"):
             texts.add(index, "text", text)
         message = choice.get("delta") or choice.get("message")

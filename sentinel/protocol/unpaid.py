@@ -4,7 +4,8 @@ Kept as raw events, read only where it is asked for; past the bound read at once
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from sentinel.protocol import sse
@@ -27,7 +28,7 @@ class Unpaid:
     there, and call `store` once they are more than WORDS_BYTES_MAX. `bytes_uncounted` are bytes that cannot be read at all.
     """
 
-    __slots__ = ("_kept", "_kept_bytes_max", "_past", "_say", "bytes_uncounted", "latest", "latest_bytes")
+    __slots__ = ("_choices", "_kept", "_kept_bytes_max", "_past", "_say", "bytes_uncounted", "latest", "latest_bytes")
 
     def __init__(self, say: Callable[[dict[str, Any], Texts], None] | None, kept_bytes_max: int) -> None:
         self.latest: list[bytes] = []
@@ -38,6 +39,8 @@ class Unpaid:
         self._kept = Kept(kept_bytes_max)
         # Past the cap events are read at once and only the size of their texts is remembered.
         self._past = Texts(0)
+        # Which choices began and ended, also before the last usage; known where somebody asked.
+        self._choices = Texts(0)
 
     def add(self, region: bytes) -> None:
         """Remembers `region`; one too large to be all words only if there are any in it (images, echoes)."""
@@ -73,7 +76,25 @@ class Unpaid:
     def finished(self) -> bool:
         """Whether a choice gave its finish reason; looked for from the end, where it stands."""
         self.store()
-        return self._past.finished or self.finishes(self._kept.newest_first())
+        return bool(self._past.ended) or self.finishes(self._kept.newest_first())
+
+    def all_finished(self, choices: int, events: Sequence[bytes] = (), *, one_is_enough: bool = False) -> bool:
+        """Whether every choice that began gave its finish reason, the `events` that come next included; of `choices` at most.
+
+        Asked before each `clear`, it remembers what that forgets. Everything is read only where a choice has not ended.
+        """
+        self.store()
+        seen = self._choices
+        for region in chain(events, self._kept.newest_first()):
+            if _FINISH.search(region) is not None:
+                self._read(region, seen)
+            if len(seen.ended) >= choices:
+                return True
+        for region in chain(self._kept, events):
+            self._read(region, seen)
+        seen.begun |= self._past.begun
+        seen.ended |= self._past.ended
+        return bool(seen.ended) and (one_is_enough or seen.begun <= seen.ended)
 
     def finishes(self, regions: Iterable[bytes]) -> bool:
         """Whether a choice gave its finish reason in one of `regions`."""
@@ -81,7 +102,7 @@ class Unpaid:
             if _FINISH.search(region) is not None:
                 texts = Texts(0)
                 self._read(region, texts)
-                if texts.finished:
+                if texts.ended:
                     return True
         return False
 

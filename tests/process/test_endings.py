@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
-from tests.process.test_streams import SETTINGS, Town
+from tests.process.test_streams import SETTINGS, Town, request
 from tests.support.running import make_user
 from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, usage
 from tests.test_endings import CREATED, DELTA, ERROR, said
@@ -123,6 +123,21 @@ async def test_a_client_that_closes_at_the_end_frees_all(town: Town, http: aioht
         await town.provider.asked[-1].gone.wait()
     assert await town.bill(user) == (1, 9, 1)
     assert _ending(town, response.headers["x-request-id"]) == "success"
+
+
+async def test_a_choice_that_was_cut_is_told(town: Town, http: aiohttp.ClientSession) -> None:
+    """Issue 10 §9: where one of two choices has ended and the other was cut, the stream ends with an error, not as complete."""
+    user = await make_user(town.stack)
+    for text, cut in (("b", True), ("", False)):
+        segments = [event("a", index=0), event(text, index=1), event("", index=0, finish="stop")]
+        script(town, segments if cut else [*segments, event("", index=1, finish="stop")])
+        call = request(user, "segments")
+        call["json"] = {**call["json"], "n": 2}  # type: ignore[dict-item]
+        async with http.post(f"{town.stack.base_url}/chat/completions", **call) as response:  # type: ignore[arg-type]
+            body = await response.read()
+        assert body.startswith(b"".join(segments))
+        assert body.endswith(DONE)
+        assert (b"upstream_truncated" in body) is cut
 
 
 def _ending(town: Town, request_id: str) -> str:
