@@ -8,9 +8,11 @@ import re
 import secrets
 import string
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any, Final
+
+from sentinel.devstack.provider.plays import Call, Said
 
 MODELS: Final = (
     "gpt-3.5-turbo",
@@ -76,7 +78,13 @@ def pieces(count: int) -> list[str]:
     return [piece if position else piece.lstrip() for position, piece in enumerate(islice(cycle(PIECES), count))]
 
 
-def arguments(tools: Sequence[Mapping[str, Any]], name: str, said: Sequence[str]) -> list[str]:
+def usual(output_tokens: int, tools: Sequence[Mapping[str, Any]] | None = None, call: str = "") -> Said:
+    """What is said where nothing else is scripted: a text of so many pieces, or a call of one of these tools that holds it."""
+    said = pieces(output_tokens)
+    return Said((), [Call(call, _arguments(tools, call, said))]) if call and tools else Said(said)
+
+
+def _arguments(tools: Sequence[Mapping[str, Any]], name: str, said: Sequence[str]) -> list[str]:
     """The arguments of a call of the tool `name`, compact JSON in pieces: `said` is one of them, the others are JSON around it.
 
     It stands under the first of the tool's parameters that is a string, under `text` where it has none. `tools` are those of
@@ -153,21 +161,14 @@ def usage(input_tokens: int, output_tokens: int, *, chat: bool) -> dict[str, Any
 
 
 class Script:
-    """One answer: `choices` times the same text of `output_tokens` pieces, whole or as the events of a stream.
+    """One answer: `choices` times the same, whole or as the events of a stream. Only a chat can call tools."""
 
-    Where `call` names a tool, a chat calls it instead, and its arguments hold the text.
-    """
-
-    def __init__(
-        self, body: Mapping[str, Any], *, chat: bool, output_tokens: int, cut_short: bool, choices: int, call: str = ""
-    ) -> None:
+    def __init__(self, body: Mapping[str, Any], said: Said, *, chat: bool, cut_short: bool = False, choices: int = 1) -> None:
         self.chat = chat
         self.choices = choices
-        said = pieces(output_tokens)
-        self._pieces = arguments(body["tools"], call, said) if call else said
-        self._call = call
-        self._call_ids = [f"call_{secrets.token_hex(12)}" for _ in range(choices)]
-        self.finish_reason = "length" if cut_short else "tool_calls" if call else "stop"
+        self._said = said
+        self._call_ids = [[f"call_{secrets.token_hex(12)}" for _ in said.calls] for _ in range(choices)]
+        self.finish_reason = "length" if cut_short else "tool_calls" if said.calls else "stop"
         options = body.get("stream_options") or {}
         self.usage_shown = options.get("include_usage") is True
         self._padded = options.get("include_obfuscation") is not False
@@ -183,28 +184,24 @@ class Script:
 
     @property
     def produced(self) -> str:
-        """What one choice costs: its text, or the name and the arguments of its call."""
-        return self._call + "".join(self._pieces)
+        """What one choice costs."""
+        return self._said.produced
 
     def whole(self, spent: Mapping[str, Any] | None) -> dict[str, Any]:
         """The plain answer; `spent` None leaves usage out."""
-        text = "".join(self._pieces)
         counted = {} if spent is None else {"usage": spent}
         return {
             **self._head,
             "object": "chat.completion" if self.chat else "text_completion",
-            "choices": [self._whole_choice(index, text) for index in range(self.choices)],
+            "choices": [self._whole_choice(index) for index in range(self.choices)],
             **counted,
         }
 
     def events(self) -> Sequence[tuple[bytes, int, str]]:
         """The stream without usage event and `[DONE]`, as (event, choice index, what it carries of `produced`)."""
         events: list[tuple[bytes, int, str]] = []
-        if self.chat:
-            events += [(self._delta(index, self._opening(index), None), index, self._call) for index in range(self.choices)]
-        for piece in self._pieces:
-            part = self._part(piece)
-            events += [(self._delta(index, part, None), index, piece) for index in range(self.choices)]
+        for parts in zip(*map(self._parts, range(self.choices)), strict=True):
+            events += [(self._delta(index, part, None), index, text) for index, (part, text) in enumerate(parts)]
         for index in range(self.choices):
             events.append((self._delta(index, {} if self.chat else "", self.finish_reason), index, ""))
         return events
@@ -213,28 +210,37 @@ class Script:
         """The extra last event, with empty choices (wire.md U1)."""
         return self._event({"choices": [], "usage": spent})
 
-    def _whole_choice(self, index: int, text: str) -> dict[str, Any]:
+    def _whole_choice(self, index: int) -> dict[str, Any]:
         ending = {"logprobs": None, "finish_reason": self.finish_reason}
+        text, calls = self._said.text, self._said.calls
         if not self.chat:
             return {"text": text, "index": index, **ending}
-        said = {"content": None, "tool_calls": [self._called(index, text)]} if self._call else {"content": text}
+        called = [self._called(index, at, call.arguments) for at, call in enumerate(calls)]
+        said = {"content": text or None, "tool_calls": called} if calls else {"content": text}
         message: dict[str, Any] = {"role": "assistant", **said, "refusal": None, "annotations": []}
         return {"index": index, "message": message, **ending}
 
-    def _called(self, index: int, text: str) -> dict[str, Any]:
-        """The call of this choice, with what has been said of its arguments."""
-        return {"id": self._call_ids[index], "type": "function", "function": {"name": self._call, "arguments": text}}
+    def _called(self, index: int, at: int, arguments: str) -> dict[str, Any]:
+        """Call number `at` of this choice, with what has been said of its arguments."""
+        function = {"name": self._said.calls[at].name, "arguments": arguments}
+        return {"id": self._call_ids[index][at], "type": "function", "function": function}
 
-    def _opening(self, index: int) -> dict[str, Any]:
-        """The first delta of a choice of a chat: of a call everything but its arguments."""
-        said = {"content": None, "tool_calls": [{"index": 0, **self._called(index, "")}]} if self._call else {"content": ""}
-        return {"role": "assistant", **said, "refusal": None}
-
-    def _part(self, piece: str) -> Any:
-        """The delta of one piece."""
-        if self._call:
-            return {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
-        return {"content": piece} if self.chat else piece
+    def _parts(self, index: int) -> Iterator[tuple[Any, str]]:
+        """What the events of a choice bring, each with what it carries of `produced`; the first of a chat names the role."""
+        text, calls = self._said.pieces, self._said.calls
+        if not self.chat:
+            yield from ((piece, piece) for piece in text)
+            return
+        opening: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
+        if text or not calls:
+            yield opening, ""
+            yield from (({"content": piece}, piece) for piece in text)
+            opening = {}
+        for at, call in enumerate(calls):
+            begun = {"tool_calls": [{"index": at, **self._called(index, at, "")}]}
+            yield {**opening, **({"content": None} if opening else {}), **begun}, call.name
+            yield from (({"tool_calls": [{"index": at, "function": {"arguments": piece}}]}, piece) for piece in call.pieces)
+            opening = {}
 
     def _delta(self, index: int, part: Any, finish_reason: str | None) -> bytes:
         content = {"index": index, "delta": part} if self.chat else {"text": part, "index": index}

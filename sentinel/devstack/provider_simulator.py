@@ -21,7 +21,8 @@ Forms: a file named `refuse-early` or `refuse-early-413` is refused (400, 413) a
 purpose `simulate-N` or `simulate-N-chunked` has N bytes of generated content (`provider.sending.generated`). `user` is taken
 for the journal from the body, the form or the query.
 
-Control: `GET /simulator/served` -> `{rows}` (`provider.journal.Row`), `POST /simulator/reset`,
+Control: `GET /simulator/served` -> `{rows}` (`provider.journal.Row`), `POST /simulator/reset`, `POST /simulator/plays` with a
+scripted conversation (`provider.plays.Play`), in which the simulator plays the model of an agent that sends no fields of ours,
 `GET /simulator/connections` -> `{open, active, accepted}`.
 """
 
@@ -97,6 +98,7 @@ class ProviderSimulator:
         app.router.add_get("/simulator/served", self._served)
         app.router.add_get("/simulator/connections", self._connections)
         app.router.add_post("/simulator/reset", self._reset)
+        app.router.add_post("/simulator/plays", self._play)
         return app
 
     def opened(self, runner: web.AppRunner) -> None:
@@ -160,6 +162,13 @@ class ProviderSimulator:
 
     async def _served(self, _request: web.Request) -> web.StreamResponse:
         return web.json_response({"rows": [row.shown() for row in self._rows]})
+
+    async def _play(self, request: web.Request) -> web.StreamResponse:
+        try:
+            self._desk.plays.add(await request.read())
+        except ValueError as error:
+            raise refused(400, f"This is no play: {error}.") from error
+        return web.json_response({})
 
     async def _connections(self, _request: web.Request) -> web.StreamResponse:
         server = self.runner.server if self.runner is not None else None

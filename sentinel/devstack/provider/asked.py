@@ -18,6 +18,7 @@ from sentinel.devstack.provider.checks import named, parsed, refused
 from sentinel.devstack.provider.desk import Desk
 from sentinel.devstack.provider.journal import Row
 from sentinel.devstack.provider.multipart import FormReader, Part
+from sentinel.devstack.provider.plays import Said
 from sentinel.protocol import routes
 from sentinel.protocol.places import tree
 
@@ -58,6 +59,7 @@ class Asked:
         self.fields: dict[str, Any] = {}
         self.files: list[FilePart] = []
         self.simulate: dict[str, Any] = {}
+        self.scripted: Said | None = None
         self._delayed = False
 
     @property
@@ -85,6 +87,9 @@ class Asked:
         row.user = self.fields.get("user") or self.request.query.get("user")
         row.model = self.fields["model"] if isinstance(self.fields.get("model"), str) else ""
         row.stream = self.fields.get("stream") in (True, "true")
+        if play := self.desk.plays.of(raw):
+            row.user = row.user or play.user
+            self.scripted = play.said(self.fields)
 
     def model(self, default: str = "") -> str:
         """The model asked for, or OpenAI's 404; 400 where there is none and no default."""
@@ -110,6 +115,11 @@ class Asked:
     def output_tokens(self) -> int:
         """How long an answer would become if nothing capped it."""
         return int(self.simulate.get("output_tokens", self.desk.output_tokens))
+
+    def said(self, output_tokens: int, *, calling: bool = True) -> Said:
+        """The answer that is scripted, or one of so many tokens; a call where one is asked for and `calling` is possible."""
+        call = str(self.simulate.get("call") or "") if calling else ""
+        return self.scripted or provider_script.usual(output_tokens, self.fields.get("tools"), call)
 
     @property
     def background_s(self) -> float:

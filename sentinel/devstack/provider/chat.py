@@ -42,14 +42,12 @@ class _Answer:
         wanted = asked.output_tokens
         cap = next((body[name] for name in _CAPS if body.get(name) is not None), wanted)
         choices = (body.get("n") or 1) * (1 if self._chat else max(1, len(prompts(body)[0])))
-        called = str(asked.simulate.get("call") or "")
         self._script = provider_script.Script(
             body,
+            asked.said(min(wanted, cap), calling=self._chat),
             chat=self._chat,
-            output_tokens=min(wanted, cap),
-            cut_short=cap < wanted,
+            cut_short=asked.scripted is None and cap < wanted,
             choices=choices,
-            call=called if self._chat and body.get("tools") else "",
         )
 
     async def send(self) -> web.StreamResponse:

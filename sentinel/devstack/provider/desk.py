@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from sentinel.devstack.provider.journal import Row
+from sentinel.devstack.provider.plays import Plays
 from sentinel.devstack.provider.store import Store
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.records import ChatPrompt, TextPrompt
@@ -22,6 +23,7 @@ class Desk:
         self.token_ms = token_ms
         self.output_tokens = output_tokens
         self.store = Store()
+        self.plays = Plays()
         self._tokenizer = tokenizer
         self._failed: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -63,5 +65,6 @@ class Desk:
         """As it was at the start; what is at work ends unfinished."""
         self._failed.clear()
         self.store.clear()
+        self.plays.clear()
         for task in self._tasks:
             task.cancel()

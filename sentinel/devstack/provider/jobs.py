@@ -95,9 +95,8 @@ def _line_tokens(asked: Asked, body: Mapping[str, Any]) -> int:
 
 def _answered(asked: Asked, line: Mapping[str, Any]) -> dict[str, Any]:
     body = line.get("body") or {}
-    script = provider_script.Script(
-        {"model": str(body.get("model"))}, chat=True, output_tokens=asked.output_tokens, cut_short=False, choices=1
-    )
+    said = provider_script.usual(asked.output_tokens)
+    script = provider_script.Script({"model": str(body.get("model"))}, said, chat=True)
     spent = provider_script.usage(_line_tokens(asked, body), asked.output_tokens, chat=True)
     answer = {"status_code": 200, "request_id": f"req_{secrets.token_hex(8)}", "body": script.whole(spent)}
     return {"id": f"batch_req_{secrets.token_hex(8)}", "custom_id": line.get("custom_id"), "response": answer, "error": None}

@@ -2,12 +2,13 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sentinel.devstack.provider.kinds import RESPONSE
+from sentinel.devstack.provider.plays import Call, Said
 from sentinel.devstack.provider.sending import event
-from sentinel.devstack.provider_script import arguments, pieces
 
 _ECHOED: Final[Mapping[str, Any]] = {
     "instructions": None,
@@ -40,20 +41,40 @@ def usage(input_tokens: int, output_tokens: int) -> dict[str, Any]:
     }
 
 
-class ResponseScript:
-    """One response: a message of `output_tokens` pieces, or a call of the function `call` whose arguments hold them.
+@dataclass(frozen=True)
+class _Item:
+    """One thing a response puts out: a message of these pieces, or a call whose arguments they are."""
 
-    `ending` is its last status: completed, incomplete or failed. Events are numbered in the order they are made.
+    id: str
+    pieces: Sequence[str]
+    call: Call | None = None
+    call_id: str = ""
+
+    def shown(self, text: str, status: str) -> dict[str, Any]:
+        """It with what has been said of it."""
+        if self.call is not None:
+            called = {"call_id": self.call_id, "name": self.call.name, "arguments": text}
+            return {"id": self.id, "type": "function_call", "status": status, **called}
+        content = [_part(text)] if text else []
+        return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
+
+
+def _called(call: Call) -> _Item:
+    return _Item(f"fc_{secrets.token_hex(16)}", call.pieces, call, f"call_{secrets.token_hex(12)}")
+
+
+class ResponseScript:
+    """One response, whole or as events. `ending` is its last status: completed, incomplete or failed.
+
+    Events are numbered in the order they are made.
     """
 
-    def __init__(self, body: Mapping[str, Any], *, output_tokens: int, call: str, ending: str, conversation: str) -> None:
+    def __init__(self, body: Mapping[str, Any], said: Said, *, ending: str, conversation: str) -> None:
         self.id = RESPONSE.new_id()
         self.ending = ending
-        said = pieces(output_tokens)
-        self._pieces = arguments(body["tools"], call, said) if call else said
-        self._call = call
-        self._item_id = f"{'fc' if call else 'msg'}_{secrets.token_hex(16)}"
-        self._call_id = f"call_{secrets.token_hex(12)}"
+        self._said = said
+        messages = [_Item(f"msg_{secrets.token_hex(16)}", said.pieces)] if said.pieces or not said.calls else []
+        self._items = [*messages, *map(_called, said.calls)]
         self._number = 0
         self._head = {
             "id": self.id,
@@ -67,14 +88,9 @@ class ResponseScript:
         }
 
     @property
-    def text(self) -> str:
-        """All that it says."""
-        return "".join(self._pieces)
-
-    @property
     def produced(self) -> str:
-        """What it costs: its text, or the name and the arguments of its call."""
-        return self._call + self.text
+        """What it costs."""
+        return self._said.produced
 
     def shown(self, status: str, spent: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The response at this moment; its output is there once it has ended."""
@@ -86,18 +102,10 @@ class ResponseScript:
             "status": status,
             "error": error,
             "incomplete_details": details,
-            "output": [self.item(self.text, "completed" if status == "completed" else "incomplete")] if ended else [],
+            "output": [item.shown("".join(item.pieces), self._ended) for item in self._items] if ended else [],
             "usage": spent,
             "completed_at": int(time.time()) if status == "completed" else None,
         }
-
-    def item(self, text: str, status: str) -> dict[str, Any]:
-        """The one thing it puts out: a message or a call."""
-        if self._call:
-            call = {"call_id": self._call_id, "name": self._call, "arguments": text}
-            return {"id": self._item_id, "type": "function_call", "status": status, **call}
-        content = [_part(text)] if text else []
-        return {"id": self._item_id, "type": "message", "status": status, "role": "assistant", "content": content}
 
     def opening(self, *, queued: bool) -> Iterator[bytes]:
         """The events before anything is said."""
@@ -109,22 +117,28 @@ class ResponseScript:
 
     def events(self) -> Iterator[tuple[bytes, str]]:
         """The events that say it, each with what it carries of `produced`."""
-        at = {"item_id": self._item_id, "output_index": 0}
-        yield self._event("response.output_item.added", output_index=0, item=self.item("", "in_progress")), self._call
-        if self._call:
-            for piece in self._pieces:
+        for at, item in enumerate(self._items):
+            name = item.call.name if item.call is not None else ""
+            yield self._event("response.output_item.added", output_index=at, item=item.shown("", "in_progress")), name
+            yield from self._telling({"item_id": item.id, "output_index": at}, item)
+            shown = item.shown("".join(item.pieces), self._ended)
+            yield self._event("response.output_item.done", output_index=at, item=shown), ""
+
+    def _telling(self, at: dict[str, Any], item: _Item) -> Iterator[tuple[bytes, str]]:
+        """The events between the beginning and the end of an item."""
+        text = "".join(item.pieces)
+        if item.call is not None:
+            for piece in item.pieces:
                 yield self._event("response.function_call_arguments.delta", **at, delta=piece), piece
-            done = {"arguments": self.text, "name": self._call}
+            done = {"arguments": text, "name": item.call.name}
             yield self._event("response.function_call_arguments.done", **at, **done), ""
-        else:
-            at |= {"content_index": 0}
-            yield self._event("response.content_part.added", **at, part=_part("")), ""
-            for piece in self._pieces:
-                yield self._event("response.output_text.delta", **at, delta=piece, logprobs=[]), piece
-            yield self._event("response.output_text.done", **at, text=self.text, logprobs=[]), ""
-            yield self._event("response.content_part.done", **at, part=_part(self.text)), ""
-        status = "completed" if self.ending == "completed" else "incomplete"
-        yield self._event("response.output_item.done", output_index=0, item=self.item(self.text, status)), ""
+            return
+        at = {**at, "content_index": 0}
+        yield self._event("response.content_part.added", **at, part=_part("")), ""
+        for piece in item.pieces:
+            yield self._event("response.output_text.delta", **at, delta=piece, logprobs=[]), piece
+        yield self._event("response.output_text.done", **at, text=text, logprobs=[]), ""
+        yield self._event("response.content_part.done", **at, part=_part(text)), ""
 
     def last(self, spent: Mapping[str, Any] | None) -> bytes:
         """The terminal event, which repeats the whole response."""
@@ -134,6 +148,11 @@ class ResponseScript:
         """An error instead of a response, in the stream (wire.md F5)."""
         message = "The server had an error while processing your request."
         return self._event("error", code="server_error", message=message, param=None)
+
+    @property
+    def _ended(self) -> str:
+        """The last status of its items."""
+        return "completed" if self.ending == "completed" else "incomplete"
 
     def _event(self, name: str, /, **fields: Any) -> bytes:
         number, self._number = self._number, self._number + 1

@@ -37,12 +37,11 @@ class _Work:
         self._tokens = self._input_tokens
         wanted = asked.output_tokens
         cap = wanted if body.get("max_output_tokens") is None else int(body["max_output_tokens"])
-        called = str(asked.simulate.get("call") or "")
+        cut_short = asked.scripted is None and cap < wanted
         self.script = ResponseScript(
             body,
-            output_tokens=min(wanted, cap),
-            call=called if body.get("tools") else "",
-            ending="failed" if asked.simulate.get("fail") else "incomplete" if cap < wanted else "completed",
+            asked.said(min(wanted, cap)),
+            ending="failed" if asked.simulate.get("fail") else "incomplete" if cut_short else "completed",
             conversation=self._conversation.id if self._conversation else "",
         )
         self.thing = Thing(kinds.RESPONSE, self.script.id, "", self.script.shown("queued"))
