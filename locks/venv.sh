@@ -1,5 +1,6 @@
 # Sourced by run_dev.sh, run_tests.sh and run_bench.sh: makes .venv for a lock, and does nothing when it is there already.
-# An installation that was interrupted leaves .venv/.incomplete behind, and is made anew at the next start.
+# An installation that was interrupted leaves .venv/.incomplete behind, and is made anew at the next start; so is one whose lock has
+# changed since, as what a lock no longer has would stay.
 # PYTHON names the interpreter, where the one that is found is not the one that is wanted.
 
 say() { printf 'sentinel: %s\n' "$*" >&2; }
@@ -29,12 +30,13 @@ find_python() {
     return 1
 }
 
-# Whether .venv is whole and of a Python that will do.
+# Whether .venv is whole, of a Python that will do, and of the locks that are here.
 venv_fits() {
     local version
     [ ! -e .venv/.incomplete ] || return 1
     version="$(python_version .venv/bin/python)"
     [ -n "$version" ] || return 1
+    if grep '^locks/' .venv/.installed 2>/dev/null | grep -qvxF "$(fingerprints)"; then return 1; fi
     if [ -n "${PYTHON:-}" ]; then
         [ "$version" = "$(python_version "$PYTHON")" ]
     else
@@ -42,13 +44,28 @@ venv_fits() {
     fi
 }
 
-# What an installation of a lock depends on, as one line.
-fingerprint() {
-    .venv/bin/python - "$1" <<'END'
+# What an installation depends on, a line for each file.
+fingerprints() {
+    .venv/bin/python - <<'END'
 import hashlib, os, pathlib, sys
-parts = [pathlib.Path(name).read_bytes() for name in (f"locks/{sys.argv[1]}.txt", "pyproject.toml")]
-print(sys.argv[1], hashlib.sha256(b"\0".join([*parts, os.getcwd().encode(), sys.version.encode()])).hexdigest())
+for name in ("locks/dev.txt", "locks/test.txt", "locks/bench.txt", "pyproject.toml"):
+    parts = [pathlib.Path(name).read_bytes(), os.getcwd().encode(), sys.version.encode()]
+    print(name, hashlib.sha256(b"\0".join(parts)).hexdigest())
 END
+}
+
+# Whether .venv has what these files say.
+is_installed() {
+    local name
+    for name in "$@"; do
+        fingerprints | grep "^$name " | grep -qxFf - .venv/.installed 2>/dev/null || return 1
+    done
+}
+
+# install_lock PYTHON LOCK [option of pip ...]: what the lock pins, and nothing else. A lock is a closed set, so nothing is resolved,
+# and nothing outside it decides what is installed; `pip check` tells afterwards whether it is closed.
+install_lock() {
+    "$1" -m pip install --disable-pip-version-check --no-input --no-deps --require-hashes "${@:3}" --requirement "$2"
 }
 
 # prepare dev|test|bench: .venv with that lock and this source tree. The bench set holds the test set, and that the dev set.
@@ -68,19 +85,20 @@ prepare() {
             return 1
         fi
     fi
-    if grep -qxF "$(fingerprint "$set")" .venv/.installed 2>/dev/null; then return; fi
+    if is_installed "locks/$set.txt" pyproject.toml; then return; fi
     say "installing the locked dependencies from locks/$set.txt (a minute or two the first time) ..."
     : >.venv/.incomplete
     rm -f .venv/.installed
-    # --no-deps: a lock is a closed set, so nothing outside it may decide what is installed; `pip check` tells whether it is closed.
-    if ! .venv/bin/python -m pip install --disable-pip-version-check --no-input --no-deps --require-hashes -r "locks/$set.txt" ||
+    if ! install_lock .venv/bin/python "locks/$set.txt" ||
         ! .venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --no-build-isolation -e . ||
-        ! .venv/bin/python -m pip check; then
+        ! .venv/bin/python -m pip check --disable-pip-version-check; then
         say "the installation failed (see above); start again when what it names is put right."
         return 1
     fi
-    fingerprint "$set" >.venv/.installed
-    if [ "$set" = bench ]; then fingerprint test >>.venv/.installed; fi
-    if [ "$set" != dev ]; then fingerprint dev >>.venv/.installed; fi
+    case "$set" in
+        dev) fingerprints | grep -e '^pyproject' -e '/dev\.' ;;
+        test) fingerprints | grep -v '/bench\.' ;;
+        *) fingerprints ;;
+    esac >.venv/.installed
     rm -f .venv/.incomplete
 }

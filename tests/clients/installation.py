@@ -19,6 +19,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 LOCKS: Final = ROOT / "locks" / "clients"
+ENVIRONMENT: Final = ROOT / "tests" / "locks" / "environment.sh"
 _INSTALLED: Final = ROOT / ".clients"
 _STAMP: Final = ".installed"
 _NODE_MAJOR_MIN: Final = 20
@@ -30,14 +31,14 @@ class NotInstalledError(Exception):
     """A client could not be installed; the text is for whoever started the tests."""
 
 
-def python_packages(name: str) -> Path:
-    """The directory with the packages of `locks/clients/{name}.txt`, to be put on PYTHONPATH."""
+def python_of(name: str) -> Path:
+    """The interpreter of an environment that holds `locks/clients/{name}.txt`, and nothing else but pip."""
     lock = LOCKS / f"{name}.txt"
-    pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"]
-    # The lock is whole, so nothing is resolved; Python compiles what it imports, which is a fraction of what is installed.
-    options = ["--require-hashes", "--no-deps", "--no-compile", "--only-binary", ":all:", "--requirement", str(lock)]
+    # Python compiles what it imports, which is a fraction of what is installed.
+    command = [str(ENVIRONMENT), sys.executable, ".", str(lock), "--no-compile", "--only-binary", ":all:", "--quiet"]
+    pins = [lock, ENVIRONMENT, ROOT / "locks" / "oldest-pip.txt", ROOT / "locks" / "venv.sh"]
     with _locked(name) as directory:
-        return installed(directory, [lock], sys.version, [*pip, *options, "--target", "."])
+        return installed(directory, pins, sys.version, command) / "bin" / "python"
 
 
 def node_packages() -> Path:

@@ -5,14 +5,13 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.clients.installation import node_packages, python_packages
+from tests.clients.installation import node_packages, python_of
 
 SCRIPTS: Final = Path(__file__).with_name("scripts")
 _RUN_S: Final = 120
@@ -83,8 +82,8 @@ async def tell(client: Client, sides: Sequence[Side]) -> list[Lines]:
         packages = await asyncio.to_thread(node_packages)
         programs = [_in_node(client, packages, side) for side in sides]
     else:
-        packages = await asyncio.to_thread(python_packages, client.name)
-        programs = [_in_python(client, packages, sides)]
+        python = await asyncio.to_thread(python_of, client.name)
+        programs = [_in_python(client, python, sides)]
     failures = [failure for failure in await asyncio.gather(*map(_failure, programs)) if failure]
     told = [side.told() for side in sides]
     counts = ", ".join(f"{len(lines)} of {len(side.scenarios)}" for side, lines in zip(sides, told, strict=True))
@@ -123,8 +122,7 @@ def _in_node(client: Client, packages: Path, side: Side) -> _Program:
     return _Program(command, {"CLIENT_MODULE": client.module, **side.environ}, side.home)
 
 
-def _in_python(client: Client, packages: Path, sides: Sequence[Side]) -> _Program:
+def _in_python(client: Client, python: Path, sides: Sequence[Side]) -> _Program:
     given = [{"scenarios": side.scenarios, "environ": side.environ, "home": str(side.home)} for side in sides]
-    # -S: the packages of the tests' own environment are out of sight.
-    command = [sys.executable, "-S", "-s", str(SCRIPTS / "sides.py"), str(SCRIPTS / client.script), *_IMPORTED[client.script]]
-    return _Program(command, {"PYTHONPATH": str(packages)}, sides[0].home, json.dumps(given).encode())
+    command = [str(python), "-s", str(SCRIPTS / "sides.py"), str(SCRIPTS / client.script), *_IMPORTED[client.script]]
+    return _Program(command, {}, sides[0].home, json.dumps(given).encode())

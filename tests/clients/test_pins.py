@@ -1,4 +1,4 @@
-"""The clients' locks: complete, hashed, without a registry's address, and what the documents say of them."""
+"""The clients' pins: each at the version that is said, in the lock as in what it is made from (tests/locks has the rest)."""
 
 import json
 import re
@@ -16,17 +16,16 @@ NODE = [client for client in CLIENTS if client.node]
 
 @pytest.mark.parametrize("client", PYTHON, ids=str)
 def test_a_python_client_is_pinned(client: Client) -> None:
-    """Every package of the lock has its hashes, the client is there at its version, and no address is."""
-    lock = (LOCKS / f"{client.name}.txt").read_text()
-    assert f"\n{client.package}=={client.version} " in f"\n{lock}"
-    packages = re.split(r"\n(?=\S)", lock.strip())
-    assert all("--hash=sha256:" in package for package in packages)
-    assert "://" not in lock
+    """The client is asked for, and locked, at its version."""
+    assert f"{client.package}=={client.version}" in (LOCKS / f"{client.name}.in").read_text().splitlines()
+    assert f"\n{client.package}=={client.version} " in f"\n{(LOCKS / f'{client.name}.txt').read_text()}"
 
 
 @pytest.mark.parametrize("client", NODE, ids=str)
 def test_a_node_client_is_pinned(client: Client) -> None:
-    """Every package of the lock has its hash, the client is there at its version, and no address is."""
+    """The client is asked for, and locked, at its version; every package of the lock has its hash, and no address is kept."""
+    asked = json.loads((LOCKS / "node" / "package.json").read_text())["dependencies"]
+    assert asked[client.module].rpartition("@")[2] == client.version
     lock = json.loads((LOCKS / "node" / "package-lock.json").read_text())
     packages = {name: package for name, package in lock["packages"].items() if name}
     assert packages[f"node_modules/{client.module}"]["version"] == client.version

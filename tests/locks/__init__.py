@@ -1,0 +1,1 @@
+"""The locks: closed sets that the oldest pip installs and that work."""
