@@ -294,12 +294,31 @@ class TestForms:
 
     @pytest.mark.parametrize(
         "content_type",
-        [b"multipart/form-data", b"multipart/form-data; boundary=a; boundary=----x1", b'multipart/form-data; boundary="a\\"b"'],
+        [
+            b"multipart/form-data",
+            b"multipart/form-data; boundary=a; boundary=----x1",
+            b'multipart/form-data; a="; boundary=a"; boundary=----x1',
+            b"multipart/form-data; boundary*0=----; boundary*1=x1",
+            b"multipart/form-data; boundary=----x1; boundary*=utf-8''a",
+            b"multipart/form-data; boundary=----x1; Boundary\t=a",
+            b"multipart/form-data; boundary=----x1boundary=a",
+            b'multipart/form-data; boundary="a\\"b"',
+        ],
     )
     def test_one_boundary(self, content_type: bytes) -> None:
         """G6: two readers must not take a form apart in two ways."""
         with pytest.raises(BadRequestError):
             forms.ids(form((field("file_id"), "x")), content_type, FIELDS_TAKEN)
+
+    @pytest.mark.parametrize(
+        "boundary", ["----WebKitFormBoundary7MA4YWxkTrZu0gW", "boundary", "a-boundary", "Boundary-1_boundary"]
+    )
+    @pytest.mark.parametrize("quote", ["", '"'])
+    def test_a_boundary_may_hold_the_word(self, boundary: str, quote: str) -> None:
+        """G6: as those of browsers do; it is what stands before a sign of equality that must be there once."""
+        body = form((field("file_id"), "x")).replace(b"----x1", boundary.encode())
+        content_type = f"multipart/form-data; boundary={quote}{boundary}{quote}".encode()
+        assert forms.ids(body, content_type, FIELDS_TAKEN) == ids({"x"})
 
     def test_parts_are_bounded(self) -> None:
         """H13: so many parts cannot be meant."""
