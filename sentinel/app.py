@@ -15,7 +15,7 @@ from sentinel.edges.upload import Receive
 from sentinel.errors import BadRequestError, ClientGoneError, SentinelError, Source
 from sentinel.logs import Log
 from sentinel.ops import metrics_page
-from sentinel.protocol import headers, routes, wire
+from sentinel.protocol import headers, routes, upgrades, wire
 from sentinel.worker import Worker
 
 _log: Final = Log("app")
@@ -72,6 +72,7 @@ class _Answering:
 
     def __init__(self, worker: Worker, scope: Scope, receive: Receive, send: Send) -> None:
         self._worker = worker
+        self._scope = scope
         self._exchange = Exchange(scope, receive, send, worker.request_id())
         self._exchange.always = worker.cors.answer(self._exchange.headers)
         self._route = "unknown"
@@ -101,6 +102,8 @@ class _Answering:
         if path in _OPS:
             await self._operate(path)
             return
+        if upgrades.HEADER in exchange.headers.first and path.startswith("/v1"):
+            self._check_upgrade()
         if exchange.method == "OPTIONS" and (granted := self._worker.cors.preflight(exchange.headers)):
             self._route = "preflight"
             await self._write(204, granted, b"")
@@ -115,6 +118,12 @@ class _Answering:
             raise BadRequestError("A query must be percent-encoded.")
         self._worker.require_open()
         await self._worker.journey.travel(exchange, match)
+
+    def _check_upgrade(self) -> None:
+        """Before anything else is asked: a client of a WebSocket tries again and again until it is told that there is none."""
+        if upgrades.asks_websocket(self._exchange.headers, self._scope["http_version"]):
+            self._route = "websocket"
+            raise upgrades.websocket_refused()
 
     async def _show_usage(self, path: str) -> None:
         """A caller's own usage: authenticated, but nothing is held, forwarded or billed."""

@@ -124,12 +124,22 @@ class BodyTooLargeError(SentinelError):
 
 
 class UnsupportedMediaTypeError(SentinelError):
-    """415: a content type that the route does not read (wire.md H11)."""
+    """415: a content type that the route does not read (wire.md H11), or a content coding; then carries `Accept-Encoding`."""
 
     source = Source.DOWNSTREAM
     status = 415
     type = "invalid_request_error"
     code = "unsupported_content_type"
+
+
+class WebSocketRefusedError(SentinelError):
+    """426: a WebSocket was asked for, where only plain HTTP is spoken; carries `Upgrade`."""
+
+    source = Source.DOWNSTREAM
+    status = 426
+    type = "invalid_request_error"
+    code = "websocket_not_supported"
+    retry = False
 
 
 class OverLimitError(SentinelError):

@@ -92,7 +92,7 @@ def _server(settings: Settings) -> _Server:
         interface=Interfaces.ASGI,
         loop=Loops.uvloop,
         http=HTTPModes.http1,
-        websockets=False,
+        websockets=False,  # so that a request for one arrives as any other, and is refused in OpenAI's shape
         workers=settings.workers,
         runtime_mode=RuntimeModes.st,
         backlog=_BACKLOG,

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -510,26 +511,84 @@ async def test_a_head_is_a_get_without_its_body(door: Door) -> None:
     assert (refused.status, refused.header("allow")) == (405, "POST")
 
 
+WEBSOCKET = [
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+]
+
+
+async def refused_websockets(door: Door) -> float:
+    """How many the metrics have counted, once they show all that was asked before."""
+    await asyncio.sleep(0.3)  # handed over four times a second
+    page = (await once(door.port, request("GET", "/metrics"), method="GET")).body.decode()
+    line = 'sentinel_requests_total{route="websocket",status="426"} '
+    return sum(float(found.removeprefix(line)) for found in page.splitlines() if found.startswith(line))
+
+
 @pytest.mark.parametrize(
-    ("method", "target", "status"),
-    [
-        ("GET", "/v1/realtime?model=gpt-realtime", 403),
-        ("GET", "/v1/none", 404),
-        ("GET", "/v1/completions", 405),
-        ("GET", "/v1/models", 200),
-    ],
+    "target",
+    ["/v1/realtime?model=gpt-realtime", "/v1/responses", CHAT, "/v1/completions", "/v1/models", "/v1/usage", "/v1/none", "/v1"],
 )
-async def test_a_websocket_is_refused_not_kept_waiting(door: Door, method: str, target: str, status: int) -> None:
-    """wire.md H21: no route speaks it, so that its client has a plain answer at once; the upgrade is not passed on."""
-    lines = [
-        "Connection: Upgrade",
-        "Upgrade: websocket",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-    ]
-    answer = await once(door.port, request(method, target, door.authorized, *lines), method=method)
-    assert answer.status == status
-    assert answer.header("upgrade") is None
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_websocket_is_refused_at_once(door: Door, target: str, known: bool) -> None:
+    """wire.md H21, RFC 9110 §15.5.22: 426 in OpenAI's shape, on any path and before a token is asked for, with what is spoken
+    instead; it is counted, trying again is useless, and nothing goes up.
+    """
+    before = await refused_websockets(door)
+    lines = [door.authorized, *WEBSOCKET] if known else WEBSOCKET
+    answer = await once(door.port, request("GET", target, *lines), method="GET")
+    assert (answer.status, answer.error["code"]) == (426, "websocket_not_supported")
+    assert (answer.header("upgrade"), (answer.header("connection") or "").lower()) == ("HTTP/1.1", "upgrade")
+    assert (answer.header("x-should-retry"), answer.header("server")) == ("false", "sentinel")
+    assert str(answer.header("x-request-id")).startswith("req_")
+    assert door.provider.asked == []
+    assert await refused_websockets(door) == before + 1
+
+
+@pytest.mark.parametrize(
+    "lines", [["Upgrade: WebSocket"], ["Upgrade: h2c, websocket/13"], ["Upgrade: h2c", "Upgrade: websocket"]]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_websocket_is_known_in_every_spelling(door: Door, method: str, lines: list[str]) -> None:
+    """wire.md H21: in any case, in a list, with a version, over two lines; a body that follows is read to its end."""
+    body = BODY if method == "POST" else b""
+    async with RawConnection(door.port) as connection:
+        await connection.send(door.asking("Connection: Upgrade", *lines, method=method, body=body))
+        answer = await connection.answer(method=method)
+        assert (answer.status, answer.error["code"]) == (426, "websocket_not_supported")
+        await connection.send(ALIVE)
+        assert (await connection.answer(method="GET")).status == 200
+
+
+async def test_a_real_websocket_client_is_told(door: Door) -> None:
+    """wire.md H21: the handshake of a client fails with the status, and not by a time-out or a connection that breaks."""
+    async with aiohttp.ClientSession() as http:
+        for path in ("/v1/realtime?model=gpt-realtime", "/v1/responses"):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await http.ws_connect(f"{door.stack.url}{path}", headers={"authorization": f"Bearer {door.token}"})
+            assert caught.value.status == 426
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "lines", "version", "status"),
+    [
+        ("POST", CHAT, ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQ"], "1.1", 200),
+        ("POST", CHAT, ["Upgrade: websockets"], "1.1", 200),
+        ("POST", CHAT, ["Upgrade: "], "1.1", 200),
+        ("POST", CHAT, WEBSOCKET, "1.0", 200),
+        ("GET", "/health/live", WEBSOCKET, "1.1", 200),
+        ("GET", "/none", WEBSOCKET, "1.1", 404),
+    ],
+)  # fmt: skip
+async def test_another_upgrade_is_ignored(
+    door: Door, method: str, target: str, lines: list[str], version: str, status: int
+) -> None:
+    """wire.md H21, RFC 9110 §7.8: other protocols, and all that HTTP/1.0 asks for, are as if they were not named."""
+    body = BODY if method == "POST" else b""
+    answer = await once(door.port, door.asking(*lines, method=method, target=target, body=body, version=version), method=method)
+    assert (answer.status, answer.header("upgrade")) == (status, None)
     assert all(asked.header("upgrade") is None for asked in door.provider.asked)
 
 
