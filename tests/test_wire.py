@@ -16,6 +16,8 @@ from sentinel.records import NO_IDS, Call, ChatPrompt, Dialect, Ids, Reads, Resp
 
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION: dict[str, Any] = {"model": "gpt-3.5-turbo-instruct", "prompt": "hi"}
+RESPONSE: dict[str, Any] = {"model": "gpt-4o", "input": "hi"}
+GOOD = {"chat_completions": CHAT, "completions": COMPLETION, "responses": RESPONSE, "embeddings": RESPONSE}
 ROUTES = {
     "chat_completions": Route("POST", "/chat/completions", "chat_completions", Reads.CHAT, Dialect.CHAT),
     "completions": Route("POST", "/completions", "completions", Reads.COMPLETIONS, Dialect.CHAT),
@@ -89,7 +91,7 @@ UNPARSABLE = {
     "truncated in a string": VALID[:20],
     "trailing": VALID + b"x",
     "two values": VALID + VALID,
-    "bom": b"\xef\xbb\xbf" + VALID,
+    "two boms": b"\xef\xbb\xbf" * 2 + VALID,
     "utf-16": VALID.decode().encode("utf-16"),
     "single quotes": VALID.replace(b'"', b"'"),
     "trailing comma": VALID[:-1] + b",}",
@@ -152,7 +154,7 @@ class TestUnparsable:
         for body in (
             valid[:-1],
             valid + b"x",
-            b"\xef\xbb\xbf" + valid,
+            b"\xef\xbb\xbf" * 2 + valid,
             valid.decode().encode("utf-16"),
             valid.replace(b'"', b"'"),
         ):
@@ -195,16 +197,15 @@ WRONG = [
     ),
     ("chat_completions", {"stream": 1}, "stream", "invalid_type", "expected a boolean, but got an integer instead"),
     ("chat_completions", {"stream": "true"}, "stream", "invalid_type", "expected a boolean, but got a string instead"),
-    ("chat_completions", {"n": 0}, "n", "integer_below_min_value", "a value >= 1"),
-    ("chat_completions", {"n": -1}, "n", "integer_below_min_value", "a value >= 1"),
+    ("chat_completions", {"n": -1}, "n", "integer_below_min_value", "a value >= 0"),
     ("chat_completions", {"n": 129}, "n", "integer_above_max_value", "a value <= 128"),
     ("chat_completions", {"n": 10**30}, "n", "integer_above_max_value", "a value <= 128"),
     ("chat_completions", {"n": 1.5}, "n", "invalid_type", "expected an integer, but got a decimal number instead"),
     ("chat_completions", {"n": True}, "n", "invalid_type", "expected an integer, but got a boolean instead"),
     ("chat_completions", {"n": "2"}, "n", "invalid_type", "expected an integer, but got a string instead"),
-    ("chat_completions", {"max_tokens": 0}, "max_tokens", "integer_below_min_value", "a value >= 1"),
+    ("chat_completions", {"max_tokens": -1}, "max_tokens", "integer_below_min_value", "a value >= 0"),
     ("chat_completions", {"max_tokens": BIG}, "max_tokens", "integer_above_max_value", "a value <= 2147483648"),
-    ("chat_completions", {"max_completion_tokens": -5}, "max_completion_tokens", "integer_below_min_value", "a value >= 1"),
+    ("chat_completions", {"max_completion_tokens": -5}, "max_completion_tokens", "integer_below_min_value", "a value >= 0"),
     ("chat_completions", {"max_completion_tokens": []}, "max_completion_tokens", "invalid_type", "but got an array instead"),
     ("chat_completions", {"max_output_tokens": "9"}, "max_output_tokens", "invalid_type", "but got a string instead"),
     ("chat_completions", {"tools": {}}, "tools", "invalid_type", "expected an array, but got an object instead"),
@@ -217,7 +218,7 @@ WRONG = [
     ("completions", {"prompt": [None]}, "prompt[0]", "invalid_type", "but got null instead"),
     ("completions", {"prompt": [1.5]}, "prompt[0]", "invalid_type", "but got a decimal number instead"),
     ("completions", {"prompt": [[1, "a"]]}, "prompt[0][1]", "invalid_type", "expected an integer, but got a string instead"),
-    ("completions", {"best_of": 0}, "best_of", "integer_below_min_value", "a value >= 1"),
+    ("completions", {"best_of": -1}, "best_of", "integer_below_min_value", "a value >= 0"),
     ("completions", {"best_of": 10**6}, "best_of", "integer_above_max_value", "a value <= 128"),
     ("completions", {"max_tokens": -1}, "max_tokens", "integer_below_min_value", "a value >= 0"),
 ]
@@ -344,6 +345,54 @@ class TestRead:
         """A completion with max_tokens 0 only scores its prompt; one token is held, since a hold is never empty."""
         assert read(COMPLETION | {"max_tokens": 0}, "completions").output_tokens_declared == 1
 
+    @pytest.mark.parametrize(
+        ("route", "members", "choices", "declared"),
+        [
+            ("chat_completions", {"n": 0}, 1, None),
+            ("chat_completions", {"n": 0, "max_tokens": 5}, 1, 5),
+            ("chat_completions", {"max_tokens": 0}, 1, None),
+            ("chat_completions", {"max_completion_tokens": 0}, 1, None),
+            ("chat_completions", {"max_output_tokens": 0, "n": 3}, 3, None),
+            ("chat_completions", {"max_tokens": 0, "max_completion_tokens": 7}, 1, 7),
+            ("completions", {"best_of": 0}, 1, None),
+            ("completions", {"n": 0}, 1, None),
+            ("completions", {"n": 0, "best_of": 0, "max_tokens": 0}, 1, 1),
+            ("completions", {"n": 2, "best_of": 0, "max_tokens": 5}, 2, 10),
+            ("responses", {"max_output_tokens": 0}, 1, None),
+        ],
+    )
+    def test_zeros_go_up(self, route: str, members: dict[str, Any], choices: int, declared: int | None) -> None:
+        """T4: whether 0 means something is the provider's to judge; it is held as one choice, and as no cap."""
+        given = GOOD[route] | members
+        call = read(given, route)
+        assert (call.choices, call.output_tokens_declared, json.loads(call.body)) == (choices, declared, given)
+
+    @pytest.mark.parametrize("route", READS_JSON)
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_byte_order_mark_is_ignored(self, route: str, stream: bool) -> None:
+        """H12, RFC 8259 §8.1: a UTF-8 BOM before JSON is not read and not sent up, also where something is spliced in."""
+        body = json.dumps(GOOD.get(route, CHAT) | {"stream": stream}).encode()
+        assert read(b"\xef\xbb\xbf" + body, route) == read(body, route)
+
+    @pytest.mark.parametrize(
+        "mark", [b"\xef\xbb\xbf" * 2, b" \xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb", b"\x00\x00\xfe\xff"]
+    )
+    @pytest.mark.parametrize("route", READS_JSON)
+    def test_other_marks_are_not(self, route: str, mark: bytes) -> None:
+        """H12: one mark, at the beginning, of UTF-8; a second one is content, and other encodings are not read."""
+        assert refused(mark + json.dumps(GOOD.get(route, CHAT)).encode(), route).status == 400
+
+    def test_a_mark_alone_is_no_body(self) -> None:
+        """H12: it is what an editor writes into an empty file: an action that needs no body has none, a chat is refused."""
+        assert read(b"\xef\xbb\xbf", "cancel").body == b""
+        assert refused(b"\xef\xbb\xbf").status == 400
+
+    def test_a_file_keeps_its_mark(self) -> None:
+        """H18: what is not JSON goes up as it came."""
+        form = b'\xef\xbb\xbf--x\r\ncontent-disposition: form-data; name="a"\r\n\r\nb\r\n--x--\r\n'
+        call = wire.read_call(ROUTES["videos"], "POST", "/videos", b"", form, b"multipart/form-data; boundary=x")
+        assert call.body == form
+
     def test_routes_without_a_body(self) -> None:
         """H8: path and query stay raw, and a body nobody asked for is not forwarded, whatever it says it is."""
         call = wire.read_call(ROUTES["model"], "GET", "/models/openai%2Fgpt-4o", b"a=+", b"{not json", b"x")
@@ -410,9 +459,6 @@ class TestEmbeddings:
         assert (error.param, error.code) == ("input", "empty_array")
 
 
-RESPONSE: dict[str, Any] = {"model": "gpt-4o", "input": "hi"}
-
-
 class TestResponses:
     """POST /v1/responses."""
 
@@ -467,7 +513,7 @@ class TestResponses:
             ({"model": "m"}, "input", "missing_required_parameter"),
             ({"model": "m", "input": {}}, "input", "invalid_type"),
             ({"model": "m\n", "input": "hi"}, "model", "invalid_value"),
-            (RESPONSE | {"max_output_tokens": 0}, "max_output_tokens", "integer_below_min_value"),
+            (RESPONSE | {"max_output_tokens": -1}, "max_output_tokens", "integer_below_min_value"),
             (RESPONSE | {"stream": "yes"}, "stream", "invalid_type"),
             (RESPONSE | {"store": 1}, "store", "invalid_type"),
             (RESPONSE | {"background": "true"}, "background", "invalid_type"),
@@ -628,7 +674,7 @@ class TestFuzz:
         except SentinelError as error:
             assert error.status in {400, 415}
         else:
-            assert call.body in (body, b"") or call.usage_hidden
+            assert call.body in (body, body.removeprefix(b"\xef\xbb\xbf"), b"") or call.usage_hidden
 
     @given(st.sampled_from(sorted(ROUTES)), members, layouts)
     @example("completions", {"model": "m", "prompt": [], "stream": True}, {})

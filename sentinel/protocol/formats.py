@@ -24,10 +24,9 @@ OUTPUT_TOKENS_DECLARED_MAX: Final = 2**48
 OUTPUT_TOKENS_UNKNOWN: Final = 1  # held where output is possible, so that a limit that is used up refuses it
 
 _Model = Annotated[str, Meta(min_length=1, max_length=MODEL_CHARACTERS_MAX)]
-_Choices = Annotated[int, Meta(ge=1, le=CHOICES_MAX)] | None
-_Cap = Annotated[int, Meta(ge=1, le=OUTPUT_TOKENS_MAX)] | None
-# 0 is legal in a completion: with `echo` it scores the prompt and produces nothing.
-_CapOrZero = Annotated[int, Meta(ge=0, le=OUTPUT_TOKENS_MAX)] | None
+# Whether 0 means something is the provider's to judge; what is held for it is what is held where nothing is said.
+_Choices = Annotated[int, Meta(ge=0, le=CHOICES_MAX)] | None
+_Cap = Annotated[int, Meta(ge=0, le=OUTPUT_TOKENS_MAX)] | None
 
 
 class _Chat(Struct):
@@ -59,7 +58,7 @@ class _Completions(Struct):
     store: bool | None = None
     n: _Choices = None
     best_of: _Choices = None
-    max_tokens: _CapOrZero = None
+    max_tokens: _Cap = None
 
 
 class _Embeddings(Struct):
@@ -146,7 +145,7 @@ def completion(route: Route, method: str, path: str, query: bytes, body: bytes) 
     asking = splice.with_usage(body, members.get(splice.STREAM_OPTIONS)) if read.stream else None
     prompt, prompts = inputs.read("" if read.prompt is None else read.prompt, "prompt")
     choices = max(read.n or 1, read.best_of or 1) * prompts
-    # The ledger holds at least one token where output is possible.
+    # 0 scores the prompt, with `echo`, and produces nothing; but at least a token is held where output is possible.
     cap = None if read.max_tokens is None else min(max(read.max_tokens, 1) * choices, OUTPUT_TOKENS_DECLARED_MAX)
     return Call(
         route.label,
@@ -210,7 +209,7 @@ def response(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         body=body,
         stream=read.stream is True,
         prompt=ResponsesPrompt(read.input or (), read.instructions, read.tools or (), {k: v for k, v in rest.items() if v}),
-        output_tokens_declared=read.max_output_tokens,
+        output_tokens_declared=read.max_output_tokens or None,
         dialect=route.dialect,
         stored=read.store is not False,
         background=read.background is True,

@@ -27,6 +27,8 @@ _STRICT: Final = {
     Reads.RESPONSES: formats.response,
 }
 _MAYBE_FILES: Final = frozenset({Reads.ANY, Reads.FORM})
+# What some editors and frameworks write before JSON: RFC 8259 §8.1 allows to ignore it, and forbids to send it on.
+_BOM: Final = b"\xef\xbb\xbf"
 _SOMETHING: Final = TextPrompt(tokens_given=1)
 _SENT: Final = TextPrompt()
 
@@ -47,6 +49,8 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
             # It may name what is another caller's, and a provider need not go by its type.
             raise media.unsupported(content_type)
         return _unread(route, method, path, query, body, content_type)
+    if body[:3] == _BOM:
+        body = body[3:]
     strict = _STRICT.get(reads)
     if strict is not None:
         return strict(route, method, path, query, body)
