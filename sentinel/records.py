@@ -129,7 +129,7 @@ class Call(Struct, frozen=True):
     `models` are those the body names beside its own, `named` the ids in it, `leaves` is the route's where
     the answer names new ones. `lasts` says that the work goes on at the provider whether or not anybody waits for its answer (a
     run, a batch, a response in the background), `of_account` that it is done over what all callers have stored. `trace` are the
-    headers that hand the request's trace on.
+    headers that hand the request's trace on. `coding` are the content codings of a body that streams by, "" where it is plain.
     """
 
     route: str
@@ -152,6 +152,7 @@ class Call(Struct, frozen=True):
     lasts: bool = False
     models: frozenset[str] = frozenset()
     of_account: bool = False
+    coding: str = ""
 
 
 class Usage(Struct, frozen=True):

@@ -101,12 +101,16 @@ class Exchange:
             self._trace = trace.begin(self.headers)
         return self._trace
 
+    def has_body(self) -> bool:
+        """Whether the request says that it has one."""
+        return self.header(b"content-length") not in (b"", b"0") or bool(self.header(b"transfer-encoding"))
+
     async def read_body(self, body_bytes_max: int, timeout_s: float, budget: BodyBudget) -> bytes:
         """The whole request body, which counts against `budget` until `forget_body` or `close`.
 
         Raises BodyTooLargeError, BodyTimeoutError, OverloadedError or ClientGoneError.
         """
-        if not self._has_body():
+        if not self.has_body():
             self._body_read = True
             return b""
         declared = self.header(b"content-length")
@@ -114,7 +118,7 @@ class Exchange:
         if length > body_bytes_max:
             raise _too_large(body_bytes_max)
         self._body_budget = budget
-        self._take_body(length)
+        self.take_body(length)
         self._due_s = asyncio.get_running_loop().time() + timeout_s
         # Guarded too, so that a worker that drains need not wait for a body that does not come.
         with self._section:
@@ -135,7 +139,7 @@ class Exchange:
                 raise _too_large(body_bytes_max)
             # The server says that nothing follows in a message of its own; who declared a length has said so before.
             last = size == length or not message.get("more_body", False)
-            self._take_body(size)
+            self.take_body(size)
             if not body and last:
                 return bytes(part)
             # A bytearray joins tiny parts in place: a list of 1-byte parts would cost 60 bytes each.
@@ -143,6 +147,12 @@ class Exchange:
             body += part
             if last:
                 return bytes(body)
+
+    def take_body(self, count: int) -> None:
+        """Room for a body of `count` bytes, of which some may be taken already. Raises OverloadedError."""
+        if self._body_budget is not None and count > self._body_bytes_taken:
+            self._body_budget.take(count - self._body_bytes_taken)
+            self._body_bytes_taken = count
 
     def forget_body(self) -> None:
         """The body is in memory no more: make room for others."""
@@ -240,7 +250,7 @@ class Exchange:
         Else the connection is reset under its hands, and with it goes the answer. A client that waits for a 100 sends nothing
         more, and one that is too slow would send for ever: theirs is closed at once.
         """
-        if self._body_read or self.status == BodyTimeoutError.status or self.header(b"expect") or not self._has_body():
+        if self._body_read or self.status == BodyTimeoutError.status or self.header(b"expect") or not self.has_body():
             return
         now = asyncio.get_running_loop().time
         end_s = now() + _LINGER_S
@@ -264,15 +274,6 @@ class Exchange:
         self._section.forget()
         if self._watch is not None:
             self._watch.cancel()
-
-    def _has_body(self) -> bool:
-        return self.header(b"content-length") not in (b"", b"0") or bool(self.header(b"transfer-encoding"))
-
-    def _take_body(self, count: int) -> None:
-        """Room for a body of `count` bytes: all at once where it declares its length, else as it grows."""
-        if self._body_budget is not None and count > self._body_bytes_taken:
-            self._body_budget.take(count - self._body_bytes_taken)
-            self._body_bytes_taken = count
 
     def _uploaded(self) -> None:
         self._body_read = True

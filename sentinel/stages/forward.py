@@ -107,6 +107,8 @@ class Forward:
             on_sent,
             upload,
         )
+        if call.coding:
+            asking.headers.append(f"content-encoding: {call.coding}")
         if hold.output_capped:
             call = wire.capped(call, hold.output_tokens // call.choices, self._provider.chat_cap)
         self._budget.earn()

@@ -1,10 +1,12 @@
 """intake.read: what the client asks, read as far as its route needs, within bounds of bytes, time and memory.
 
 Fails closed, before anything is held: BodyTooLargeError (413), BodyTimeoutError (408), OverloadedError (503), BadRequestError
-(400), UnsupportedMediaTypeError (415), ClientGoneError. What is not JSON on a pass-through route is not read but streams by.
+(400), UnsupportedMediaTypeError (415), ClientGoneError. What is not JSON on a pass-through route is not read but streams by. A
+body that is read goes on without the compression it came in, one that streams by goes on in it.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -12,11 +14,13 @@ from msgspec.structs import replace
 from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.upload import Upload
-from sentinel.protocol import media, wire
+from sentinel.protocol import codings, media, wire
 from sentinel.protocol.models import Models
 from sentinel.records import Call, Dialect, Reads, Route, Scope
 
 _MAYBE_FILES: Final = frozenset({Reads.ANY, Reads.FORM})
+# What is made plain in a thread before the next of it is counted against the budget.
+_BATCH_BYTES: Final = 1_048_576
 
 
 class Intake:
@@ -45,12 +49,17 @@ class Intake:
     async def read(self, exchange: Exchange, route: Route) -> tuple[Call, Upload | None]:
         """The call, and the body where it streams by. `exchange` still counts a body that was read against the budget."""
         content_type = exchange.header(b"content-type")
+        coded = self._codings(exchange, route) if codings.HEADER in exchange.headers.first else ()
         upload = None
         body = b""
         if route.reads in _MAYBE_FILES and self._streams(exchange, route, content_type):
             upload = exchange.upload(self._upload_bytes_max, self._body_timeout_s)
         else:
+            if coded:
+                codings.check_readable(coded)
             body = await exchange.read_body(self._body_bytes_max, self._body_timeout_s, self._budget)
+            if coded:
+                body = await self._plain(exchange, body, coded)
         asked = (route, route.method, exchange.path.decode("latin-1").removeprefix("/v1"), exchange.query, body, content_type)
         # Others are served while a large body is read (wire.md H12).
         if len(body) <= wire.INLINE_BYTES_MAX:
@@ -62,14 +71,31 @@ class Intake:
             call = replace(call, leaves=route.leaves, lasts=lasts)
         # Where tokens are produced the model must be seen; a form cannot show it, and the lines of a batch do not.
         self._models.check(call, needed=route.by_model or route.dialect is not Dialect.NONE)
+        if upload is not None and coded:
+            call = replace(call, coding=b", ".join(coded).decode("ascii"))
         if self._trace_upstream:
             call = replace(call, trace=exchange.trace.sent())
         return call, upload
+
+    def _codings(self, exchange: Exchange, route: Route) -> tuple[bytes, ...]:
+        """The content codings of a body that goes on; of none, and of one that does not, they say nothing."""
+        return codings.named(exchange.headers) if route.reads is not Reads.NOTHING and exchange.has_body() else ()
+
+    async def _plain(self, exchange: Exchange, body: bytes, coded: Sequence[bytes]) -> bytes:
+        """`body` without its codings. What comes out counts against the budget as it grows, beside what it comes out of."""
+        pieces = codings.plain(body, coded, self._body_bytes_max)
+        batches = []
+        count = 0
+        while batch := await asyncio.to_thread(codings.batch, pieces, _BATCH_BYTES):
+            batches.append(batch)
+            count += len(batch)
+            exchange.take_body(len(body) + count)
+        exchange.forget_body()
+        exchange.take_body(count)
+        return b"".join(batches)
 
     def _streams(self, exchange: Exchange, route: Route, content_type: bytes) -> bool:
         """Whether the body goes by unread: where its route reads any, it is not JSON, and there is one."""
         if route.reads is Reads.FORM and self._searching:
             return False
-        if media.is_json(content_type):
-            return False
-        return exchange.header(b"content-length") not in (b"", b"0") or bool(exchange.header(b"transfer-encoding"))
+        return not media.is_json(content_type) and exchange.has_body()

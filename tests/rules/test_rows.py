@@ -33,6 +33,7 @@ ROWS = [
         "protocol.media",
         "protocol.schemas",
         "protocol.fields",
+        "protocol.inflate",
     },
     {"lua", "vocab"},
     {"settings", "records", "metrics", "logs", "errors"},
@@ -54,6 +55,8 @@ HOMES = {
     "tiktoken": {"protocol.tokens"},
     "prometheus_client": {"metrics", "metrics.tallies", "ops.metrics_page"},
     "dotenv": {"settings"},
+    "brotli": {"protocol.inflate"},
+    "backports": {"protocol.inflate"},
 }
 
 

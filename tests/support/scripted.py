@@ -1,7 +1,7 @@
 """A provider on a raw socket whose answers a test writes itself, to the byte and to the moment.
 
-A request is given to the act that its body names (`"act": "name"`), or to the one of its path. It also records when its client,
-which is Sentinel, closed the connection.
+A request is given to the act that its body names (`"act": "name"`), or, where that is no JSON, to the one of its path. It also
+records when its client, which is Sentinel, closed the connection.
 """
 
 import asyncio
@@ -99,7 +99,8 @@ class Scripted:
 
     async def _play(self, asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Play the act, and notice if the other side closes meanwhile. ConnectionError then, or where the act has closed."""
-        name = json.loads(asked.body)["act"] if asked.body else asked.target.partition("?")[0]
+        path = asked.target.partition("?")[0]
+        name = json.loads(asked.body)["act"] if asked.body.startswith(b"{") else path
         act = asyncio.ensure_future(self.acts[name](asked, writer))
         closed = asyncio.create_task(_closed(reader))
         try:

@@ -1,0 +1,110 @@
+"""intake: a compressed body is read within the budget, or streams by as it came."""
+
+import asyncio
+import gzip
+import json
+from typing import Any
+
+import pytest
+
+from sentinel.edges.bodies import BodyBudget
+from sentinel.edges.exchange import Exchange
+from sentinel.errors import BadRequestError, BodyTooLargeError, OverloadedError, SentinelError
+from sentinel.protocol import routes
+from sentinel.protocol.models import Models
+from sentinel.stages.intake import Intake
+
+MB = 2**20
+FORM = "multipart/form-data; boundary=x"
+PART = b'--x\r\ncontent-disposition: form-data; name="prompt"\r\n\r\na river\r\n--x--\r\n'
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def intake(budget: BodyBudget, *, searching: bool = True) -> Intake:
+    """An intake that takes bodies of up to 4 MB."""
+    return Intake(
+        budget,
+        Models(()),
+        body_bytes_max=4 * MB,
+        body_timeout_s=1,
+        upload_bytes_max=4 * MB,
+        searching=searching,
+        trace_upstream=False,
+    )
+
+
+def exchange(body: bytes, path: str, content_type: str, *, coding: str) -> Exchange:
+    """A request with a body that has arrived."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(_message: Any) -> None:
+        raise AssertionError
+
+    lines = {"content-type": content_type, "content-length": str(len(body)), "content-encoding": coding}
+    headers = [(name.encode(), value.encode()) for name, value in lines.items()]
+    scope = {"method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers}
+    return Exchange(scope, receive, send, "req_1")
+
+
+@pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/videos/edits", "/v1/audio/voices"])
+@pytest.mark.parametrize("searching", [True, False])
+async def test_a_form_is_read_or_streams_by(path: str, searching: bool) -> None:
+    """wire.md H18: where forms are looked through it is made plain; where they are not it keeps its coding."""
+    packed = gzip.compress(PART)
+    asked = exchange(packed, path, FORM, coding="gzip")
+    call, upload = await intake(BodyBudget(MB), searching=searching).read(asked, routes.match("POST", path).route)
+    if searching:
+        assert (upload, call.body, call.coding) == (None, PART, "")
+    else:
+        assert upload is not None
+        assert (b"".join([part async for part in upload]), call.body, call.coding) == (packed, b"", "gzip")
+    asked.close()
+
+
+@pytest.mark.parametrize("size", [0, 10, MB - 1, MB, 3 * MB])
+async def test_what_comes_out_is_what_counts(size: int) -> None:
+    """wire.md H13: while it comes out both count, afterwards what came out alone; in the end nothing does."""
+    body = json.dumps(CHAT | {"padding": "x" * size}).encode()
+    packed = gzip.compress(body)
+    for room, enough in ((len(body) + len(packed), True), (len(body) + len(packed) - 1, False), (len(packed), False)):
+        budget = BodyBudget(room)
+        asked = exchange(packed, "/v1/chat/completions", "application/json", coding="gzip")
+        reading = intake(budget).read(asked, routes.match("POST", "/v1/chat/completions").route)
+        if enough:
+            call, _ = await reading
+            assert (call.body, budget.bytes_taken) == (body, len(body))
+        else:
+            with pytest.raises(OverloadedError):
+                await reading
+        asked.close()
+        assert budget.bytes_taken == 0
+
+
+@pytest.mark.parametrize(
+    ("packed", "error"),
+    [(gzip.compress(bytes(5 * MB)), BodyTooLargeError), (gzip.compress(b"{}")[:-2], BadRequestError), (b"{}", BadRequestError)],
+)
+async def test_a_refused_body_gives_its_room_back(packed: bytes, error: type[SentinelError]) -> None:
+    """wire.md H13: whatever becomes of a body, all that it took comes back."""
+    budget = BodyBudget(8 * MB)
+    asked = exchange(packed, "/v1/chat/completions", "application/json", coding="gzip")
+    with pytest.raises(error):
+        await intake(budget).read(asked, routes.match("POST", "/v1/chat/completions").route)
+    asked.close()
+    assert budget.bytes_taken == 0
+
+
+async def test_others_are_served_meanwhile() -> None:
+    """wire.md H12: what takes long is done in a thread: the loop turns while it lasts."""
+    body = json.dumps(CHAT | {"padding": "x" * 3 * MB}).encode()
+    asked = exchange(gzip.compress(body), "/v1/chat/completions", "application/json", coding="gzip")
+    reading = asyncio.ensure_future(intake(BodyBudget(8 * MB)).read(asked, routes.match("POST", "/v1/chat/completions").route))
+    turns = 0
+    while not reading.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert (await reading)[0].body == body
+    assert turns > 10
+    asked.close()
