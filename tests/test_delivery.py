@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.edges.ledger.books import Sum
 from sentinel.edges.ledger.gate import Gate
 from sentinel.edges.sessions import open_session
 from sentinel.edges.zion import Zion
@@ -26,6 +27,7 @@ UNKNOWN_PATH = (
     404,
     {"success": False, "error": {"code": "NOT_FOUND", "message": "Cannot POST /api/v1/usage/external/increment"}},
 )
+INVALID = (400, {"error": {"code": "INVALID"}})
 PROXY_404 = (404, {"error": "Not Found"})
 
 
@@ -55,10 +57,10 @@ class Parts:
             ledger, gate, zion, usage_format="unified", items_max=100, retry_s=60.0, now_s=lambda: self.now_s
         )
 
-    async def use(self, *names: str) -> None:
-        """Settled usage of these callers, one request each."""
+    async def use(self, *names: str, mail: str = "@x.test") -> None:
+        """Settled usage of these callers, one request each; without an e-mail where `mail` is blank."""
         for name in names:
-            caller = Caller(name, f"{name}@x.test")
+            caller = Caller(name, name + mail if mail.strip() else mail)
             hold = Hold(f"req_{len(self.told.sent)}_{name}", caller, "m", 0, 0, NO_LIMIT, NO_LIMIT, NO_LIMIT, NO_LIMIT)
             assert (await self.ledger.settle(hold, Bill(1, 2, 3), blind=True)).applied
 
@@ -218,3 +220,85 @@ async def test_a_worker_that_closes_begins_nothing_new(parts: Parts) -> None:
     assert await parts.delivery.deliver(0) is None
     assert parts.told.sent == []
     assert (await parts.ledger.peek(0)).sums == 1
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t "])
+async def test_a_caller_without_an_email_is_reported_per_limit(parts: Parts, blank: str) -> None:
+    """In a report of its own, by the external id: Zion is never told of nobody; the others are reported as ever."""
+    await parts.use("ada")
+    await parts.use("bob", "eve", mail=blank)
+    assert await parts.delivery.deliver(0) is None
+    told = [increment for _, _, body in parts.told.sent for increment in body["increments"]]
+    assert [len(body["increments"]) for _, _, body in parts.told.sent] in ([1, 6], [6, 1])
+    assert [one["email"] for one in told if "email" in one] == ["ada@x.test"]
+    assert sorted((one["externalId"], one["limitName"], one["amount"]) for one in told if "email" not in one) == [
+        (name, limit, amount)
+        for name in ("bob", "eve")
+        for limit, amount in (("ai_input_tokens", 2), ("ai_output_tokens", 3), ("ai_requests", 1))
+    ]
+    assert await parts.letters() == {}
+
+
+def refused_items(body: Any) -> tuple[int, Any]:
+    """What Zion answers where it books no limit by its name."""
+    return 200, {"results": [{"success": "limitName" not in one, "error": "No such limit"} for one in body["increments"]]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda _, body: refused_items(body), "No such limit"),
+        (lambda _, body: INVALID if "email" not in str(body) else BOOKED, "status 400: INVALID"),
+        (
+            lambda _, body: UNKNOWN_USER if "limitName" in body else PROXY_404 if "increments" in body else BOOKED,
+            "status 404: User not found",
+        ),
+    ],
+)
+async def test_what_zion_does_not_book_per_limit_is_a_dead_letter_at_once(
+    parts: Parts, answer: Callable[[str, Any], tuple[int, Any]], reason: str
+) -> None:
+    """With Zion's reason, after one attempt; and it is booked under the e-mail that its caller has got since, requeued."""
+    parts.told.answer = answer
+    await parts.use("ada")
+    await parts.use("bob", mail="")
+    assert await parts.delivery.deliver(0) is None
+    assert await parts.letters() == {"bob": reason}
+    await parts.ledger.names.learn("u-2", Caller("bob", ""))
+    await parts.ledger.names.learn("u-2", Caller("bob", "bob@new.test"))
+    (letter,) = [one async for one in parts.ledger.books.dead_letters()]
+    assert letter.sum == Sum("bob", "", "m", letter.sum.start_ms, 2, 3, 1)
+    assert await parts.ledger.books.requeue(letter)
+    assert await parts.delivery.deliver(0) is None
+    _, _, body = parts.told.sent[-1]
+    (told,) = body.get("increments", [body])
+    amounts = {name: told[name] for name in ("email", "aiInputTokens", "aiOutputTokens", "aiRequests")}
+    assert amounts == {"email": "bob@new.test", "aiInputTokens": 2, "aiOutputTokens": 3, "aiRequests": 1}
+    assert await parts.letters() == {}
+
+
+async def test_a_report_goes_again_as_it_was_sealed_though_its_caller_is_renamed(parts: Parts, clock: Clock) -> None:
+    """The same bytes under the same key; refused then, it is booked under the present e-mail when it is requeued."""
+    parts.told.answer = lambda *_: (500, {})
+    await parts.use("ada")
+    await parts.delivery.deliver(0)
+    for mail in ("ada@x.test", "ada@new.test"):
+        await parts.ledger.names.learn("u-1", Caller("ada", mail))
+    clock.now_ms += 66_001
+
+    def answer(_endpoint: str, body: Any) -> tuple[int, Any]:
+        known = [one["email"] == "ada@new.test" for one in body["increments"]]
+        return 200, {"results": [{"success": good, "error": "User not found"} for good in known]}
+
+    parts.told.answer = answer
+    assert await parts.delivery.deliver(0) is None
+    assert parts.told.sent[0] == parts.told.sent[1]
+    assert await parts.letters() == {"ada": "User not found"}
+    (letter,) = [one async for one in parts.ledger.books.dead_letters()]
+    assert await parts.ledger.books.requeue(letter)
+    assert await parts.delivery.deliver(0) is None
+    assert await parts.letters() == {}
+    first, _, last = parts.told.sent
+    assert last[1] != first[1]
+    (told,) = last[2]["increments"]
+    assert told == first[2]["increments"][0] | {"email": "ada@new.test", "timestamp": told["timestamp"]}

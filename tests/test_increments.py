@@ -35,6 +35,13 @@ def test_unified_is_one_increment_an_item_without_zeros() -> None:
     assert report.origins == (0, 1)
 
 
+@pytest.mark.parametrize("usage_format", ["unified", "per_limit"])
+def test_a_caller_is_reported_under_the_names_it_has_by_now(usage_format: str) -> None:
+    """Both of them, in the format that says one."""
+    item = Item("old", "old@x", "m", 1, 0, 0, ("new", "new@x"))
+    assert build([item], usage_format, SEALED_MS) == build([Item("new", "new@x", "m", 1, 0, 0)], usage_format, SEALED_MS)
+
+
 def test_per_limit_is_one_increment_a_metric() -> None:
     """zion.md, per-limit: each amount is named by its limit; increments of one item share its origin."""
     report = build([BOB, ADA], "per_limit", SEALED_MS)

@@ -13,6 +13,7 @@ from sentinel.edges import ledger as ledger_module
 from sentinel.edges.ledger import Batch, Ledger, open_redis
 from sentinel.edges.ledger.books import Books
 from sentinel.edges.ledger.gate import Gate
+from sentinel.edges.ledger.names import Names
 from sentinel.edges.ledger.pipeline import SCRIPTS
 from sentinel.errors import LedgerUnavailableError
 from sentinel.protocol.increments import Item
@@ -738,9 +739,9 @@ def test_every_script_has_a_contract_and_its_method(name: str) -> None:
     assert text.startswith(f"-- {name}: ")
     for part in ("KEYS", "ARGV", "returns", "clock", "cost"):
         assert re.search(rf"^-- {part}\b", text, re.MULTILINE), part
-    methods = re.findall(r"(Ledger|Books|Gate)\.(\w+)", text)
+    methods = re.findall(r"(Ledger|Books|Gate|Names)\.(\w+)", text)
     assert methods
-    rooms = {"Ledger": Ledger, "Books": Books, "Gate": Gate}
+    rooms = {"Ledger": Ledger, "Books": Books, "Gate": Gate, "Names": Names}
     assert all(f"{name}.lua" in (getattr(rooms[room], method).__doc__ or "") for room, method in methods)
 
 

@@ -1,14 +1,15 @@
 """ledger, by chance: random histories of the scripts against an oracle in plain Python, with the clock injected.
 
 What must hold after every step: each verdict is the oracle's; base + settled + held never passes a limit; no real window has
-more than its rate; usage is the truth wherever it is, and none is reported twice or lost.
+more than its rate; usage is the truth wherever it is, and none is reported twice or lost, also of callers who are renamed while
+it waits, and nothing is sealed under a name that Zion does not know.
 """
 
 import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from sentinel.edges.ledger import Batch, Ledger, open_redis
+from sentinel.edges.ledger.books import DeadLetter
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict
 from sentinel.records import Bill, Caller, Hold
 from tests.support.accounts import read_account
@@ -91,6 +93,10 @@ class Histories(RuleBasedStateMachine):
         self.others: Counter[tuple[str, int, str]] = Counter()
         self.applied: set[str] = set()
         self.batches: dict[str, Batch] = {}
+        self.refused: dict[str, dict[int, str]] = {}  # what Zion said of the batches in `applied`
+        self.present = dict(CALLERS)
+        self.seen = {name: [caller] for name, caller in CALLERS.items()}  # names that some worker may still remember
+        self.requeued = 0
         self.verdicts: dict[str, Verdict] = {}
         self.answers: list[tuple[str, Verdict, Snapshot, int, dict[str, int]]] = []
         self.alone = True  # nobody else uses the limits, and no truth is more than what was held
@@ -131,6 +137,7 @@ class Histories(RuleBasedStateMachine):
         """Every history begins with limits; later answers bring others."""
         self.alone = alone
         for name, caller in CALLERS.items():
+            self.run(self.ledger.names.learn(f"u-{name}", caller))
             self.verdicts[name] = self.run(self.ledger.admit(caller, f"req_{BOOT}_0", 0, 0, 0))
             assert self.verdicts[name].why == "unknown"
             self.ask_zion(name)
@@ -142,14 +149,19 @@ class Histories(RuleBasedStateMachine):
         self.now_ms += step_ms
 
     @rule(
-        name=st.sampled_from(sorted(CALLERS)), tokens=st.integers(0, 900), asked=st.integers(0, 900), least=st.integers(0, 900)
+        name=st.sampled_from(sorted(CALLERS)),
+        tokens=st.integers(0, 900),
+        asked=st.integers(0, 900),
+        least=st.integers(0, 900),
+        known=st.integers(0, 9),
     )
-    def admit(self, name: str, tokens: int, asked: int, least: int) -> None:
+    def admit(self, name: str, tokens: int, asked: int, least: int, known: int) -> None:
         """A new request: the verdict and everything in it is the oracle's."""
         self.sequence += 1
         request_id = f"req_{BOOT}_{self.sequence:x}"
         account = self.account(name)
-        verdict = self.run(self.ledger.admit(CALLERS[name], request_id, tokens, asked, least, "m"))
+        caller = self.seen[name][known % len(self.seen[name])]
+        verdict = self.run(self.ledger.admit(caller, request_id, tokens, asked, least, "m"))
         self.verdicts[name] = verdict
         granted = min(asked, self.left(name, "output"))
         width_ms = WINDOW_MS // 10
@@ -177,9 +189,7 @@ class Histories(RuleBasedStateMachine):
         assert verdict.why == expected
         if expected == "ok":
             assert (verdict.code, verdict.granted_output) == ("admitted", granted)
-            hold = Hold(
-                request_id, CALLERS[name], "m", tokens, granted, verdict.requests, verdict.input, verdict.output, verdict.rate
-            )
+            hold = Hold(request_id, caller, "m", tokens, granted, verdict.requests, verdict.input, verdict.output, verdict.rate)
             self.live[request_id] = Held(hold, self.now_ms + LEASE_MS)
             account.admitted_ms = [*account.admitted_ms[-4 * RATE :], self.now_ms]
             assert sum(self.now_ms - WINDOW_MS < at for at in account.admitted_ms) <= RATE
@@ -255,8 +265,10 @@ class Histories(RuleBasedStateMachine):
         batch = self.run(self.ledger.take(0, items_max=size, claim_ms=5_000))
         if batch is None:
             return
+        if batch.id not in self.batches:
+            assert [reason for reason in self.judged(batch).values() if reason] == []
         known = self.batches.setdefault(batch.id, batch)
-        assert (known.items, known.sealed_at_ms) == (batch.items, batch.sealed_at_ms)
+        assert (known.items, known.sealed_at_ms, known.usage_format) == (batch.items, batch.sealed_at_ms, batch.usage_format)
         for item in batch.items:
             assert min(item.input_tokens, item.output_tokens, item.requests) >= 0
             assert max(item.input_tokens, item.output_tokens, item.requests) > 0
@@ -265,13 +277,50 @@ class Histories(RuleBasedStateMachine):
         if ending == "fail":
             assert self.run(self.ledger.fail(batch, 3_000))
             return
-        refused = {0: "refused"} if ending == "bury" and batch.id not in self.applied else {}
+        if batch.id not in self.applied:
+            unknown = {position: reason for position, reason in self.judged(batch).items() if reason}
+            self.refused[batch.id] = {0: "refused", **unknown} if ending == "bury" else unknown
+        refused = self.refused[batch.id]
         self.apply(batch, refused)
+        if ending == "applied":
+            return
         if refused:
             assert self.run(self.ledger.bury(batch, refused))
-        elif ending == "done":
+            assert not self.run(self.ledger.bury(batch, refused))
+        else:
             assert self.run(self.ledger.done(batch))
             assert not self.run(self.ledger.done(batch))
+
+    def judged(self, batch: Batch) -> dict[int, str]:
+        """What Zion says of each item, by the one of its names that the format says."""
+        found = {}
+        for position, item in enumerate(batch.items):
+            present = self.present[item.external_id]
+            known = (present.external_id, present.email)
+            at = 0 if batch.usage_format == "per_limit" else 1
+            found[position] = "" if item.names[at] == known[at] and item.names[at] else "User not found"
+        return found
+
+    @rule(name=st.sampled_from(sorted(CALLERS)), email=st.integers(0, 3), moved=st.booleans())
+    def rename(self, name: str, email: int, moved: bool) -> None:
+        """Zion gives a caller another e-mail, or none, or another external id, and is asked; workers remember the old names."""
+        self.present[name] = Caller(f"{name}-anew" if moved else name, f"{name}-{email}@x" if email else "")
+        self.run(self.ledger.names.learn(f"u-{name}", self.present[name]))
+        if not moved and self.present[name] not in self.seen[name]:
+            self.seen[name].append(self.present[name])
+
+    @rule(choice=st.randoms(use_true_random=False))
+    def requeue(self, choice: Any) -> None:
+        """An operator sends a dead letter again: it is to be reported like any other usage."""
+        letters = self.run(_all(self.ledger.books.dead_letters()))
+        if letters:
+            letter = choice.choice(sorted(letters, key=lambda letter: letter.id))
+            assert self.run(self.ledger.books.requeue(letter))
+            assert not self.run(self.ledger.books.requeue(letter))
+            used = (letter.sum.input_tokens, letter.sum.output_tokens, letter.sum.requests)
+            for metric, amount in zip(METRICS, used, strict=True):
+                self.truth[letter.sum.external_id, letter.sum.start_ms // DAY_MS, metric] += amount
+            self.requeued += 1
 
     def apply(self, batch: Batch, refused: dict[int, str]) -> None:
         """Zion honours the idempotency key, and books by the report's time stamp."""
@@ -354,7 +403,7 @@ class Histories(RuleBasedStateMachine):
         for key, value in self.run(self.redis.hgetall(f"b:{TAG}")).items():
             if b":" not in key and key.decode() not in self.applied:
                 for name, _, _, since_ms, *amounts in json.loads(value):
-                    for metric, amount in zip(METRICS, amounts, strict=True):
+                    for metric, amount in zip(METRICS, amounts[:3], strict=True):
                         found[name, since_ms // DAY_MS, metric] += amount
         for metric in METRICS:
             assert _total(found, "ever", metric) == _total(self.truth, "ever", metric)
@@ -365,6 +414,10 @@ class Histories(RuleBasedStateMachine):
         self.run(self.redis.aclose())
         self.run(self.ledger.close())
         self.runner.close()
+
+
+async def _all(listing: AsyncIterator[DeadLetter]) -> list[DeadLetter]:
+    return [letter async for letter in listing]
 
 
 def _total(amounts: Counter[tuple[str, int, str]], name: str, metric: str) -> int:
@@ -396,6 +449,7 @@ def test_a_long_life_keeps_the_books(redis_server: RedisServer, seed: int, alone
         life.limits_are_known(alone)
         _live(life, random.Random(seed), steps=1500)
         assert life.zion, "nothing was ever reported"
+        assert life.requeued, "nothing was ever requeued"
     finally:
         life.teardown()
 
@@ -405,7 +459,7 @@ def _live(life: Histories, chance: random.Random, steps: int) -> None:
     names = sorted(CALLERS)
     endings = ["done", "done", "done", "lost", "fail", "applied", "bury"]
     acts: list[tuple[int, Callable[[], object], Callable[[], object]]] = [
-        (40, lambda: True, lambda: life.admit(chance.choice(names), *(chance.randint(0, most) for most in (200, 300, 100)))),
+        (40, lambda: True, lambda: life.admit(chance.choice(names), *(chance.randint(0, most) for most in (200, 300, 100, 9)))),
         (3, lambda: life.live, lambda: life.admit_again(chance)),
         (20, lambda: life.live, lambda: life.settle(chance, chance.random() < 0.3)),
         (3, lambda: life.over, lambda: life.settle_again(chance, chance.random() < 0.5, chance.random() < 0.5)),
@@ -413,6 +467,8 @@ def _live(life: Histories, chance: random.Random, steps: int) -> None:
         (3, lambda: True, life.sweep),
         (4, lambda: life.expired, lambda: life.late_truth(chance)),
         (14, lambda: True, lambda: life.report(chance.randint(1, 3), chance.choice(endings))),
+        (2, lambda: True, lambda: life.rename(chance.choice(names), chance.randint(0, 3), chance.random() < 0.2)),
+        (3, lambda: True, lambda: life.requeue(chance)),
         (5, lambda: True, lambda: life.ask_zion(chance.choice(names))),
         (5, lambda: life.answers, lambda: life.install(chance.randint(0, 3))),
         (2, lambda: not life.alone, lambda: life.somebody_else_uses(chance.choice(names), chance.choice(METRICS), 5)),

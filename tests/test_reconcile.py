@@ -26,7 +26,7 @@ def served(user: str | None, request_id: str, given: int = 10, produced: int = 5
 def booked(email: str, key: str, requests: int = 1, given: int = 10, produced: int = 5, **changes: Any) -> dict[str, Any]:
     """A row of Zion's ledger."""
     amounts = {"aiRequests": requests, "aiInputTokens": given, "aiOutputTokens": produced}
-    who = {"email": email, "externalId": email, "model": "m", "timestamp": "t", "format": "unified", "idempotencyKey": key}
+    who = {"email": email, "externalId": email, "format": "unified", "idempotencyKey": key, "position": 0}
     return {**who, **amounts, **changes}
 
 
@@ -60,24 +60,25 @@ def test_a_request_the_provider_served_twice_is_told() -> None:
 
 
 def test_a_key_that_was_applied_twice_is_told() -> None:
-    """The same user, model and time stamp under one key; another model of the same report is not the same increment."""
+    """The same place in the report of one key; another of the same user, with the same amounts, is not the same increment."""
     rows = [served(ONE, "req_1"), served(ONE, "req_2")]
-    once = compare(rows, [booked(ONE, "k"), booked(ONE, "k", model="n")])
+    once = compare(rows, [booked(ONE, "k"), booked(ONE, "k", position=1)])
     assert once.equal
     twice = compare([served(ONE, "req_1")], [booked(ONE, "k"), booked(ONE, "k")])
     assert twice.duplicated == (f"{ONE}: key k was applied more than once",)
     assert twice.unexpected == (f"{ONE}: 1 requests", f"{ONE}: 10 input", f"{ONE}: 5 output")
 
 
-def test_a_report_per_limit_that_was_applied_twice_is_told() -> None:
-    """Such rows name no model, so only the whole report again is a duplicate."""
+def test_a_user_without_an_email_goes_by_the_external_id() -> None:
+    """In Zion's ledger, where such a user is booked per limit, and among what waits."""
     report = [
-        booked(ONE, "k", 0, 10, 0, format="per_limit", model=None),
-        booked(ONE, "k", 0, 0, 5, format="per_limit", model=None),
-        booked(ONE, "k", 1, 0, 0, format="per_limit", model=None),
+        booked("", "k", 0, 10, 0, externalId="one", format="per_limit"),
+        booked("", "k", 0, 0, 5, externalId="one", format="per_limit", position=1),
+        booked("", "k", 1, 0, 0, externalId="one", format="per_limit", position=2),
     ]
-    assert compare([served(ONE, "req_1")], report).equal
-    assert compare([served(ONE, "req_1")], report * 2).duplicated == (f"{ONE}: key k was applied more than once",)
+    assert compare([served("one", "req_1")], report).equal
+    assert compare([served("one", "req_1")], report * 2).duplicated == ("one: key k was applied more than once",)
+    assert compare([served("one", "req_1")], report[:2], Waiting(dead={"one": (1, 0, 0)})).equal
 
 
 def test_rows_without_a_key_are_never_duplicates() -> None:
@@ -151,9 +152,13 @@ async def test_what_waits_is_read_from_every_partition(redis_server: RedisServer
         await redis.hset("b:{s01}", mapping={"abc": f"[{item},{item}]", "abc:head": "[1795219200000]", "abc:attempt": "2"})
         await redis.hset("x:{s02}", "abc:0", f'["refused",1795219200000,{item}]')
         await redis.hset("zg:{s00}", "state", "1")
+        await redis.hset("a:{s03}", '["two","","m",1795219200000]', "1|2|3")
+        renamed = json.dumps(["one", "old@x", "m", 1795219200000, 10, 5, 1, ["one", TWO]])
+        await redis.hset("x:{s03}", "abc:1", f'["refused",1795219200000,{renamed}]')
         waiting = await reconcile.read_waiting(redis_server.url)
         await redis.flushall()
-    assert waiting == Waiting({ONE: (3, 30, -15)}, (Batch("abc", {ONE: (2, 20, 10)}),), {ONE: (1, 10, 5)})
+    unreported = {ONE: (3, 30, -15), "two": (3, 1, 2)}
+    assert waiting == Waiting(unreported, (Batch("abc", {ONE: (2, 20, 10)}),), {ONE: (1, 10, 5), TWO: (1, 10, 5)})
 
 
 async def test_a_part_that_does_not_answer_is_one_sentence() -> None:

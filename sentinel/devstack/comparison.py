@@ -1,7 +1,8 @@
 """What the provider served against what Zion booked and what still waits: per user and metric, to the token. Pure.
 
-Users are e-mails: the provider's journal has them in the field `user` of a request's body. What was served to nobody by name
-cannot be compared and is only counted. Nothing here fails on odd rows: a row without a figure has none.
+Users are e-mails, or external ids where they have none: the provider's journal has them in the field `user` of a request's
+body. What was served to nobody by name cannot be compared and is only counted. Nothing here fails on odd rows: a row without a
+figure has none.
 """
 
 from collections import Counter, defaultdict
@@ -71,7 +72,7 @@ def compare(
         return {user: amounts for user, amounts in sorted(sums.items()) if users is None or user in users}
 
     given = chosen(summed((str(row["user"]), (1, row["input_tokens"], row["output_tokens"])) for row in named))
-    taken = chosen(summed((row["email"], _amounts(row)) for row in ledger))
+    taken = chosen(summed((_user(row), _amounts(row)) for row in ledger))
     pending = chosen(_pending(waiting, ledger))
     lost: list[str] = []
     unexpected: list[str] = []
@@ -109,11 +110,15 @@ def _pending(waiting: Waiting, ledger: Iterable[Mapping[str, Any]]) -> Sums:
     rows = list(ledger)
     for batch in waiting.batches:
         # A batch sent in single increments has keys of its own, which begin with its id.
-        applied = summed((row["email"], _amounts(row)) for row in rows if _key(row).startswith(batch.id))
+        applied = summed((_user(row), _amounts(row)) for row in rows if _key(row).startswith(batch.id))
         for user, amounts in batch.sums.items():
             requests, given, produced = (max(0, a - b) for a, b in zip(amounts, applied.get(user, NOTHING), strict=True))
             parts.append((user, (requests, given, produced)))
     return {user: amounts for user, amounts in summed(parts).items() if amounts != NOTHING}
+
+
+def _user(row: Mapping[str, Any]) -> str:
+    return str(row["email"] or row["externalId"])
 
 
 def _key(row: Mapping[str, Any]) -> str:
@@ -129,22 +134,8 @@ def _served_twice(rows: Iterable[Mapping[str, Any]], users: Collection[str] | No
 
 
 def _applied_twice(rows: Iterable[Mapping[str, Any]], users: Collection[str] | None) -> Iterable[str]:
-    """Increments Zion applied more than once under one key. One increment is one user, model and metric of one report.
-
-    In the format per limit the model is not told, so there only a report that was applied again as a whole shows.
-    """
-    by_key: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        if _key(row):
-            by_key[_key(row)].append(row)
-    for key, applied in sorted(by_key.items()):
-        if any(row.get("format") == "per_limit" for row in applied):
-            bodies = [(row["email"], _amounts(row)) for row in applied]
-            half = len(bodies) // 2
-            repeated = {row["email"] for row in applied if len(bodies) == 2 * half and bodies[:half] == bodies[half:]}
-        else:
-            counts = Counter((row["email"], row.get("externalId"), row.get("model"), row.get("timestamp")) for row in applied)
-            repeated = {name[0] for name, count in counts.items() if count > 1}
-        for user in sorted(repeated):
-            if users is None or user in users:
-                yield f"{user}: key {key} was applied more than once"
+    """Increments Zion applied more than once under one key: those that had the same place in the same report."""
+    counts = Counter((_key(row), row["position"], _user(row)) for row in rows if _key(row))
+    for key, user in sorted({(key, user) for (key, _, user), count in counts.items() if count > 1}):
+        if users is None or user in users:
+            yield f"{user}: key {key} was applied more than once"

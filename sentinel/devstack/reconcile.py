@@ -103,7 +103,8 @@ async def read_waiting(url: str) -> Waiting:
         # Sums become batches, and these dead letters: read in that order nothing slips through, at worst it shows twice.
         async for field, amounts in _fields(redis, "a:{s*}"):
             given, produced, requests = map(int, amounts.split(b"|"))
-            unreported.append((json.loads(field)[1], (requests, given, produced)))
+            external_id, email, *_ = json.loads(field)
+            unreported.append((email or external_id, (requests, given, produced)))
         async for field, items in _fields(redis, "b:{s*}"):
             if b":" not in field:
                 batches.append(Batch(field.decode(), summed(map(_item, json.loads(items)))))
@@ -119,8 +120,9 @@ async def _fields(redis: Redis, pattern: str) -> AsyncIterator[tuple[bytes, byte
 
 
 def _item(item: Sequence[Any]) -> tuple[str, Amounts]:
-    """(e-mail, amounts) of an item: [external id, e-mail, model, period start, input, output, requests]."""
-    return item[1], (item[6], item[4], item[5])
+    """(user, amounts) of an item: [external id, e-mail, model, period start, input, output, requests, these names now]."""
+    external_id, email = item[7] if len(item) > 7 else item[:2]
+    return email or external_id, (item[6], item[4], item[5])
 
 
 if __name__ == "__main__":

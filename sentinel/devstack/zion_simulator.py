@@ -7,6 +7,7 @@ Zion's error shape.
 Control, all JSON and without a key:
 - `POST /simulator/users`: create or replace a user (`ZionState.put_user`; also `expires_in_s`)
   -> `{externalId, email, jwt, exp}`
+- `POST /simulator/rename`: `{user: <external id>, externalId, email}`: other names for a user, old tokens stay good -> as users
 - `GET /simulator/users`: the demo users' tokens by name, `GET /simulator/ledger`: `{rows, users, calls, replayed}`
 - `POST /simulator/faults`: switches and one rule (`zion_faults.Faults.order`) -> the state
 - `POST /simulator/reset`: all, or what the body names of `{"ledger": true, "faults": true, "users": true}`
@@ -82,6 +83,7 @@ class ZionSimulator:
         app.router.add_post("/api/v1/usage/external/increment", self._increment)
         app.router.add_post("/api/v1/usage/external/batch-increment", self._batch)
         app.router.add_post("/simulator/users", self._put_user)
+        app.router.add_post("/simulator/rename", self._rename)
         app.router.add_get("/simulator/users", self._tokens)
         app.router.add_get("/simulator/ledger", self._ledger)
         app.router.add_post("/simulator/faults", self._order_fault)
@@ -159,8 +161,14 @@ class ZionSimulator:
 
     async def _put_user(self, request: web.Request) -> web.StreamResponse:
         given = await _json(request)
-        user = self.state.put_user(given)
-        token, exp = self.token(user, int(given.get("expires_in_s", TOKEN_LIFE_S)))
+        return self._introduced(self.state.put_user(given), int(given.get("expires_in_s", TOKEN_LIFE_S)))
+
+    async def _rename(self, request: web.Request) -> web.StreamResponse:
+        given = await _json(request)
+        return self._introduced(self.state.rename(given["user"], given), TOKEN_LIFE_S)
+
+    def _introduced(self, user: User, expires_in_s: int) -> web.Response:
+        token, exp = self.token(user, expires_in_s)
         return web.json_response({"externalId": user.external_id, "email": user.email, "jwt": token, "exp": exp})
 
     async def _tokens(self, _request: web.Request) -> web.StreamResponse:

@@ -44,7 +44,10 @@ class Limit:
 
 @dataclass
 class User:
-    """A subscriber. `external_id` empty means that Zion knows no external id; `permitted` False means 403 on /users/me."""
+    """A subscriber. `external_id` and `email` are empty where Zion knows none; `permitted` False means 403 on /users/me.
+
+    `shown` are the names as the profile has them, since there are many ways to have no e-mail.
+    """
 
     id: str
     external_id: str
@@ -53,6 +56,7 @@ class User:
     reset_period: str = "MONTHLY"
     format: str = "unified"
     permitted: bool = True
+    shown: dict[str, Any] = field(default_factory=dict)
     created_at: datetime = field(default_factory=lambda: datetime(2025, 1, 1, tzinfo=UTC))
     period_start: datetime | None = None
 
@@ -88,13 +92,11 @@ class ZionState:
         """Create or replace a user from `{externalId, email, limits, resetPeriod, format, permitted}`.
 
         `limits` maps Zion's metric names to a number, null, or `{limit, used}`; a metric that is not named has no limit entry.
+        `email` may be missing, null or blank, for a user who has none.
         """
-        email = given.get("email")
-        external_id = given.get("externalId", "")
+        external_id, email, shown = _names(given)
         reset_period = given.get("resetPeriod", "MONTHLY")
         shape = given.get("format", "unified")
-        if not isinstance(email, str) or not email or not isinstance(external_id, str):
-            raise RefusedError(400, "INVALID_USER", "A user has an email and an externalId, both text.")
         if reset_period not in PERIODS or shape not in FORMATS:
             raise RefusedError(400, "INVALID_USER", "Unknown resetPeriod or format.")
         user = User(
@@ -105,14 +107,23 @@ class ZionState:
             reset_period=reset_period,
             format=shape,
             permitted=bool(given.get("permitted", True)),
+            shown=shown,
         )
         if not set(user.limits) <= set(METRICS):
             raise RefusedError(400, "INVALID_USER", f"Limits are named {', '.join(METRICS)}.")
         self._roll(user)
         self.users = {
-            key: old for key, old in self.users.items() if old.email != email and old.external_id != (external_id or None)
+            key: old
+            for key, old in self.users.items()
+            if old.email != (email or None) and old.external_id != (external_id or None)
         }
         self.users[user.id] = user
+        return user
+
+    def rename(self, external_id: str, given: Mapping[str, Any]) -> User:
+        """Give the user of this external id the `{externalId, email}` in `given`; id, tokens, limits and usage stay."""
+        user = self.find(external_id=external_id)
+        user.external_id, user.email, user.shown = _names(given)
         return user
 
     def find(self, *, external_id: str = "", email: str = "") -> User:
@@ -130,12 +141,10 @@ class ZionState:
             raise RefusedError(401, "UNAUTHORIZED", "Invalid or expired token")
         if not user.permitted:
             raise RefusedError(403, "FORBIDDEN", "This account is not permitted")
-        external = {"externalId": user.external_id} if user.external_id else {}
         return {
             "id": user.id,
-            "email": user.email,
-            "name": user.email.partition("@")[0],
-            **external,
+            **user.shown,
+            "name": (user.email or user.external_id).partition("@")[0],
             "emailVerified": True,
             "createdAt": iso(user.created_at),
             "lastLoginAt": iso(self._now()),
@@ -148,10 +157,10 @@ class ZionState:
         entries = [self._unified(user)] if user.format == "unified" else [self._entry(user, name) for name in user.limits]
         return {"userId": user.id, "externalId": user.external_id, "limits": [other, *entries]}
 
-    def apply(self, item: Any, *, key: str, batch: bool) -> dict[str, Any]:
+    def apply(self, item: Any, *, key: str, batch: bool, position: int = 0) -> dict[str, Any]:
         """Apply one increment of either format and write it into the ledger; returns the answer of a single increment.
 
-        Limits are not enforced: usage records what happened.
+        `position` is its place in its report. Limits are not enforced: usage records what happened.
         """
         if not isinstance(item, dict):
             raise RefusedError(400, "INVALID_REQUEST", "An increment is an object")
@@ -160,11 +169,11 @@ class ZionState:
             if name not in METRICS:
                 raise RefusedError(400, "INVALID_LIMIT", f"Unknown limit {name!r}")
             user = self.find(external_id=_text(item, "externalId"))
-            self._book(user, {name: _amount(item, "amount", 1)}, item, key, batch=batch)
+            self._book(user, {name: _amount(item, "amount", 1)}, item, key, batch=batch, position=position)
             return self._entry(user, name)
         user = self.find(email=_text(item, "email"))
         amounts = {name: _amount(item, short, 0) for name, short in METRICS.items() if short in item}
-        self._book(user, amounts, item, key, batch=batch)
+        self._book(user, amounts, item, key, batch=batch, position=position)
         can_use = all(limit.figures()["remaining"] != 0 for limit in user.limits.values())
         return {"canUse": can_use, **{METRICS[name]: limit.figures() for name, limit in user.limits.items()}}
 
@@ -175,21 +184,21 @@ class ZionState:
             raise RefusedError(400, "INVALID_REQUEST", "increments must hold 1 to 1000 items")
         if len(items) > BATCH_ITEMS_MAX:
             raise RefusedError(413, "PAYLOAD_TOO_LARGE", "increments must hold 1 to 1000 items")
-        results = [self._apply_item(item, key, failing) for item in items]
+        results = [self._apply_item(item, key, failing, position) for position, item in enumerate(items)]
         failed = sum(not result["success"] for result in results)
         return {"processed": len(results) - failed, "failed": failed, "results": results}
 
     def sums(self) -> dict[str, dict[str, int]]:
-        """What the ledger adds up to, by e-mail and metric, with the number of `increments`."""
+        """What the ledger adds up to, by e-mail (or external id) and metric, with the number of `increments`."""
         users: dict[str, dict[str, int]] = {}
         for row in self.ledger:
-            sums = users.setdefault(row["email"], {**dict.fromkeys(METRICS.values(), 0), "increments": 0})
+            sums = users.setdefault(row["email"] or row["externalId"], {**dict.fromkeys(METRICS.values(), 0), "increments": 0})
             sums["increments"] += 1
             for short in METRICS.values():
                 sums[short] += row[short]
         return users
 
-    def _apply_item(self, item: Any, key: str, failing: frozenset[str]) -> dict[str, Any]:
+    def _apply_item(self, item: Any, key: str, failing: frozenset[str], position: int) -> dict[str, Any]:
         named = (
             {name: item[name] for name in ("email", "externalId", "limitName") if name in item}
             if isinstance(item, dict)
@@ -198,7 +207,7 @@ class ZionState:
         try:
             if failing.intersection(str(value) for value in named.values()):
                 raise RefusedError(500, "INTERNAL", "This increment could not be applied")
-            answer = self.apply(item, key=key, batch=True)
+            answer = self.apply(item, key=key, batch=True, position=position)
         except RefusedError as refused:
             return {**named, "success": False, "error": refused.message}
         if "limitName" in named:
@@ -210,7 +219,9 @@ class ZionState:
         }
         return {**named, "success": True, **figures}
 
-    def _book(self, user: User, amounts: Mapping[str, int], item: Mapping[str, Any], key: str, *, batch: bool) -> None:
+    def _book(
+        self, user: User, amounts: Mapping[str, int], item: Mapping[str, Any], key: str, *, batch: bool, position: int
+    ) -> None:
         for name, amount in amounts.items():
             user.limits.setdefault(name, Limit(None)).used += amount
         self.ledger.append(
@@ -225,6 +236,7 @@ class ZionState:
                 "format": "per_limit" if "limitName" in item else "unified",
                 "idempotencyKey": key,
                 "batch": batch,
+                "position": position,
             }
         )
 
@@ -254,9 +266,20 @@ def _limit(value: Any) -> Limit:
     return Limit(value.get("limit"), value.get("used", 0)) if isinstance(value, dict) else Limit(value)
 
 
+def _names(given: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """External id and e-mail, empty where there is none, and what of both a profile shows. RefusedError without either."""
+    external_id, email = given.get("externalId", ""), given.get("email")
+    if not isinstance(external_id, str) or not isinstance(email, str | None) or not (external_id or email):
+        raise RefusedError(400, "INVALID_USER", "A user has an email or an externalId, both text.")
+    shown: dict[str, Any] = {"externalId": external_id} if external_id else {}
+    if "email" in given:
+        shown["email"] = email
+    return external_id, email if email and email.strip() else "", shown
+
+
 def _text(item: Mapping[str, Any], name: str) -> str:
     value = item.get(name)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value.strip():
         raise RefusedError(400, "INVALID_REQUEST", f"{name} is required")
     return value
 

@@ -20,6 +20,7 @@ from yarl import URL
 from sentinel import metrics
 from sentinel.errors import INVALID_KEY_MESSAGE, ForbiddenError, UnauthorizedError, ZionUnavailableError
 from sentinel.logs import Log
+from sentinel.records import Caller
 
 _T = TypeVar("_T")
 
@@ -31,6 +32,7 @@ RETRY_AFTER_S: Final = 2.0
 
 
 class _Profile(msgspec.Struct, rename="camel"):
+    id: str | int | None = None
     external_id: str | None = None
     email: str | None = None
 
@@ -75,8 +77,10 @@ class Zion:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._turns = turns
 
-    async def profile(self, token: str) -> tuple[str, str]:
-        """(external id, e-mail) of the owner of `token` (GET /api/v1/users/me).
+    async def profile(self, token: str) -> tuple[str, Caller]:
+        """Zion's own id of the owner of `token`, which outlives other names, and the caller (GET /api/v1/users/me).
+
+        The e-mail is "" where Zion has none.
 
         Raises UnauthorizedError, ForbiddenError (also `no_external_id`) or ZionUnavailableError.
         """
@@ -86,9 +90,11 @@ class Zion:
         if answer.status == 403:
             raise ForbiddenError("This account is not permitted to use the service.")
         profile = self._decoded("me", answer, _read_profile)
-        if not profile.external_id:
+        external_id, email = profile.external_id or "", profile.email or ""
+        if not external_id.strip():
             raise ForbiddenError("This account has no external id, so its limits are unknown.", code="no_external_id")
-        return profile.external_id, profile.email or ""
+        caller = Caller(external_id, email if email.strip() else "")
+        return str(profile.id or external_id), caller
 
     async def limits(self, external_id: str) -> bytes:
         """The `data` object of GET /api/v1/limits/external/{id}, as JSON.

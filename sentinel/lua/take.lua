@@ -1,16 +1,23 @@
 -- take: the next report to Zion: a sealed batch that is due again, else a new one out of the unreported sums. Python: Ledger.take.
--- KEYS    1 a unreported sums  2 b sealed batches  3 s their next attempt       (one hash tag)
+-- KEYS    1 a unreported sums  2 b sealed batches  3 s their next attempt  4 n what callers are called by now  (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 id of this call, with which that of a new batch begins  3 claim ms: until then nobody else gets it
---         4 at most so many items  5 at most so many sealed batches: above it no new one, the sums wait  6 format of a new one
+--         4 at most so many items  5 at most so many sealed batches: above it no new one, the sums wait
+--         6 format of a new one: unified | per_limit
 -- returns {batch id ('' when there is none), attempt, time stamp ms, fields left in the unreported sums, JSON items, format,
 --         JSON parts as in part, 1 where an earlier attempt ended without anybody knowing how}
---         an item: [external id, e-mail, model, period start ms, input, output, requests], never negative, never all zero
+--         an item: [external id, e-mail, model, period start ms, input, output, requests], never negative, never all zero, and
+--         [external id, e-mail] under which Zion is told of it, where these are others by now
 -- clock   Redis TIME; a step backwards delays an attempt by that step
--- cost    O(items + sealed batches, which are few). All items of a batch are of one period start, so that its one time stamp lies in the period of each.
+-- cost    O(items + sealed batches, which are few). All items of a batch are of one period start, so that its one time stamp lies in the
+--         period of each, and of one format: Zion knows who has no e-mail by the external id alone, which is said per limit.
 -- b: fields "<batch id>": JSON items, ":head": JSON [time stamp, format], ":attempt", ":parts", ":sending": the call that has it
 -- now, ":lost": whether one before never said what became of it
 -- include: _clock
+-- include: _names
+-- include: _unreported
 local CREDIT_LIFE_MS = 40 * DAY_MS
+-- An item is up to three increments per limit, and Zion takes 1000 in a batch.
+local PER_LIMIT_ITEMS_MAX = 333
 local now = read_clock(tonumber(ARGV[1]))
 local id, items_max = ARGV[2], tonumber(ARGV[4])
 
@@ -39,12 +46,38 @@ local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', whole(now), 'LIMIT', 0,
 if due[1] then return hand_out(due[1]) end
 if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[5]) then return nothing() end
 
-local sums = redis.call('HRANDFIELD', KEYS[1], 2 * items_max, 'WITHVALUES')
-local items, period = {}, nil
+-- Where only the e-mail is another, a sum becomes one of the present name: what is negative nets with nothing else.
+local function rename(sums)
+  local any = false
+  for at = 1, #sums, 2 do
+    local item = cjson.decode(sums[at])
+    local external_id, email = present(KEYS[4], item[1], item[2])
+    if external_id == item[1] and email ~= item[2] then
+      any = true
+      local i, o, r = string.match(sums[at + 1], '^(-?%d+)|(-?%d+)|(-?%d+)$')
+      redis.call('HDEL', KEYS[1], sums[at])
+      local field = unreported_field(written_who(external_id, email, item[3]), item[4])
+      add_unreported(KEYS[1], field, tonumber(i), tonumber(o), tonumber(r))
+    end
+  end
+  return any
+end
+
+local function format_for(email)
+  if string.find(email, '%S') then return ARGV[6] end
+  return 'per_limit'
+end
+
+local function sample() return redis.call('HRANDFIELD', KEYS[1], 2 * items_max, 'WITHVALUES') end
+
+local sums = sample()
+if redis.call('EXISTS', KEYS[4]) == 1 and rename(sums) then sums = sample() end
+local items, period, format = {}, nil, nil
 for at = 1, #sums, 2 do
-  if #items == items_max then break end
+  if #items == items_max or (format == 'per_limit' and #items == PER_LIMIT_ITEMS_MAX) then break end
   local field = sums[at]
   local item = cjson.decode(field)
+  local external_id, email = present(KEYS[4], item[1], item[2])
   local left, any = {}, false
   for number in string.gmatch(sums[at + 1], '-?%d+') do
     number = tonumber(number)
@@ -52,8 +85,9 @@ for at = 1, #sums, 2 do
     left[#left + 1] = whole(math.min(0, number))
     any = any or number > 0
   end
-  if any and (period == nil or period == item[4]) then
-    period = item[4]
+  if any and (period == nil or (period == item[4] and format == format_for(email))) then
+    period, format = item[4], format_for(email)
+    if external_id ~= item[1] or email ~= item[2] then item[#item + 1] = {external_id, email} end
     items[#items + 1] = item
     local rest = table.concat(left, '|')
     if string.find(rest, '[1-9]') then redis.call('HSET', KEYS[1], field, rest) else redis.call('HDEL', KEYS[1], field) end
@@ -66,5 +100,5 @@ local stamp = now
 if midnight(now) > period then stamp = math.max(period, midnight(period) + DAY_MS - 1) end
 -- With the time in it: a call that comes very late, when the batch of its twin is done, must not seal another under the same id.
 local batch_id = id .. whole(now)
-redis.call('HSET', KEYS[2], batch_id, cjson.encode(items), batch_id .. ':head', cjson.encode({stamp, ARGV[6]}))
+redis.call('HSET', KEYS[2], batch_id, cjson.encode(items), batch_id .. ':head', cjson.encode({stamp, format}))
 return hand_out(batch_id)

@@ -18,7 +18,10 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Item(msgspec.Struct, frozen=True):
-    """Unreported sums of one caller, model and period; what one unified increment holds."""
+    """Unreported sums of one caller, model and period; what one unified increment holds.
+
+    `reported_as` are the external id and e-mail that Zion knows the caller by, where these were others when it was used.
+    """
 
     external_id: str
     email: str
@@ -26,6 +29,12 @@ class Item(msgspec.Struct, frozen=True):
     input_tokens: int
     output_tokens: int
     requests: int
+    reported_as: tuple[str, str] | None = None
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The external id and the e-mail to report it under."""
+        return self.reported_as or (self.external_id, self.email)
 
     @property
     def amounts(self) -> Amounts:
@@ -75,7 +84,10 @@ _decode_failed: Final = msgspec.json.Decoder(_Failed).decode
 
 
 def build(items: Sequence[Item], usage_format: str, sealed_at_ms: int) -> Increments:
-    """The report of `items` in Zion's `unified` or `per_limit` format; `sealed_at_ms` is its time stamp (Unix ms)."""
+    """The report of `items` in Zion's `unified` or `per_limit` format; `sealed_at_ms` is its time stamp (Unix ms).
+
+    Unified, every item has an e-mail: take.lua seals those without one per limit.
+    """
     timestamp = datetime.fromtimestamp(sealed_at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{sealed_at_ms % 1000:03d}Z"
     made = [
         (_encode(body), position, share)
@@ -127,7 +139,7 @@ def _unified(item: Item, timestamp: str) -> Iterator[tuple[dict[str, Any], Amoun
     names = ("aiInputTokens", "aiOutputTokens", "aiRequests")
     amounts = {name: amount for name, amount in zip(names, item.amounts, strict=True) if amount}
     model = {"model": item.model} if item.model else {}
-    yield {"email": item.email, **amounts, **model, "timestamp": timestamp}, item.amounts
+    yield {"email": item.names[1], **amounts, **model, "timestamp": timestamp}, item.amounts
 
 
 def _per_limit(item: Item) -> Iterator[tuple[dict[str, Any], Amounts]]:
@@ -135,4 +147,4 @@ def _per_limit(item: Item) -> Iterator[tuple[dict[str, Any], Amounts]]:
         amount = item.amounts[at]
         if amount:
             share = (amount if at == 0 else 0, amount if at == 1 else 0, amount if at == 2 else 0)
-            yield {"externalId": item.external_id, "limitName": metric.value, "amount": amount}, share
+            yield {"externalId": item.names[0], "limitName": metric.value, "amount": amount}, share

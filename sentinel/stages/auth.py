@@ -134,7 +134,7 @@ class Auth:
     async def _ask_zion(self, token: str, digest: bytes, until_s: float) -> _Known:
         metrics.AUTH.labels("zion").inc()
         try:
-            external_id, email = await self._zion.profile(token)
+            user_id, caller = await self._zion.profile(token)
         except (UnauthorizedError, ForbiddenError) as refusal:
             # A new exception each time: one that is raised again and again would keep every traceback.
             again = partial(type(refusal), refusal.message, code=refusal.code)
@@ -142,10 +142,12 @@ class Auth:
             while len(self._refused) > _REFUSALS_MAX:
                 self._refused.popitem(last=False)
             raise
-        known = _Known(Caller(external_id, email), until_s)
+        known = _Known(caller, until_s)
         try:
             ttl_s = max(1, int(until_s - self._now_s()))
-            await self._ledger.keep_profile(digest.hex(), _write_known(known), ttl_s)
+            await asyncio.gather(
+                self._ledger.keep_profile(digest.hex(), _write_known(known), ttl_s), self._ledger.names.learn(user_id, caller)
+            )
         except LedgerUnavailableError:
             _log.warning("profile not kept in redis")
         return known

@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from sentinel.edges.ledger import settling
 from sentinel.edges.ledger.books import Books
 from sentinel.edges.ledger.keys import key, partition_of, seat_of
+from sentinel.edges.ledger.names import Names
 from sentinel.edges.ledger.outbox import Batch, Outbox
 from sentinel.edges.ledger.owners import Owners
 from sentinel.edges.ledger.pipeline import Pipeline
@@ -84,6 +85,7 @@ class Ledger(Outbox):
         self.replicas = Replicas(redis)
         self.books = Books(self._pipeline, partitions=partitions, window=(rate, rate_window_ms), now_ms=now_ms)
         self.owners = Owners(self._pipeline, partitions=partitions)
+        self.names = Names(self._pipeline, partitions=partitions)
         # A claim that is not renewed ends with the lease of the hold it stands beside.
         self.unfinished = Unfinished(self._pipeline, partitions=partitions, claim_ms=lease_ms)
         self._now_ms = now_ms

@@ -20,7 +20,25 @@ CLAIM_MS: Final = 60_000
 # Sealed batches of one partition. While Zion is away usage waits as sums, which grow with users and not with requests.
 BATCHES_MAX: Final = 8
 
-_read_items: Final = msgspec.json.Decoder(list[tuple[str, str, str, int, int, int, int]]).decode
+
+class _Row(msgspec.Struct, frozen=True, array_like=True):
+    """An item as take.lua writes it."""
+
+    external_id: str
+    email: str
+    model: str
+    start_ms: int
+    input_tokens: int
+    output_tokens: int
+    requests: int
+    reported_as: tuple[str, str] | None = None
+
+    def item(self) -> Item:
+        amounts = (self.input_tokens, self.output_tokens, self.requests)
+        return Item(self.external_id, self.email, self.model, *amounts, self.reported_as)
+
+
+_read_items: Final = msgspec.json.Decoder(tuple[_Row, ...]).decode
 _read_parts: Final = msgspec.json.Decoder(dict[str, str] | list[tuple[int, str]]).decode
 
 
@@ -84,9 +102,10 @@ class Outbox:
     ) -> Batch | None:
         """The next batch for Zion, nobody else's for `claim_ms`, or None: take.lua. `done`, `bury` or `fail` ends the claim.
 
-        A new batch is sealed with `usage_format` and keeps it, so that its bytes stay the same.
+        A new batch is sealed with the present names of its callers and with `usage_format` (per limit, where these have no
+        e-mail), and keeps both, so that its bytes stay the same.
         """
-        keys = [key("a", partition), key("b", partition), key("s", partition)]
+        keys = [key("a", partition), key("b", partition), key("s", partition), key("n", partition)]
         # A call whose reply was lost may have claimed a batch: asked again under the same id, it comes at once.
         call = self._unanswered.pop(partition, "") or secrets.token_hex(16)
         arguments = (self._now_ms(), call, claim_ms, items_max, BATCHES_MAX, usage_format)
@@ -104,7 +123,7 @@ class Outbox:
             partition=partition,
             attempts=attempts,
             sealed_at_ms=sealed_at_ms,
-            items=tuple(Item(row[0], row[1], row[2], *row[4:]) for row in _read_items(items)),
+            items=tuple(row.item() for row in _read_items(items)),
             usage_format=sealed_format.decode(),
             parts=() if isinstance(answered, dict) else tuple(answered),
             lost=bool(lost),

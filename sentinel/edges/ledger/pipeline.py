@@ -51,6 +51,8 @@ SCRIPTS: Final = (
     "requeue",
     "drop",
     "release",
+    "names",
+    "rename",
 )
 COMMANDS: Final = (
     "del",

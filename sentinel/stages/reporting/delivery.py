@@ -57,8 +57,7 @@ class Delivery:
         self._gate = gate
         self._zion = zion
         self._usage_format = usage_format
-        # An item is up to three increments per limit, and Zion takes 1000 in a batch.
-        self._items_max = min(items_max, 333) if usage_format == "per_limit" else items_max
+        self._items_max = items_max
         self._retry_s = retry_s
         self._now_s = now_s or asyncio.get_running_loop().time
         self._batches_from_s = float("-inf")

@@ -1,0 +1,150 @@
+"""auth: what Zion's profile says of a caller, over real HTTP and a real Redis, and what becomes of other names."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.edges.sessions import open_session
+from sentinel.edges.zion import Zion
+from sentinel.errors import ForbiddenError, SentinelError, ZionUnavailableError
+from sentinel.protocol.fields import Fields
+from sentinel.protocol.increments import Item
+from sentinel.records import Bill, Caller, Hold, Remaining
+from sentinel.stages.auth import Auth
+from tests.support.redis_server import RedisServer, redis_server
+
+__all__ = ["redis_server"]
+
+NO_LIMIT = Remaining(None, None, None)
+
+
+class World:
+    """Two workers' Auth over one Redis, and a Zion that says `profile` to every token."""
+
+    def __init__(self, zion: Zion, ledger: Ledger, redis: Any) -> None:
+        self.profile: Any = {}
+        self.zion, self.ledger, self.redis = zion, ledger, redis
+        self.workers = [
+            Auth(ledger, zion, profile_ttl_s=300, refusal_ttl_s=0.0, entries_max=100, now_s=lambda: 1_700_000_000.0)
+            for _ in range(2)
+        ]
+
+    async def identify(self, token: str, worker: int = 0) -> Caller:
+        """Who this token belongs to."""
+        written = ".".join(base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in ("{}", "{}", token))
+        return await self.workers[worker].identify(Fields([(b"authorization", f"Bearer {written}".encode())]))
+
+    async def use(self, request_id: str, caller: Caller) -> None:
+        """Usage, settled."""
+        hold = Hold(request_id, caller, "m", 0, 0, NO_LIMIT, NO_LIMIT, NO_LIMIT, NO_LIMIT)
+        assert (await self.ledger.settle(hold, Bill(1, 2, 3), blind=True)).applied
+
+
+@pytest.fixture
+async def world(redis_server: RedisServer) -> AsyncIterator[World]:
+    """An empty Redis, and Zion on a socket."""
+    redis = open_redis(redis_server.url, 5.0)
+    await redis.flushall()
+    ledger = Ledger(
+        open_redis(redis_server.url, 5.0),
+        partitions=1,
+        timeout_s=5.0,
+        lease_ms=60_000,
+        rate_requests=0,
+        rate_window_ms=60_000,
+        fresh_ms=300_000,
+        stale_ms=300_000,
+    )
+
+    async def me(_request: web.Request) -> web.Response:
+        return web.Response(text=json.dumps(made.profile), content_type="application/json")
+
+    application = web.Application()
+    application.router.add_get("/api/v1/users/me", me)
+    server = TestServer(application)
+    await server.start_server()
+    gate = ledger.gate(requests_per_s=1_000, failures_max=3, open_s=30.0, zion_timeout_s=5.0)
+    zion = Zion(open_session(connect_s=5.0, idle_s=5.0, connections_max=4), str(server.make_url("")), "key", 5.0, gate)
+    made = World(zion, ledger, redis)
+    yield made
+    await zion.close()
+    await server.close()
+    await ledger.close()
+    await redis.aclose()
+
+
+@pytest.mark.parametrize("enveloped", [True, False])
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        ({"id": "u-1", "externalId": "ada", "email": "ada@x.test"}, ("u-1", Caller("ada", "ada@x.test"))),
+        ({"id": "u-1", "externalId": "ada", "email": ""}, ("u-1", Caller("ada", ""))),
+        ({"id": "u-1", "externalId": "ada", "email": None}, ("u-1", Caller("ada", ""))),
+        ({"id": "u-1", "externalId": "ada", "email": " \t\n"}, ("u-1", Caller("ada", ""))),
+        ({"id": "u-1", "externalId": "ada", "email": "\u00a0"}, ("u-1", Caller("ada", ""))),
+        ({"id": "u-1", "externalId": "ada"}, ("u-1", Caller("ada", ""))),
+        ({"id": "u-1", "externalId": "ada", "email": " ada@x.test"}, ("u-1", Caller("ada", " ada@x.test"))),
+        ({"id": 17, "externalId": "ada", "email": "a@x"}, ("17", Caller("ada", "a@x"))),
+        ({"id": None, "externalId": "ada", "email": "a@x"}, ("ada", Caller("ada", "a@x"))),
+        ({"externalId": "ada", "email": "a@x"}, ("ada", Caller("ada", "a@x"))),
+        ({"id": "u-1", "externalId": "", "email": "a@x"}, ForbiddenError),
+        ({"id": "u-1", "externalId": "  ", "email": "a@x"}, ForbiddenError),
+        ({"id": "u-1", "externalId": None, "email": "a@x"}, ForbiddenError),
+        ({"id": "u-1", "email": "a@x"}, ForbiddenError),
+        ({"id": "u-1", "externalId": "ada", "email": ["a@x"]}, ZionUnavailableError),
+        ({"id": "u-1", "externalId": 7, "email": "a@x"}, ZionUnavailableError),
+    ],
+)
+async def test_what_a_profile_says(world: World, profile: Any, expected: Any, enveloped: bool) -> None:
+    """No e-mail in any of its ways is none; others stay as Zion writes them; without an external id nobody is served."""
+    world.profile = {"success": True, "data": profile} if enveloped else profile
+    if isinstance(expected, type):
+        assert issubclass(expected, SentinelError)
+        with pytest.raises(expected):
+            await world.zion.profile("token")
+    else:
+        assert await world.zion.profile("token") == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"externalId": "ada", "email": "ada@new.test"},
+        {"externalId": "lovelace", "email": "ada@x.test"},
+        {"externalId": "lovelace", "email": "ada@new.test"},
+    ],
+)
+@pytest.mark.parametrize("token", ["second", "first"])
+async def test_a_new_name_is_learned_when_zion_is_asked(world: World, names: dict[str, str], token: str) -> None:
+    """By whichever token and worker; a worker that still knows the old name changes nothing of that."""
+    world.profile = {"id": "u-1", "externalId": "ada", "email": "ada@x.test"}
+    before = await world.identify("first")
+    await world.use("req_1", before)
+    world.profile = {"id": "u-1", **names}
+    # What Redis keeps of the first token comes to its end.
+    await world.redis.delete(*[name async for name in world.redis.scan_iter("jwt:*")])
+    after = await world.identify(token, worker=1)
+    assert after == Caller(names["externalId"], names["email"])
+    assert await world.identify("first") == before  # remembered, for its time
+    await world.use("req_2", await world.identify("first"))
+    batch = await world.ledger.take(0)
+    assert batch is not None
+    assert [item.names for item in batch.items] == [(after.external_id, after.email)]
+    assert [item.requests for item in batch.items] == [2]
+    assert [item.external_id for item in batch.items] == ["ada"]
+
+
+async def test_users_of_whom_zion_says_no_id_are_known_by_the_external_id(world: World) -> None:
+    """So that another e-mail is learned all the same."""
+    for at, email in enumerate(("ada@x.test", "ada@new.test")):
+        world.profile = {"externalId": "ada", "email": email}
+        await world.use(f"req_{at}", await world.identify(f"token-{at}"))
+    batch = await world.ledger.take(0)
+    assert batch is not None
+    assert batch.items == (Item("ada", "ada@new.test", "m", 4, 6, 2),)
