@@ -15,7 +15,7 @@ from sentinel.devstack.provider.plays import turns
 from sentinel.devstack.stack import Stack
 
 LOOK = {"name": "look", "arguments": {"at": "a file\nwith é", "lines": [1, 2]}}
-COUNT = {"name": "count", "arguments": {}}
+COUNT = {"name": "count", "arguments": {}, "id": "count-7"}
 PLAY = {
     "marker": "play-1",
     "user": "a@b.test",
@@ -63,6 +63,7 @@ async def chat(client: AsyncOpenAI, *, stream: bool) -> Told:
             message = answer.choices[0].message
             assert answer.choices[0].finish_reason == ("tool_calls" if message.tool_calls else "stop")
         calls = message.tool_calls or []
+        assert [call.id for call in calls[1:]] == ["count-7"] * (len(calls) - 1 if calls else 0)
         told.append((message.content or None, [(call.function.name, json.loads(call.function.arguments)) for call in calls]))
         messages.append(message.model_dump(exclude_none=True, include={"role", "content", "tool_calls"}))
         messages += [{"role": "tool", "tool_call_id": call.id, "content": "seen"} for call in calls]
@@ -80,6 +81,7 @@ async def response(client: AsyncOpenAI, *, stream: bool) -> Told:
         else:
             answer = await client.responses.create(model="gpt-4o", input=items, tools=TOOLS, store=False)
         calls = [item for item in answer.output if item.type == "function_call"]
+        assert [call.call_id for call in calls[1:]] == ["count-7"] * (len(calls) - 1 if calls else 0)
         told.append((answer.output_text or None, [(call.name, json.loads(call.arguments)) for call in calls]))
         items += [item.model_dump(exclude_none=True, exclude={"parsed_arguments"}) for item in answer.output]
         items += [{"type": "function_call_output", "call_id": call.call_id, "output": "seen"} for call in calls]
@@ -97,6 +99,27 @@ async def test_a_play_is_played(simulator: Stack, client: AsyncOpenAI, conversat
     rows = (await simulator.control("provider", "served"))["rows"]
     assert [(row["user"], row["status"], row["complete"]) for row in rows] == [("a@b.test", 200, True)] * 3
     assert all(row["output_tokens"] < 48 for row in rows)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_custom_tool_is_called_with_text(simulator: Stack, client: AsyncOpenAI, stream: bool) -> None:
+    """In a response; the tools may stand among the items of its input."""
+    play = {"marker": "play-3", "answers": [{"calls": [{"name": "exec", "arguments": 'text("a\tb")\n'}]}]}
+    await simulator.control("provider", "plays", play)
+    items: Any = [
+        {"type": "additional_tools", "tools": [{"type": "custom", "name": "exec"}]},
+        {"role": "user", "content": "play-3"},
+    ]
+    if stream:
+        async with client.responses.stream(model="gpt-4o", input=items, store=False) as events:
+            seen = [event.delta async for event in events if event.type == "response.custom_tool_call_input.delta"]
+            (item,) = (await events.get_final_response()).output
+        assert "".join(seen) == 'text("a\tb")\n'
+    else:
+        (item,) = (await client.responses.create(model="gpt-4o", input=items, store=False)).output
+    assert item.type == "custom_tool_call"
+    assert (item.name, item.input) == ("exec", 'text("a\tb")\n')
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -167,7 +167,7 @@ class Script:
         self.chat = chat
         self.choices = choices
         self._said = said
-        self._call_ids = [[f"call_{secrets.token_hex(12)}" for _ in said.calls] for _ in range(choices)]
+        self._call_ids = [[call.id or f"call_{secrets.token_hex(12)}" for call in said.calls] for _ in range(choices)]
         self.finish_reason = "length" if cut_short else "tool_calls" if said.calls else "stop"
         options = body.get("stream_options") or {}
         self.usage_shown = options.get("include_usage") is True

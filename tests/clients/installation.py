@@ -41,11 +41,11 @@ def python_of(name: str) -> Path:
         return installed(directory, pins, sys.version, command) / "bin" / "python"
 
 
-def node_packages() -> Path:
-    """The directory in which a script finds what `locks/clients/node` pins."""
-    pins = [LOCKS / "node" / name for name in ("package.json", "package-lock.json")]
+def node_packages(lock: str = "node") -> Path:
+    """The directory in which a script finds what `locks/clients/{lock}` pins."""
+    pins = [LOCKS / lock / name for name in ("package.json", "package-lock.json")]
     npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
-    with _locked("node") as directory:
+    with _locked(lock) as directory:
         return installed(directory, pins, _node_version(), npm, copied=pins)
 
 

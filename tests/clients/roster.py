@@ -3,6 +3,7 @@
 from typing import Final
 
 from tests.clients.running import Client
+from tests.clients.tasks import codex, front_ends, opencode
 
 CLIENTS: Final = (
     Client("openai-1", "openai-python", "openai_python.py", "openai", "1.109.1"),
@@ -15,6 +16,9 @@ CLIENTS: Final = (
     Client("ai-sdk-compatible", "ai-sdk", "ai_sdk.mjs", "@ai-sdk/openai-compatible", "2.0.87", "@ai-sdk/openai-compatible"),
     Client("ai-sdk-openai", "ai-sdk-openai", "ai_sdk.mjs", "@ai-sdk/openai", "3.0.141", "@ai-sdk/openai"),
 )
+
+# Whole programs, with a task each.
+TASKS: Final = (*codex.TASKS, *opencode.TASKS, *front_ends.TASKS)
 
 # What only Sentinel can answer: asked of the provider too, they would say something else.
 OURS: Final = frozenset({"too_large", "quota", "rate"})

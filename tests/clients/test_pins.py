@@ -6,8 +6,9 @@ import re
 import pytest
 
 from tests.clients.installation import LOCKS, ROOT
-from tests.clients.roster import CLIENTS
+from tests.clients.roster import CLIENTS, TASKS
 from tests.clients.running import Client
+from tests.clients.tasks.task import Task
 
 PAGE = ROOT / "docs" / "compatibility-clients.md"
 PYTHON = [client for client in CLIENTS if not client.node]
@@ -36,3 +37,24 @@ def test_a_node_client_is_pinned(client: Client) -> None:
 def test_a_client_is_documented(client: Client) -> None:
     """The table of clients names each package with the version that is tried."""
     assert re.search(rf"\| `{re.escape(client.package)}`[^|]*\| {re.escape(client.version)} \|", PAGE.read_text())
+
+
+@pytest.mark.parametrize("task", TASKS, ids=str)
+def test_a_program_is_pinned(task: Task) -> None:
+    """The program is asked for, and locked, at its version; of Node every package has its hash, and no address is kept."""
+    if (LOCKS / f"{task.lock}.in").exists():
+        assert f"{task.package}=={task.version}" in (LOCKS / f"{task.lock}.in").read_text().splitlines()
+        assert f"\n{task.package}=={task.version} " in f"\n{(LOCKS / f'{task.lock}.txt').read_text()}"
+        return
+    module = task.module or task.package
+    assert json.loads((LOCKS / task.lock / "package.json").read_text())["dependencies"] == {module: task.version}
+    lock = json.loads((LOCKS / task.lock / "package-lock.json").read_text())
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert packages[f"node_modules/{module}"]["version"] == task.version
+    assert all("integrity" in package and "resolved" not in package for package in packages.values())
+
+
+@pytest.mark.parametrize("task", TASKS, ids=str)
+def test_a_program_is_documented(task: Task) -> None:
+    """The table of programs names each package with the version that is tried."""
+    assert re.search(rf"\| `{re.escape(task.package)}`[^|]*\| {re.escape(task.version)} \|", PAGE.read_text())

@@ -6,6 +6,8 @@ What does not come from the lock is left out: pip, and a source tree.
 
 import importlib
 import json
+import os
+import tempfile
 from importlib.metadata import Distribution, distributions
 from pathlib import PurePosixPath
 from typing import Final
@@ -42,4 +44,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as home:
+        # A program that is imported may ask for its key, and write its configuration.
+        os.environ |= {"HOME": home, "OPENAI_API_KEY": "unused"}
+        main()

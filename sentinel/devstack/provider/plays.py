@@ -20,10 +20,15 @@ _MODELS: Final = ("_call", "reasoning")
 
 @dataclass(frozen=True)
 class Call:
-    """A call of the tool `name`, its arguments in pieces."""
+    """A call of the tool `name`, its arguments in pieces. One that is `custom`, in a response only, has text for them.
+
+    `id` is what the model calls it, where it makes no id of OpenAI's.
+    """
 
     name: str
     pieces: Sequence[str]
+    custom: bool = False
+    id: str = ""
 
     @property
     def arguments(self) -> str:
@@ -51,7 +56,13 @@ class Said:
 
 class _Call(msgspec.Struct, forbid_unknown_fields=True):
     name: str
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] | str
+    id: str = ""
+
+    def pieces(self) -> list[str]:
+        """The arguments as a stream brings them."""
+        given = self.arguments
+        return _PIECE.findall(given if isinstance(given, str) else msgspec.json.encode(given).decode())
 
 
 class _Answer(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,13 +79,14 @@ class Play(msgspec.Struct, forbid_unknown_fields=True):
 
     def said(self, fields: Mapping[str, Any]) -> Said | None:
         """The answer that is due, or None: the play is over, or it calls a tool and none is given, as for a title."""
-        due = turns(fields.get("messages") or fields.get("input"))
+        conversation = fields.get("messages") or fields.get("input")
+        due = turns(conversation)
         if due >= len(self.answers):
             return None
         answer = self.answers[due]
-        if answer.calls and not fields.get("tools"):
+        if answer.calls and not any("tools" in given for given in (fields, *_objects(conversation))):
             return None
-        calls = [Call(call.name, _PIECE.findall(msgspec.json.encode(call.arguments).decode())) for call in answer.calls]
+        calls = [Call(call.name, call.pieces(), isinstance(call.arguments, str), call.id) for call in answer.calls]
         return Said(_PIECE.findall(answer.text), calls)
 
 
@@ -100,10 +112,12 @@ class Plays:
 
 def turns(conversation: Any) -> int:
     """How often the model has spoken in these messages of a chat or items of a response; what it says in a row is one turn."""
-    if not isinstance(conversation, list):
-        return 0
-    spoken = [isinstance(one, dict) and _is_models(one) for one in conversation]
+    spoken = [_is_models(one) for one in _objects(conversation)]
     return sum(now and not before for before, now in pairwise([False, *spoken]))
+
+
+def _objects(conversation: Any) -> list[Mapping[str, Any]]:
+    return [one for one in conversation if isinstance(one, dict)] if isinstance(conversation, list) else []
 
 
 def _is_models(one: Mapping[str, Any]) -> bool:

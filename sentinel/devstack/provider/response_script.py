@@ -53,14 +53,16 @@ class _Item:
     def shown(self, text: str, status: str) -> dict[str, Any]:
         """It with what has been said of it."""
         if self.call is not None:
-            called = {"call_id": self.call_id, "name": self.call.name, "arguments": text}
-            return {"id": self.id, "type": "function_call", "status": status, **called}
+            kind, said = ("custom_tool_call", "input") if self.call.custom else ("function_call", "arguments")
+            called = {"call_id": self.call_id, "name": self.call.name, said: text}
+            return {"id": self.id, "type": kind, "status": status, **called}
         content = [_part(text)] if text else []
         return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
 def _called(call: Call) -> _Item:
-    return _Item(f"fc_{secrets.token_hex(16)}", call.pieces, call, f"call_{secrets.token_hex(12)}")
+    prefix = "ctc" if call.custom else "fc"
+    return _Item(f"{prefix}_{secrets.token_hex(16)}", call.pieces, call, call.id or f"call_{secrets.token_hex(12)}")
 
 
 class ResponseScript:
@@ -128,10 +130,11 @@ class ResponseScript:
         """The events between the beginning and the end of an item."""
         text = "".join(item.pieces)
         if item.call is not None:
+            kind = "custom_tool_call_input" if item.call.custom else "function_call_arguments"
+            done = {"input": text} if item.call.custom else {"arguments": text, "name": item.call.name}
             for piece in item.pieces:
-                yield self._event("response.function_call_arguments.delta", **at, delta=piece), piece
-            done = {"arguments": text, "name": item.call.name}
-            yield self._event("response.function_call_arguments.done", **at, **done), ""
+                yield self._event(f"response.{kind}.delta", **at, delta=piece), piece
+            yield self._event(f"response.{kind}.done", **at, **done), ""
             return
         at = {**at, "content_index": 0}
         yield self._event("response.content_part.added", **at, part=_part("")), ""
