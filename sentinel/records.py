@@ -75,6 +75,7 @@ class Dialect(_Named):
     CHAT = "chat"  # /chat/completions and /completions
     RESPONSES = "responses"
     EVENTS = "events"  # usage at the top level, streams that end when they end
+    MEDIA = "media"  # the same where the answer is JSON or events; it may as well be audio, a picture or plain text
     NONE = "none"  # tokens that stand in such an answer were paid by the request that produced them
 
 

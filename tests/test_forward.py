@@ -76,6 +76,19 @@ async def test_chains_are_followed_and_the_last_answer_is_the_clients() -> None:
         assert (reply.status, reply.origin.model, await read(reply)) == (404, "third", UNKNOWN_MODEL)
 
 
+@pytest.mark.parametrize("act", ["page", "page in chunks", "empty", "text", "gzip page"])
+async def test_a_page_is_asked_for_once(act: str) -> None:
+    """Issue 10 §4: what no model said costs nothing, is not asked again, of no other model either, and holds no connection."""
+    async with Liar() as liar, forward(liar.url, connections_max=1) as one:
+        for _ in range(2):
+            with pytest.raises(UpstreamError) as caught:
+                await ask(one, {"first": act})
+            assert (caught.value.status, caught.value.code) == (502, "upstream_not_json")
+            assert (caught.value.sent, caught.value.retry) == (False, False)
+        assert len(liar.asked) == 2
+        assert await read(await ask(one, "well")) == HELLO
+
+
 async def test_a_cap_of_the_hold_goes_to_the_fallback_too() -> None:
     """Design §5: what was held bounds whatever model answers."""
     async with Liar() as liar, forward(liar.url) as one:

@@ -91,7 +91,7 @@ def _figures(usage: Any) -> Figures | None:
 
 def _decode_leniently(text: bytes) -> Any:
     try:
-        return json.loads(text.decode("utf-8", "replace"))
+        return json.loads(text.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         return None
 

@@ -142,6 +142,17 @@ def _unfinished(head: Head) -> bool | None:
     return head.status in _UNFINISHED if isinstance(head.status, str) else None
 
 
+_EVENTS: Final = Grammar(
+    # A null usage too: it marks the runs of a thread, whose state counts.
+    b'"usage"',
+    _ANYTHING,
+    END_MARK,
+    _read_events,
+    _read_object,
+    say=None,
+    needs_end=False,
+    tail_bytes_max=_TAIL_BYTES_MAX_IMAGES,
+)
 GRAMMARS: Final = {
     Dialect.CHAT: Grammar(b'"usage"', _USAGE, END_MARK, _read_chat, _read_body, say=read_choices, needs_end=True),
     # Every event that carries the response, its last ones among them, and every error.
@@ -155,16 +166,7 @@ GRAMMARS: Final = {
         needs_end=True,
         tail_bytes_max=_TAIL_BYTES_MAX_IMAGES,
     ),
-    # A null usage too: it marks the runs of a thread, whose state counts.
-    Dialect.EVENTS: Grammar(
-        b'"usage"',
-        _ANYTHING,
-        END_MARK,
-        _read_events,
-        _read_object,
-        say=None,
-        needs_end=False,
-        tail_bytes_max=_TAIL_BYTES_MAX_IMAGES,
-    ),
+    Dialect.EVENTS: _EVENTS,
+    Dialect.MEDIA: _EVENTS,
     Dialect.NONE: Grammar(b'"response"', _ANYTHING, END_MARK, _read_unread, _read_unread_body, say=None, needs_end=False),
 }

@@ -11,6 +11,7 @@ from typing import Final
 from sentinel.protocol import kept, sse
 from sentinel.protocol.answers import decode
 from sentinel.protocol.dialects import END_MARK, GRAMMARS, NOTHING, Reading
+from sentinel.protocol.kinds import Kind, told
 from sentinel.protocol.unpaid import WORDS_BYTES_MAX, Unpaid
 from sentinel.records import Dialect, Usage
 
@@ -172,7 +173,7 @@ class StreamMeter:
             # The colon stands for the line that went out before: its end alone is not yet a blank line.
             return sse.closed(b":" + rest)[1:]
         said = sse.payload(rest)
-        if said.startswith(END_MARK) or decode(said) is not None:
+        if said.startswith(END_MARK) or decode(said or self._bare(rest)) is not None:
             return self._read(sse.closed(rest))
         comments = _comments(rest)
         return comments if not said and comments == rest else b""
@@ -207,22 +208,35 @@ class StreamMeter:
         """Looks into each event of a region that holds something: one of the first events, usage or the end."""
         passed: list[bytes] = []
         unpaid: list[bytes] = []
-        hides = False
+        changes = False
         for event in sse.events(region):
-            reading = self._look(sse.payload(event))
+            said = sse.payload(event)
+            if not said and (bare := self._bare(event)):
+                changes = True
+                event, said = sse.from_json(bare), bare  # noqa: PLW2901
+            reading = self._look(said)
             if reading.usage is None:
                 unpaid.append(event)
             else:
                 self._pay(reading, [*unpaid, event])
                 unpaid.clear()
             if reading.alone and self._usage_hidden:
-                hides = True
+                changes = True
                 passed.append(_comments(event))
             else:
                 passed.append(event)
         if unpaid:
             self._unpaid.add(b"".join(unpaid))
-        return b"".join(passed) if hides else region
+        return b"".join(passed) if changes else region
+
+    def _bare(self, event: bytes) -> bytes:
+        """The JSON that a provider sends though it has announced events, an error as a rule; b"" where it is none.
+
+        No client would see it: it goes down as the event that it should have been.
+        """
+        if self._opened or told(event) is not Kind.JSON:
+            return b""
+        return event if decode(event) is not None else b""
 
     def _tells(self, said: bytes) -> bool:
         """Whether there may be more in `said` than words."""

@@ -151,6 +151,11 @@ def payload(event: bytes) -> bytes:
     return b"\n".join(lines)
 
 
+def from_json(text: bytes) -> bytes:
+    """`text`, a bare JSON value, as the data of one event."""
+    return b"".join(b"data: %s\n" % line for line in text.removeprefix(_BOM).strip().splitlines()) + b"\n"
+
+
 def error_event(message: str, type: str, code: str | None) -> bytes:  # noqa: A002  the field's own name
     """A failure in the middle of a chat's stream, as both SDKs raise it (wire.md F1). ASCII, so any text can be carried."""
     return b"data: " + _json({"error": _error(message, type, code)}) + b"\n\n"

@@ -14,13 +14,14 @@ from typing import Final
 import msgspec
 
 from sentinel import metrics
-from sentinel.edges.provider import Begun, Opened, Patience, Provider, Reply, Upload
+from sentinel.edges.provider import Begun, Opened, Patience, Provider, Reply, Upload, judged
 from sentinel.errors import UpstreamError, UpstreamUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol import headers, models, wire
 from sentinel.protocol.fields import Fields
+from sentinel.protocol.kinds import Kind
 from sentinel.protocol.models import Fallbacks
-from sentinel.records import Call, Hold, Origin
+from sentinel.records import Call, Dialect, Hold, Origin
 
 _log: Final = Log("forward")
 
@@ -28,6 +29,10 @@ _BACKOFF_S: Final = 0.2
 _RETRIES_MAX: Final = {"unreachable": 1, "500": 1, "503": 2}
 # Enough for the code of any error; what comes after it is not looked at.
 _ERROR_BYTES_MAX: Final = 65_536
+
+# Answers of these are JSON or a stream of events; whatever else comes under a status of success was not said by a model.
+_JSON_OR_EVENTS: Final = frozenset((Dialect.CHAT, Dialect.RESPONSES, Dialect.EVENTS))
+_BODILESS: Final = frozenset((204, 205))
 
 
 class RetryBudget:
@@ -119,7 +124,11 @@ class Forward:
             raise self._refusal(attempt)
         if call.model != hold.model:
             attempt.origin = Origin(model=call.model)
-        return attempt if attempt.ready else await _begun(attempt)
+        if call.dialect not in _JSON_OR_EVENTS or attempt.status >= 300 or attempt.status in _BODILESS:
+            return attempt if attempt.ready else await _begun(attempt)
+        # Who asked for events is told at once that they come; the body is the stream's own matter then.
+        usual = attempt.fits and (call.stream or attempt.kind is not Kind.EVENTS)
+        return attempt if usual else await _judged(attempt)
 
     async def _fall_back(
         self, fallbacks: Sequence[str], call: Call, asking: _Asking, attempt: _Attempt, hold: Hold
@@ -205,7 +214,7 @@ async def _back_off(attempt: _Attempt, tries: int) -> None:
     await asyncio.sleep(_BACKOFF_S * 2**tries * random.uniform(0.5, 1.0))
 
 
-async def _begun(reply: Reply) -> Reply:
+async def _begun(reply: Opened) -> Reply:
     """`reply` with the first bytes of its body here: the server sends no head before them either, so a body that fails at its
     first byte can still be told as what it is, not as a defect of this gateway (wire.md E6).
     """
@@ -215,6 +224,14 @@ async def _begun(reply: Reply) -> Reply:
         reply.close()
         if isinstance(error, UpstreamError) and reply.status >= 400:
             error.sent = False  # it refused, and served nothing
+        raise
+
+
+async def _judged(attempt: Opened) -> Reply:
+    try:
+        return await judged(attempt)
+    except UpstreamError as error:
+        metrics.UPSTREAM.labels(error.code).inc()
         raise
 
 

@@ -132,6 +132,9 @@ ROWS: dict[str, list[tuple[str, int | str, str | None, str | None, str]]] = {
         ("br", 502, "upstream_error", "false", "the prompt"),
         ("zstd stream", 502, "upstream_error", "false", "the prompt"),
     ],
+    "answers 2xx with neither JSON nor events": [
+        (act, 502, "upstream_not_json", "false", "nothing") for act in ("page", "page in chunks", "empty", "text", "gzip page")
+    ],
     "breaks off before the first byte of a plain answer": [
         (act, 502, "upstream_error", "false", "the prompt") for act in ("no gzip", "head alone", "bad chunk")
     ],

@@ -23,7 +23,15 @@ ROWS = [
     {"protocol"},
     # The parts the readers of the row above are made of.
     {"protocol.dialects", "protocol.formats", "protocol.forms", "protocol.unpaid"},
-    {"protocol.sse", "protocol.answers", "protocol.texts", "protocol.kept", "protocol.prompts", "protocol.inputs"},
+    {
+        "protocol.sse",
+        "protocol.answers",
+        "protocol.texts",
+        "protocol.kept",
+        "protocol.prompts",
+        "protocol.inputs",
+        "protocol.kinds",
+    },
     {"protocol.named"},
     {
         "protocol.splice",

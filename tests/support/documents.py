@@ -49,6 +49,7 @@ _COUNTED = {
     Dialect.CHAT: "usage, else what came down",
     Dialect.RESPONSES: "usage of the last event, else what came down",
     Dialect.EVENTS: "where the answer has usage",
+    Dialect.MEDIA: "where the answer has usage",
     Dialect.NONE: "–",
 }
 

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+PAGE = b"<!DOCTYPE html>\n<html><body>Please log in. \xff" + b"<p>" * 300 + b"</body></html>"
 HELLO = (
     b'{"id":"x","object":"chat.completion","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}'
 )
@@ -103,6 +104,11 @@ ANSWERS = {
     "account": answer(HELLO, **ACCOUNT_HEADERS),
     "refused account": answer(HELLO, status=400, **ACCOUNT_HEADERS),
     "html": answer(b"<html>Bad \xff Gateway</html>", status=502, media="text/html"),
+    "page": answer(PAGE, media="text/html"),
+    "page in chunks": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(PAGE), PAGE),
+    "gzip page": answer(gzip.compress(PAGE), media="text/html", content_encoding="gzip"),
+    "empty": answer(b""),
+    "text": answer(b"upstream is fine", media="text/plain"),
     "missing": answer(b'{"error":{"message":"No such thing","type":"t","param":null,"code":null}}', status=404),
     "model_not_found": answer(UNKNOWN_MODEL, status=404),
     "bad request": answer(b'{"error":{"message":"no","type":"invalid_request_error","param":"n","code":"c"}}', status=400),

@@ -21,7 +21,7 @@ _REST_TOTAL_S: Final = 5.0
 _REST_BYTES_MAX: Final = 32 << 20
 # No client reads beyond [DONE], nor does one that has left: its stream is to end at once (wire.md D5).
 _DONE_REST_S: Final = 0.1
-_ENDED_BY_DONE: Final = frozenset((Dialect.CHAT, Dialect.EVENTS))
+_ENDED_BY_DONE: Final = frozenset((Dialect.CHAT, Dialect.EVENTS, Dialect.MEDIA))
 
 
 class ReadOn:
