@@ -1,0 +1,193 @@
+"""Bills of every shape of answer at once, through real Granian with two workers: what Zion booked is what was served.
+
+The table is `tests/support/shapes.py`: a shape that is met in the world gets a row there.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from sentinel.devstack.comparison import Comparison, compare
+from sentinel.devstack.stack import Stack
+from sentinel.edges.ledger import open_redis, redis_time
+from sentinel.edges.ledger.books import Books
+from sentinel.edges.ledger.pipeline import Pipeline
+from tests.process.conftest import SETTINGS
+from tests.support.running import RECONCILED_S, User, make_user
+from tests.support.scripted import END, Asked, Scripted, chunk
+from tests.support.shapes import SHAPES, Job
+
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
+
+PARTITIONS = 16
+AT_ONCE = 12
+RENAMED = {"externalId": "renamed", "email": "renamed@example.test"}
+SEGMENT_S = 0.02
+
+
+class Provider:
+    """A scripted provider that keeps its own journal of what it served: `rows`, as the simulator's."""
+
+    def __init__(self, scripted: Scripted) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._scripted = scripted
+
+    def expect(self, job: Job, user: str) -> None:
+        """Play `job` when it is asked for, and note it as `user`'s."""
+
+        async def play(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            if job.shape.served:
+                self.rows.append(
+                    {
+                        "user": user,
+                        "request_id": asked.header("x-request-id"),
+                        "status": 200,
+                        "client_gone": job.shape.ends == "left",
+                        "input_tokens": job.input_tokens,
+                        "output_tokens": job.output_tokens,
+                    }
+                )
+            await _send(job, asked, writer)
+
+        self._scripted.acts[str(job.number)] = play
+
+
+async def _send(job: Job, asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """The answer of a job, each segment by itself."""
+    shape = job.shape
+    label = f"content-type: {shape.label}\r\n" if shape.label else ""
+    writer.write(f"HTTP/1.1 {shape.status} X\r\n{label}transfer-encoding: chunked\r\n\r\n".encode())
+    for segment in shape.answer(job):
+        writer.write(chunk(segment))
+        await writer.drain()
+        await asyncio.sleep(SEGMENT_S)
+    if shape.ends == "left":
+        await asked.gone.wait()
+    elif shape.ends == "cut":
+        writer.close()
+    else:
+        writer.write(END)
+
+
+class Town:
+    """A stack, its provider, and clients who ask for jobs."""
+
+    def __init__(self, stack: Stack, provider: Provider, http: aiohttp.ClientSession) -> None:
+        self.stack, self.provider, self.http = stack, provider, http
+        self.told: dict[int, int] = {}
+        self.renamed = ""
+
+    async def ask(self, job: Job, token: str) -> None:
+        """One request of a client, which sees what was said, and no usage that it did not ask for."""
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json", **job.shape.headers}
+        url = f"{self.stack.base_url}{job.shape.path}"
+        async with self.http.post(url, data=job.body(), headers=headers) as answer:
+            body = await (_until(answer, job) if job.shape.ends == "left" else answer.read())
+            if job.shape.ends == "left":
+                answer.close()
+        assert answer.status == job.shape.down, body
+        if job.shape.served:
+            missing = [piece for text in job.said for piece in text if piece.encode() not in body]
+            assert missing == [], body
+            assert not (job.shape.hides and b'"usage"' in body), body
+        self.told[job.number] = answer.status
+
+    async def compared(self) -> Comparison:
+        """What Zion has booked against what was served, by external id, the first one of who was renamed."""
+        ledger = await self.stack.control("zion", "ledger")
+        names = {RENAMED["externalId"]: self.renamed}
+        booked = [row | {"email": names.get(row["externalId"], row["externalId"])} for row in ledger["rows"]]
+        return compare(self.provider.rows, booked)
+
+    async def reconciled(self) -> Comparison:
+        """The same as soon as it agrees; what was reported under names that are no more is requeued meanwhile."""
+        until_s = asyncio.get_running_loop().time() + 2 * RECONCILED_S
+        while not (comparison := await self.compared()).equal and asyncio.get_running_loop().time() < until_s:
+            await self.letters(requeue=True)
+            await asyncio.sleep(0.2)
+        return comparison
+
+    async def letters(self, *, requeue: bool = False) -> int:
+        """How many dead letters there are, each sent again where an operator would."""
+        window = (-1, 60_000)
+        pipeline = Pipeline(open_redis(self.stack.redis_url, 5.0), 5.0)
+        books = Books(pipeline, partitions=PARTITIONS, window=window, now_ms=redis_time)
+        try:
+            letters = [letter async for letter in books.dead_letters()]
+            return sum([await books.requeue(letter) for letter in letters]) if requeue else len(letters)
+        finally:
+            await books.close()
+
+
+async def _until(answer: aiohttp.ClientResponse, job: Job) -> bytes:
+    """As much of an answer as holds all that is said."""
+    body, last = b"", job.said[-1][-1].encode()
+    pieces = sum(map(len, job.said))
+    while body.count(b"\n\n") < pieces or last not in body:
+        body += await answer.content.readany()
+    return body
+
+
+@pytest_asyncio.fixture(params=["unified", "per_limit"], loop_scope="session")
+async def town(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
+    """Two workers, in each format of reports."""
+    async with Scripted() as scripted, aiohttp.ClientSession(auto_decompress=False) as http:
+        settings = SETTINGS | {"OPENAI_API_URL": scripted.url, "ZION_USAGE_FORMAT": request.param}
+        settings |= {"SENTINEL_LEDGER_PARTITIONS": str(PARTITIONS)}
+        async with Stack(tmp_path_factory.mktemp("wire"), settings=settings) as stack:
+            yield Town(stack, Provider(scripted), http)
+
+
+async def rename(town: Town, user: User, names: Mapping[str, Any]) -> str:
+    """Another token of a user, whom Zion calls so from now on."""
+    made = await town.stack.control("zion", "rename", {"user": user.external_id, **names})
+    return str(made["jwt"])
+
+
+async def test_what_zion_booked_is_what_was_served_in_every_shape(town: Town) -> None:
+    """Issue 10: each row of the table for each of four callers, all mixed: equal to the token, and nothing twice.
+
+    One of them has no e-mail, one is renamed in the middle, and Zion fails and loses replies.
+    """
+    chance = random.Random(20_261_127)
+    users = [await make_user(town.stack, input=10**9, output=10**9) for _ in range(4)]
+    tokens = {user.external_id: [user.token] for user in users}
+    tokens[users[0].external_id] = [await rename(town, users[0], {"externalId": users[0].external_id, "email": None})]
+    numbered = [(user, shape) for shape in SHAPES.values() for user in users]
+    jobs = [(user, shape.job(number, chance)) for number, (user, shape) in enumerate(numbered)]
+    chance.shuffle(jobs)
+    for user, job in jobs:
+        town.provider.expect(job, user.external_id)
+    for fault in ({"apply_then_drop": True, "times": 2}, {"status": 500, "times": 1}):
+        await town.stack.control("zion", "faults", fault | {"call": "batch"})
+    busy = asyncio.Semaphore(AT_ONCE)
+
+    async def one(user: User, job: Job) -> None:
+        async with busy:
+            await town.ask(job, chance.choice(tokens[user.external_id]))
+
+    async def all_of(some: list[tuple[User, Job]]) -> None:
+        async with asyncio.timeout(120):
+            await asyncio.gather(*(one(user, job) for user, job in some))
+
+    moved, half = users[1], len(jobs) // 2
+    await all_of(jobs[:half])
+    assert await town.letters() == 0
+    town.renamed, another = moved.external_id, await rename(town, moved, RENAMED)
+    # With the first token Sentinel still knows the old names, under which Zion books nothing any more.
+    await all_of([(user, job) for user, job in jobs[half:] if user is moved][:8])
+    async with asyncio.timeout(RECONCILED_S):
+        while not await town.letters():
+            await asyncio.sleep(0.1)
+    tokens[moved.external_id].append(another)
+    await all_of([(user, job) for user, job in jobs[half:] if job.number not in town.told])
+    assert len(town.told) == len(jobs)
+    comparison = await town.reconciled()
+    assert comparison.equal, comparison
+    assert all(row["request_id"] for row in town.provider.rows)
+    assert set(comparison.booked) == {user.external_id for user in users}
