@@ -54,12 +54,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(settings: Settings) -> int:
     # Here and not above: Granian is slow to import, and `config` and `--version` do without it.
-    from sentinel.serve import PortInUseError, serve  # noqa: PLC0415
+    from sentinel.serve import AddressError, serve  # noqa: PLC0415
 
     try:
         serve(settings)
-    except PortInUseError as error:
-        print(f"sentinel: {error}; choose another with SENTINEL_PORT", file=sys.stderr)
+    except AddressError as error:
+        print(f"sentinel: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,9 +1,11 @@
 """The supervisor: Granian with Sentinel's flags, one worker process a core.
 
-Fails before it listens: wrong settings and a port in use are one sentence each. A worker that dies is started again; one that
-dies again within seconds stops the server (Granian's crash-loop rule), for the orchestrator to start anew.
+Fails before it listens: wrong settings, a host that cannot be resolved and a port in use are one sentence each. A worker that
+dies is started again; one that dies again within seconds stops the server (Granian's crash-loop rule), for the orchestrator to
+start anew.
 """
 
+import errno
 import os
 import shutil
 import signal
@@ -65,29 +67,30 @@ def _forget(pid: int | None) -> None:
         metrics_page.forget(pid)
 
 
-class PortInUseError(Exception):
-    """The address cannot be listened on; the message says why."""
+class AddressError(Exception):
+    """The address cannot be listened on; the message says why, and which setting to change."""
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises PortInUseError before anything is started."""
-    _check_port(settings.host, settings.port)
+    """Serve until SIGTERM or SIGINT. Raises AddressError before anything is started."""
+    address = address_of(settings.host)
+    _check_free(address, settings)
     # Inherited by the workers, so that a drain signal that comes before they listen for it does not end them.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     figures = tempfile.mkdtemp(prefix="sentinel-metrics-")
     # Read by prometheus-client when a worker first imports it, which is why nothing here may import it earlier.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
     try:
-        _server(settings).serve()
+        _server(settings, address).serve()
     finally:
         shutil.rmtree(figures, ignore_errors=True)
 
 
-def _server(settings: Settings) -> _Server:
+def _server(settings: Settings, address: str) -> _Server:
     return _Server(
         "sentinel.app:create",
         factory=True,
-        address=settings.host,
+        address=address,
         port=settings.port,
         interface=Interfaces.ASGI,
         loop=Loops.uvloop,
@@ -109,12 +112,32 @@ def _server(settings: Settings) -> _Server:
     )
 
 
-def _check_port(host: str, port: int) -> None:
+def address_of(host: str) -> str:
+    """The address that SENTINEL_HOST means: Granian takes no names, and listens on one address only.
+
+    That is one of IPv4 where there is one: a name such as localhost often has both, on machines where only IPv4 works.
+    Raises AddressError.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it cannot be a name"
+        raise AddressError(f"SENTINEL_HOST is {host}, which cannot be resolved: {reason}") from None
+    found.sort(key=lambda one: one[0] != socket.AF_INET)
+    # An address of one link has a zone, the fourth part (`fe80::1%eth0`), which Granian does not take.
+    addresses = [str(at[0]) for *_, at in found if not any(at[3:])]
+    if not addresses:
+        raise AddressError(f"SENTINEL_HOST is {host}, which is an address of one link only; choose another")
+    return addresses[0]
+
+
+def _check_free(address: str, settings: Settings) -> None:
     """Granian listens with SO_REUSEPORT, which would quietly share a port that somebody else already serves."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PortInUseError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, settings.port))
+    except OSError as error:
+        name = "SENTINEL_PORT" if error.errno in {errno.EADDRINUSE, errno.EACCES} else "SENTINEL_HOST"
+        at = f"{settings.host}:{settings.port}"
+        raise AddressError(f"cannot listen on {at}: {error.strerror}; choose another with {name}") from None

@@ -10,7 +10,9 @@ from sentinel.settings.variable import Variable
 class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
     """The process itself: where it listens, what it takes in, what it keeps."""
 
-    host: Annotated[str, Variable("SENTINEL_HOST", "The address Sentinel listens on.")] = "0.0.0.0"
+    host: Annotated[
+        str, Variable("SENTINEL_HOST", "The address Sentinel listens on, or a name that has one (IPv4 before IPv6).")
+    ] = "0.0.0.0"
     port: Annotated[int, Variable("SENTINEL_PORT", "The port Sentinel listens on.", low=1, high=65535)] = 8080
     workers: Annotated[
         int, Variable("SENTINEL_WORKERS", "Worker processes; by default one a core.", "processes", low=1, high=1024)
