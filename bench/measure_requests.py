@@ -6,7 +6,7 @@ import json
 import pytest
 
 from bench.in_process import token_of
-from sentinel.protocol import headers, routes, wire
+from sentinel.protocol import credentials, headers, routes, wire
 from sentinel.protocol.fields import Fields
 from sentinel.protocol.wire import read_call
 from sentinel.records import Caller, ChatPrompt, Hold, Reads, Remaining, Route, TextPrompt
@@ -74,7 +74,7 @@ def measure_headers_up(benchmark):
     def up():
         fields = Fields(_REQUEST)
         headers.check_framing(fields)
-        headers.bearer_token(fields)
+        credentials.bearer_token(fields)
         return headers.upstream(fields, request_id="req_0123456789abcdef_1", key="sk-bench")
 
     assert benchmark(up)

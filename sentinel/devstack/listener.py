@@ -7,8 +7,11 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable
+from typing import Final
 
 from aiohttp import web
+
+_FIELD_BYTES_MAX: Final = 65_536  # a token may have half of that
 
 
 async def listen(app: web.Application, port: int, *, opened: Callable[[web.AppRunner], None] | None = None) -> None:
@@ -16,7 +19,9 @@ async def listen(app: web.Application, port: int, *, opened: Callable[[web.AppRu
 
     `opened` gets the runner before the port is announced: what looks at open connections needs it.
     """
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.2)
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=0.2, max_field_size=_FIELD_BYTES_MAX
+    )
     await runner.setup()
     if opened is not None:
         opened(runner)

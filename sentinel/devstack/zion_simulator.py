@@ -5,7 +5,7 @@ ZION_API_KEY, the secret of its tokens from SIMULATOR_JWT_SECRET (random where u
 Zion's error shape.
 
 Control, all JSON and without a key:
-- `POST /simulator/users`: create or replace a user (`ZionState.put_user`; also `expires_in_s`)
+- `POST /simulator/users`: create or replace a user (`ZionState.put_user`; also `expires_in_s`, `token_bytes`)
   -> `{externalId, email, jwt, exp}`
 - `POST /simulator/rename`: `{user: <external id>, externalId, email}`: other names for a user, old tokens stay good -> as users
 - `GET /simulator/users`: the demo users' tokens by name, `GET /simulator/ledger`: `{rows, users, calls, replayed}`
@@ -90,10 +90,16 @@ class ZionSimulator:
         app.router.add_post("/simulator/reset", self._reset)
         return app
 
-    def token(self, user: User, expires_in_s: int = TOKEN_LIFE_S) -> tuple[str, int]:
-        """A JWT for `user` and its `exp` (Unix seconds); a negative life gives one that has expired."""
+    def token(self, user: User, expires_in_s: int = TOKEN_LIFE_S, length: int = 0) -> tuple[str, int]:
+        """A JWT for `user` and its `exp` (Unix seconds); a negative life gives one that has expired.
+
+        One that is shorter than `length` is made as long, but for two bytes at most.
+        """
         now_s = int(time.time())
         claims = {"sub": user.id, "email": user.email, "iat": now_s, "exp": now_s + expires_in_s, "jti": secrets.token_hex(8)}
+        if length:
+            claims["groups"] = ""
+            claims["groups"] = "x" * ((length - len(jwt.sign(claims, self._secret))) * 3 // 4)
         return jwt.sign(claims, self._secret), now_s + expires_in_s
 
     # Zion's own endpoints
@@ -161,14 +167,15 @@ class ZionSimulator:
 
     async def _put_user(self, request: web.Request) -> web.StreamResponse:
         given = await _json(request)
-        return self._introduced(self.state.put_user(given), int(given.get("expires_in_s", TOKEN_LIFE_S)))
+        life_s, length = int(given.get("expires_in_s", TOKEN_LIFE_S)), int(given.get("token_bytes", 0))
+        return self._introduced(self.state.put_user(given), life_s, length)
 
     async def _rename(self, request: web.Request) -> web.StreamResponse:
         given = await _json(request)
         return self._introduced(self.state.rename(given["user"], given), TOKEN_LIFE_S)
 
-    def _introduced(self, user: User, expires_in_s: int) -> web.Response:
-        token, exp = self.token(user, expires_in_s)
+    def _introduced(self, user: User, expires_in_s: int, length: int = 0) -> web.Response:
+        token, exp = self.token(user, expires_in_s, length)
         return web.json_response({"externalId": user.external_id, "email": user.email, "jwt": token, "exp": exp})
 
     async def _tokens(self, _request: web.Request) -> web.StreamResponse:

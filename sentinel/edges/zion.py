@@ -87,6 +87,8 @@ class Zion:
         answer = await self._asked("me", "/api/v1/users/me", {"authorization": f"Bearer {token}"})
         if answer.status == 401:
             raise UnauthorizedError(INVALID_KEY_MESSAGE)
+        if answer.status == 431:
+            raise UnauthorizedError("The API key is too long for the governance service.")
         if answer.status == 403:
             raise ForbiddenError("This account is not permitted to use the service.")
         profile = self._decoded("me", answer, _read_profile)

@@ -1,7 +1,7 @@
-"""Header rules of both directions: credentials, framing, allow-lists, the caller's limits, retry advice.
+"""Header rules of both directions: framing, allow-lists, the caller's limits, retry advice.
 
-Fails closed: what no allow-list names does not pass, a doubtful credential is UnauthorizedError, doubtful framing is
-BadRequestError, and a value that could end a header line is dropped. Names of downstream requests are lower-case, as ASGI
+Fails closed: what no allow-list names does not pass, doubtful framing is BadRequestError, and a value that could end a header
+line is dropped. Names of downstream requests are lower-case, as ASGI
 promises; those of the provider come in any case and leave in lower case.
 """
 
@@ -12,11 +12,10 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
-from sentinel.errors import INVALID_KEY_MESSAGE, BadRequestError, SentinelError, UnauthorizedError
+from sentinel.errors import BadRequestError, SentinelError
 from sentinel.protocol.fields import Fields
 from sentinel.records import Hold, Origin, Remaining
 
-TOKEN_BYTES_MAX: Final = 8192
 REQUEST_ID_CHARACTERS_MAX: Final = 128
 # Above this JavaScript SDKs retry within seconds, so that waiting is no longer something to ask for (wire.md R3).
 RETRY_AFTER_S_MAX: Final = 60
@@ -54,8 +53,6 @@ _ANSWER_NAMES: Final = {
     b"x-should-retry": b"x-should-retry",
     b"cache-control": b"cache-control",
 }
-# Visible ASCII (RFC 9110 §5.6.2 and §11.6.2 allow no more in a token); the scheme in any case, as §11.1 wants.
-_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([!-~]{1,%d})" % TOKEN_BYTES_MAX)
 _REQUEST_ID: Final = re.compile(rb"[!-~](?:[ -~]{0,%d}[!-~])?" % (REQUEST_ID_CHARACTERS_MAX - 2))
 _RETRY_DIGITS_MAX: Final = 2
 _LENGTH_DIGITS_MAX: Final = 18
@@ -63,25 +60,6 @@ _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 # ---- requests ----------------------------------------------------------------------------------------------------------
-
-
-def bearer_token(fields: Fields) -> str:
-    """The bearer token of a request (RFC 6750 §2.1).
-
-    Raises UnauthorizedError, with one text for every cause, unless there is exactly one Authorization header with the scheme
-    Bearer and 1 to 8192 visible ASCII characters (wire.md H15, reliability.md G3).
-    """
-    values = fields.every(b"authorization")
-    found = _BEARER.fullmatch(values[0]) if len(values) == 1 else None
-    if found is None:
-        raise UnauthorizedError(INVALID_KEY_MESSAGE)
-    return found[1].decode("ascii")
-
-
-def usual_token(fields: Fields) -> bytes:
-    """What stands where nearly every client has its bearer token, unchecked; b"" where it has it, or several, elsewhere."""
-    said = fields.first.get(b"authorization", b"")
-    return said[7:] if said.startswith(b"Bearer ") and b"authorization" not in fields.repeated else b""
 
 
 def check_framing(fields: Fields) -> None:

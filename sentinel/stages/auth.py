@@ -23,7 +23,7 @@ from sentinel.edges.ledger import Ledger
 from sentinel.edges.zion import Zion
 from sentinel.errors import INVALID_KEY_MESSAGE, ForbiddenError, LedgerUnavailableError, SentinelError, UnauthorizedError
 from sentinel.logs import Log
-from sentinel.protocol import headers
+from sentinel.protocol import credentials
 from sentinel.protocol.fields import Fields
 from sentinel.records import Caller
 
@@ -76,8 +76,8 @@ class Auth:
         Raises UnauthorizedError, ForbiddenError or ZionUnavailableError.
         """
         # What is remembered was found to be a token, so that this need not be again; b"" is none.
-        caller = self._remembered(sha256(headers.usual_token(request_headers)).digest())
-        return caller or await self._find(headers.bearer_token(request_headers))
+        caller = self._remembered(sha256(credentials.usual_token(request_headers)).digest())
+        return caller or await self._find(credentials.bearer_token(request_headers))
 
     def _remembered(self, digest: bytes) -> Caller | None:
         known = self._known.get(digest)

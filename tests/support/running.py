@@ -30,8 +30,13 @@ class User:
     token: str
 
 
-async def make_user(stack: Stack, *, permitted: bool = True, external: bool = True, **limits: Any) -> User:
-    """A new user with these limits (requests, input, output: a number, None, or {"limit", "used"}); absent is a million."""
+async def make_user(
+    stack: Stack, *, permitted: bool = True, external: bool = True, token_bytes: int = 0, **limits: Any
+) -> User:
+    """A new user with these limits (requests, input, output: a number, None, or {"limit", "used"}); absent is a million.
+
+    The token is made as long as `token_bytes`, but for two bytes at most.
+    """
     number = next(_numbers)
     given = {"requests": 10**6, "input": 10**6, "output": 10**6} | limits
     made = await stack.control(
@@ -41,6 +46,7 @@ async def make_user(stack: Stack, *, permitted: bool = True, external: bool = Tr
             "externalId": f"user-{number}" if external else "",
             "email": f"user-{number}@example.test",
             "permitted": permitted,
+            "token_bytes": token_bytes,
             "limits": {METRICS[name]: value for name, value in given.items()},
         },
     )

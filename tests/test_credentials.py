@@ -1,0 +1,85 @@
+"""protocol.credentials: the bearer token of a request (RFC 6750, wire.md H15, reliability.md G3)."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentinel.errors import INVALID_KEY_MESSAGE, UnauthorizedError
+from sentinel.protocol import credentials, headers, wire
+from sentinel.protocol.fields import Fields
+
+
+@pytest.mark.parametrize("value", [b"Bearer a.b.c", b"bearer a.b.c", b"BEARER a.b.c", b"bEaReR a.b.c", b"Bearer   a.b.c"])
+def test_scheme_in_any_case(value: bytes) -> None:
+    """RFC 9110 §11.1: the scheme's case is free, and any number of blanks follows it."""
+    assert credentials.bearer_token(Fields([(b"host", b"h"), (b"authorization", value)])) == "a.b.c"
+
+
+@pytest.mark.parametrize("length", [1, 8_192, 8_193, 32_767, 32_768])
+def test_a_long_token_is_taken(length: int) -> None:
+    """G3: 32 KiB is the bound, and is itself allowed; blanks before it do not count."""
+    for blanks in (b" ", b" " * 10):
+        fields = Fields([(b"authorization", b"Bearer" + blanks + b"x" * length)])
+        assert credentials.bearer_token(fields) == "x" * length
+
+
+@pytest.mark.parametrize("length", [32_769, 65_536, 2**20])
+def test_a_token_that_is_too_long_is_told(length: int) -> None:
+    """G3: its text says so, with the bound; class, code and headers are those of any other wrong key."""
+    with pytest.raises(UnauthorizedError, match=r"too long.* 32768 characters") as caught:
+        credentials.bearer_token(Fields([(b"authorization", b"Bearer " + b"x" * length)]))
+    assert caught.value.code == "invalid_api_key"
+
+
+@pytest.mark.parametrize("value", [b"Basic ", b"", b"Bearer\t", b"Bearer \xff", b"Bearer a b"])
+def test_only_a_token_is_too_long(value: bytes) -> None:
+    """G3: what is no token at any length stays a wrong key."""
+    with pytest.raises(UnauthorizedError) as caught:
+        credentials.bearer_token(Fields([(b"authorization", value + b"x" * 40_000)]))
+    assert caught.value.message == INVALID_KEY_MESSAGE
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [b""],
+        [b"Bearer"],
+        [b"Bearer "],
+        [b"Bearer\ta"],
+        [b"Basic a"],
+        [b"Bearera"],
+        [b" Bearer a"],
+        [b"a.b.c"],
+        [b"Bearer a b"],
+        [b"Bearer a, Bearer b"],
+        [b"Bearer a\n"],
+        [b"Bearer a\x00b"],
+        [b"Bearer \xc3\xa9"],
+        [b"Bearer a\x7f"],
+        [b"Bearer a", b"Bearer a"],
+        [b"Bearer a", b"Bearer b"],
+        [b"Bearer a", b""],
+    ],
+    ids=lambda values: repr(values)[:40],
+)
+def test_everything_else_is_refused_alike(values: list[bytes]) -> None:
+    """G3, H15, A17: each wrong credential gets the same 401, byte for byte."""
+    with pytest.raises(UnauthorizedError) as caught:
+        credentials.bearer_token(Fields([(b"authorization", value) for value in values]))
+    expected = {"message": INVALID_KEY_MESSAGE, "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
+    assert json.loads(wire.error_body(caught.value)) == {"error": expected}
+    assert (b"www-authenticate", b"Bearer") in headers.error(caught.value)
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"authorization", b"x-api-key"]), st.binary(max_size=50)), max_size=3))
+def test_any_bytes(given_headers: list[tuple[bytes, bytes]]) -> None:
+    """G3: a token is visible ASCII, whatever is sent."""
+    try:
+        token = credentials.bearer_token(Fields(given_headers))
+    except UnauthorizedError:
+        return
+    assert re.fullmatch(r"[!-~]+", token)
