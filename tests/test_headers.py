@@ -449,7 +449,45 @@ class TestError:
     def test_retry_never_comes_early(self, retry_after_s: float) -> None:
         """R3: neither header asks a client back before the limiter would let it in."""
         got = dict(headers.error(OverLimitError("x", retry_after_s=retry_after_s)))
-        assert int(got[b"retry-after"]) * 1000 >= int(got[b"retry-after-ms"]) >= max(1, retry_after_s * 1000)
+        wait_ms = int(got.get(b"retry-after-ms", 10**12))
+        assert int(got[b"retry-after"]) * 1000 >= min(wait_ms, retry_after_s * 1000)
+        assert wait_ms >= max(1, retry_after_s * 1000)
+
+    @pytest.mark.parametrize(
+        ("retry_after_s", "seconds", "milliseconds"),
+        [
+            (2_147_483.5, b"2147484", b"2147483500"),
+            (2_147_483.647, b"2147484", b"2147483647"),
+            (2_147_483.6471, b"2147484", None),
+            (2_147_483.648, b"2147484", None),
+            (2_147_484, b"2147484", None),
+            (31 * 86_400, b"2678400", None),
+            (366 * 86_400, b"31622400", None),
+            (10**12, b"1000000000000", None),
+        ],
+    )
+    def test_a_wait_that_no_timer_takes(self, retry_after_s: float, seconds: bytes, milliseconds: bytes | None) -> None:
+        """R3: a timer of JavaScript fires at once beyond 2 147 483 647 ms, so that only the seconds are told."""
+        got = dict(headers.error(OverLimitError("x", retry_after_s=retry_after_s)))
+        assert (got[b"retry-after"], got.get(b"retry-after-ms")) == (seconds, milliseconds)
+        assert got[b"x-should-retry"] == b"false"
+
+    @pytest.mark.parametrize("name", [b"retry-after-ms", b"Retry-After-Ms", b"RETRY-AFTER-MS"])
+    @pytest.mark.parametrize(
+        ("value", "passes"),
+        [
+            *((value, True) for value in (b"0", b"20", b"1.5", b"2147483647", b"2147483647.0", b"0002147483647", b"-1", b"")),
+            *((value, True) for value in (b"-2147483648", b"2e9", b"1e-400", b".5", b"soon", b"v")),
+            *((value, False) for value in (b"2147483648", b"2147483647.5", b"2678400000", b"+2678400000", b" 2678400000")),
+            *((value, False) for value in (b"9" * 30, b"9" * 400, b"1e10", b"1E400", b".5e11", b"Infinity", b"2678400000 ms")),
+        ],
+    )
+    def test_the_providers_wait_that_no_timer_takes(self, name: bytes, value: bytes, passes: bool) -> None:
+        """R3, R5: nor does the provider's pass, however it is written; its seconds do, and so does what is no wait at all."""
+        advice = [(b"retry-after", b"2678400"), *([(b"retry-after-ms", value)] if passes else [])]
+        given_headers = [(b"Retry-After", b"2678400"), (name, value)]
+        assert headers.downstream(given_headers) == advice
+        assert headers.retry_advice(given_headers) == tuple(advice)
 
     def test_retry_advice(self) -> None:
         """R5: the provider's own advice passes, in lower case; nothing else of its headers does, and no broken value."""

@@ -19,6 +19,8 @@ from sentinel.records import Hold, Origin, Remaining
 REQUEST_ID_CHARACTERS_MAX: Final = 128
 # Above this JavaScript SDKs retry within seconds, so that waiting is no longer something to ask for (wire.md R3).
 RETRY_AFTER_S_MAX: Final = 60
+# Beyond this a timer of JavaScript fires at once.
+RETRY_AFTER_MS_MAX: Final = 2**31 - 1
 
 _REQUEST_NAMES: Final = frozenset(
     {
@@ -37,7 +39,8 @@ _KEEP_ALIVE: Final = [b"keep-alive"]
 # As a number, which is found several times as fast as a text of one byte.
 _COMMA: Final = ord(",")
 _IDEMPOTENCY: Final = b"idempotency-key"
-_RETRY_NAMES: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
+_RETRY_MS: Final = b"retry-after-ms"
+_RETRY_NAMES: Final = frozenset({b"retry-after", _RETRY_MS, b"x-should-retry"})
 _REQUEST_PREFIX: Final = b"x-stainless-"
 _REQUEST_PREFIXED: Final = re.compile(rb"x-stainless-[a-z0-9-]{1,64}")
 _ANSWER_NAMES: Final = {
@@ -56,6 +59,8 @@ _ANSWER_NAMES: Final = {
 _REQUEST_ID: Final = re.compile(rb"[!-~](?:[ -~]{0,%d}[!-~])?" % (REQUEST_ID_CHARACTERS_MAX - 2))
 _RETRY_DIGITS_MAX: Final = 2
 _LENGTH_DIGITS_MAX: Final = 18
+# A number as JavaScript and Python begin to read one; what follows it is not looked at, as JavaScript does not.
+_NUMBER: Final = re.compile(rb"[ \t]*\+?((?:\d+\.?\d*|\.\d+)(?:[Ee][+-]?\d+)?|Infinity)")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -157,7 +162,7 @@ def downstream(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
     for given, value in headers:
         name = given if given.islower() else given.lower()
         if name in _ANSWER_NAMES:
-            if not _CONTROL.search(value):
+            if not _CONTROL.search(value) and (name != _RETRY_MS or not _too_late(value)):
                 sent.append((_ANSWER_NAMES[name], value))
         elif name == b"connection":
             connection.append(value)
@@ -170,6 +175,12 @@ def downstream(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
 def retry_advice(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
     """What the provider says of trying again, for an error that Sentinel tells in its place (wire.md R5)."""
     return tuple((name, value) for name, value in downstream(headers) if name in _RETRY_NAMES)
+
+
+def _too_late(wait_ms: bytes) -> bool:
+    """Whether a `retry-after-ms` is over RETRY_AFTER_MS_MAX; what is no number passes, and is nobody's wait."""
+    number = _NUMBER.match(wait_ms)
+    return number is not None and float(number[1]) > RETRY_AFTER_MS_MAX
 
 
 def origin(known: Origin) -> list[tuple[bytes, bytes]]:
@@ -193,7 +204,9 @@ def error(failure: SentinelError) -> list[tuple[bytes, bytes]]:
     wait_s = failure.retry_after_s
     if wait_s is not None:
         wait_ms = max(1, math.ceil(wait_s * 1000))
-        sent += ((b"retry-after", b"%d" % ((wait_ms + 999) // 1000)), (b"retry-after-ms", b"%d" % wait_ms))
+        sent.append((b"retry-after", b"%d" % ((wait_ms + 999) // 1000)))
+        if wait_ms <= RETRY_AFTER_MS_MAX:
+            sent.append((_RETRY_MS, b"%d" % wait_ms))
     if failure.retry is False or (wait_s is not None and wait_s > RETRY_AFTER_S_MAX):
         sent.append((b"x-should-retry", b"false"))
     sent += failure.headers

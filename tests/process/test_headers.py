@@ -145,6 +145,19 @@ async def test_a_full_window_says_when_to_come_again(web: Stack, http: aiohttp.C
     assert response.headers["x-request-id"].startswith("req_")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("wait_ms", "passes"), [("2147483647", True), ("2147483648", False), ("1e12", False)])
+async def test_a_wait_that_no_timer_takes_does_not_pass(
+    stack: Stack, user: User, http: aiohttp.ClientSession, wait_ms: str, *, stream: bool, passes: bool
+) -> None:
+    """wire.md R3, R5: `retry-after-ms` of the provider goes down unless JavaScript took it for now; the seconds always do."""
+    advice = {"retry-after-ms": wait_ms, "retry-after": "2678400"}
+    for status in (429, 503):
+        response, _ = await post(http, stack, user.token, {"stream": stream, "simulate": {"status": status, "headers": advice}})
+        assert (response.status, response.headers["retry-after"]) == (status, "2678400")
+        assert response.headers.get("retry-after-ms") == (wait_ms if passes else None)
+
+
 @pytest.mark.parametrize("slash", ["", "/"])
 async def test_a_base_url_may_end_in_a_slash(stack: Stack, user: User, slash: str) -> None:
     """wire.md H17, R6: the SDK's paths are the same with and without it, and no redirect is needed."""
