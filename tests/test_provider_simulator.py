@@ -227,6 +227,14 @@ async def test_what_openai_refuses_is_refused(client: Client, body: Any, path: s
     assert set(answer["error"]) == {"message", "type", "param", "code"}
 
 
+async def test_a_websocket_is_refused_at_once(client: Client) -> None:
+    """By the status after which clients go on over plain HTTP."""
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+    async with client.http.get(f"{client.stack.provider_url}/v1/responses", headers=upgrade) as response:
+        assert (response.status, response.headers["upgrade"]) == (426, "HTTP/1.1")
+    assert (await client.row())["status"] == 426
+
+
 async def test_a_wrong_key_is_quoted_in_part(client: Client) -> None:
     """As OpenAI does, which is why that text may never reach a caller."""
     status, answer = await client.ask(CHAT, key="sk-wrong-0123456789")

@@ -187,6 +187,10 @@ class ProviderSimulator:
         if request.transport is not None and request.transport not in self._transports:
             self._transports.add(request.transport)
             self._accepted += 1
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            self._unrouted(request, 426)
+            body = provider_script.error("WebSockets are not simulated.", "invalid_request_error")
+            return web.json_response(body, status=426, headers={**edge_headers(), "Upgrade": "HTTP/1.1"})
         try:
             return await named["handler"](request)  # the name is aiohttp's
         except RefusedError as refusal:

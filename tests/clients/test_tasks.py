@@ -123,9 +123,9 @@ async def test_the_program_cannot_tell_the_difference(both: Doing, task: Task) -
 
 @each
 async def test_sentinel_refuses_nothing_and_estimates_nothing(both: Doing, task: Task) -> None:
-    """Each request is a success of 200 whose usage is the provider's own word."""
+    """Each request is a success of 200 whose usage is the provider's own word; a WebSocket is asked for once, if at all."""
     log = (await both(task)).log
-    assert [line for line in log if line["event"] == "request refused"] == []
+    assert [line["code"] for line in log if line["event"] == "request refused"] == list(task.refused)
     ended = [line for line in log if line["event"] == "request"]
     assert {(line["status"], line["ending"], line["estimated"]) for line in ended} == {(200, "success", "")}
 

@@ -10,21 +10,22 @@ from tests.clients.tasks.task import QUESTIONS, SAID, Answer, Place, Program, Ta
 
 _CONFIG: Final = """
 model = "{model}"
-model_provider = "given"
+{provider}
 approval_policy = "never"
 sandbox_mode = "danger-full-access"
 check_for_update_on_startup = false
-[model_providers.given]
-name = "Given"
-base_url = "{base_url}"
-env_key = "OPENAI_API_KEY"
-wire_api = "responses"
 [analytics]
 enabled = false
 [features]
 plugins = false
 apps = false
 """
+# A provider of one's own, and OpenAI at another address: Codex then asks for a WebSocket first.
+_OWN: Final = """
+model_provider = "given"
+model_providers.given = {{name = "Given", base_url = "{base_url}", env_key = "OPENAI_API_KEY", wire_api = "responses"}}
+"""
+_OPENAI: Final = 'openai_base_url = "{base_url}"'
 _PATCH: Final = """*** Begin Patch
 *** Update File: notes.txt
 @@
@@ -61,12 +62,13 @@ def _code(_place: Place) -> Sequence[Answer]:
     )
 
 
-def _program(model: str) -> Callable[[Place], Program]:
+def _program(model: str, provider: str) -> Callable[[Place], Program]:
     def made(place: Place) -> Program:
-        place.write(".codex/config.toml", _CONFIG.format(model=model, base_url=place.base_url))
+        config = _CONFIG.format(model=model, provider=provider.format(base_url=place.base_url))
+        place.write(".codex/config.toml", config)
         codex = node_packages("codex") / "node_modules" / ".bin" / "codex"
         command = [str(codex), "exec", "--skip-git-repo-check", "--json", f"{place.marker}: {' '.join(QUESTIONS)}"]
-        return Program(command, {"SHELL": os.environ.get("SHELL", "/bin/sh")})
+        return Program(command, {"CODEX_API_KEY": place.key, "SHELL": os.environ.get("SHELL", "/bin/sh")})
 
     return made
 
@@ -78,8 +80,12 @@ def _read(output: str, _errors: str) -> tuple[list[str], list[Any]]:
     return said, sorted(told, key=str)  # calls of one answer end in any order
 
 
-def _task(name: str, model: str, answers: Callable[[Place], Sequence[Answer]]) -> Task:
-    return Task(name, "@openai/codex", "0.171.0", "codex", answers, _program(model), _read, missing_node)
+def _task(model: str, provider: str, answers: Callable[[Place], Sequence[Answer]], name: str, *refused: str) -> Task:
+    program = _program(model, provider)
+    return Task(name, "@openai/codex", "0.171.0", "codex", answers, program, _read, missing_node, refused=refused)
 
 
-TASKS: Final = (_task("codex", "gpt-5", _functions), _task("codex-code", "gpt-6-luna", _code))
+TASKS: Final = (
+    _task("gpt-5", _OWN, _functions, "codex"),
+    _task("gpt-6-luna", _OPENAI, _code, "codex-openai", "websocket_not_supported"),
+)

@@ -71,7 +71,8 @@ class Task:
     """`package` is what users install, at `version`, as `lock` has it; `module` is its entry there, where that is another.
 
     `answers` are what the model says, `program` installs what is to be started, `read` finds in its output and its errors what
-    was said, and each call with what came of it. `lacking` tells why it cannot run here, "" where it can.
+    was said, and each call with what came of it. `lacking` tells why it cannot run here, "" where it can. `refused` has the
+    code of each request that Sentinel is to refuse on the way.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Task:
     read: Read
     lacking: Callable[[], str] = str
     module: str = ""
+    refused: Sequence[str] = ()
 
     def __str__(self) -> str:
         return self.name
