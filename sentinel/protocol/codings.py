@@ -58,7 +58,7 @@ def plain(body: bytes, names: Sequence[bytes], bytes_max: int) -> Iterator[bytes
 
 
 def batch(pieces: Iterator[bytes], bytes_min: int) -> bytes:
-    """The next of `pieces`, joined: at least `bytes_min` bytes, or the last ones, or b"" at the end."""
+    """The next of `pieces`, joined: at least `bytes_min` bytes, or all that are left."""
     taken: list[bytes] = []
     count = 0
     for piece in pieces:

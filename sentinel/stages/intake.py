@@ -86,7 +86,10 @@ class Intake:
         pieces = codings.plain(body, coded, self._body_bytes_max)
         batches = []
         count = 0
-        while batch := await asyncio.to_thread(codings.batch, pieces, _BATCH_BYTES):
+        more = True
+        while more:
+            batch = await asyncio.to_thread(codings.batch, pieces, _BATCH_BYTES)
+            more = len(batch) >= _BATCH_BYTES  # else the usual body would cost a second thread that finds nothing
             batches.append(batch)
             count += len(batch)
             exchange.take_body(len(body) + count)
