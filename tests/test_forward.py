@@ -53,10 +53,15 @@ async def ask(one: Forward, act: object, model: str = "first", *, output_capped:
 
 @pytest.mark.parametrize(
     ("act", "attempts"),
-    [("model_not_found", 1), ("quota", 1), ("broken", 2), ("overloaded", 3), ("busy", 1), ("html", 1)],
+    [
+        *(("model_not_found", 1), ("quota", 1), ("broken", 2), ("overloaded", 3), ("busy", 1), ("html", 1)),
+        *(("payment required", 1), ("out of quota", 1), ("hard limit", 1), ("not active", 1), ("unreadable 529", 1)),
+    ],
 )
 async def test_an_unavailable_model_is_answered_by_its_fallback(act: str, attempts: int) -> None:
-    """Design §5: 404 model_not_found, 429 and 5xx (after the retries) hand the same bytes on, but for the model."""
+    """Design §5: 404 model_not_found, 429, an account that cannot pay, and 5xx (after the retries) hand the same bytes on, but
+    for the model.
+    """
     async with Liar() as liar, forward(liar.url, connections_max=1) as one:
         reply = await ask(one, {"first": act})
         assert reply.origin == Origin(model="second")
@@ -94,6 +99,17 @@ async def test_a_cap_of_the_hold_goes_to_the_fallback_too() -> None:
     async with Liar() as liar, forward(liar.url) as one:
         await read(await ask(one, {"first": "quota"}, output_capped=True))
         assert [json.loads(body)["max_completion_tokens"] for body in liar.bodies] == [100, 100]
+
+
+@pytest.mark.parametrize("act", ["payment required", "out of quota", "hard limit", "not active"])
+async def test_a_refused_account_is_a_failure_of_the_providers(act: str) -> None:
+    """Issue 10 §8: where no other model is left: 502, free, not to be tried again, and without the provider's advice."""
+    async with Liar() as liar, forward(liar.url, connections_max=1) as one:
+        with pytest.raises(UpstreamError) as caught:
+            await ask(one, act, "alone")
+        assert (caught.value.status, caught.value.sent, caught.value.retry) == (502, False, False)
+        assert (caught.value.headers, caught.value.retry_after_s, len(liar.asked)) == ((), None, 1)
+        assert await read(await ask(one, "well", "alone")) == HELLO
 
 
 @pytest.mark.parametrize("act", ["missing", "bad request", "conflict", "unprocessable", "well"])

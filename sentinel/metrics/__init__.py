@@ -78,6 +78,11 @@ ESTIMATE_RATIO: Final = _spread(
     "sentinel_estimate_ratio", "Estimated input tokens divided by the provider's own count.", buckets=_RATIOS
 )
 UPSTREAM: Final = _counts("sentinel_upstream_answers_total", "Answers of the provider, by status class.", ["answer"])
+UPSTREAM_REFUSALS: Final = _counts(
+    "sentinel_upstream_refusals_total",
+    "Answers by which the provider refused this deployment: its key, or its account.",
+    ["reason"],
+)
 STREAM_OVERFLOWS: Final = _count("sentinel_stream_overflows_total", "Events too long to be read, passed on unread.")
 UPSTREAM_RETRIES: Final = _counts("sentinel_upstream_retries_total", "Requests sent to the provider again.", ["reason"])
 OBJECTS_UNOWNED: Final = _count(

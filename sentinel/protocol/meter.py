@@ -9,6 +9,7 @@ import re
 from typing import Final
 
 from sentinel.protocol import kept, sse
+from sentinel.protocol.account import Disclosed, hide_in_events
 from sentinel.protocol.answers import decode
 from sentinel.protocol.dialects import END_MARK, GRAMMARS, NOTHING, Reading
 from sentinel.protocol.kinds import Kind, told
@@ -18,6 +19,8 @@ from sentinel.records import Dialect, Usage
 # An object is named in the first event of its stream; some providers send one with filters only before it (Azure).
 _NAMELESS_EVENTS_MAX: Final = 16
 
+# In every error, whatever its shape (sentinel.protocol.account).
+_ERROR: Final = b"error"
 _SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,15})')
 _COMMENTS: Final = re.compile(rb"(?:(?::[^\r\n]*)?(?>\r\n|\n|\r))*")
 
@@ -30,7 +33,8 @@ class StreamMeter:
     downstream; after `finish` the client always stands at an event boundary, so that an event can be added there.
     `terminated` says that the stream's own end was passed on: `[DONE]`, or the last event of a response (wire.md P1). `choices`
     is how many were asked for: each that began must end.
-    `working_id` names the object whose state `unfinished` is, where it was said.
+    `working_id` names the object whose state `unfinished` is, where it was said. `disclosed` is what an error said about the
+    provider's account, and what does not go down; None where none did.
     """
 
     __slots__ = (
@@ -52,6 +56,7 @@ class StreamMeter:
         "_splitter",
         "_unpaid",
         "_usage_hidden",
+        "disclosed",
         "events",
         "object_id",
         "terminated",
@@ -76,6 +81,7 @@ class StreamMeter:
         self.object_id = ""
         self.unfinished = False
         self.working_id = ""
+        self.disclosed: Disclosed | None = None
         self._dialect = dialect
         self._grammar = GRAMMARS[dialect]
         self._counts = self._grammar.say is not None
@@ -129,7 +135,7 @@ class StreamMeter:
             return self._feed_unusual(chunk)
         at = chunk.find(self._mark)
         # Written out, and `find` instead of `in`: these lines are the cost of a usual event.
-        if (at >= 0 and self._marked.search(chunk, at)) or chunk.find(self._end) >= 0:
+        if (at >= 0 and self._marked.search(chunk, at)) or chunk.find(self._end) >= 0 or chunk.find(_ERROR) >= 0:
             return self._feed_unusual(chunk)
         self._latest = chunk
         self.events += chunk.count(b"data:")
@@ -154,6 +160,8 @@ class StreamMeter:
                 region = self._read(region)
             else:
                 self._unpaid.add(region)
+            if region.find(_ERROR) >= 0:
+                region = self._hide(region)
         if after:
             self._latest = b""
             self._unpaid.bytes_uncounted += len(after)
@@ -174,7 +182,7 @@ class StreamMeter:
             return sse.closed(b":" + rest)[1:]
         said = sse.payload(rest)
         if said.startswith(END_MARK) or decode(said or self._bare(rest)) is not None:
-            return self._read(sse.closed(rest))
+            return self._hide(self._read(sse.closed(rest)))
         comments = _comments(rest)
         return comments if not said and comments == rest else b""
 
@@ -237,6 +245,14 @@ class StreamMeter:
         if self._opened or told(event) is not Kind.JSON:
             return b""
         return event if decode(event) is not None else b""
+
+    def _hide(self, region: bytes) -> bytes:
+        """What an error in a region says about the provider's account does not go down."""
+        disclosed = self.disclosed or Disclosed()
+        hidden = hide_in_events(region, disclosed)
+        if hidden != region:
+            self.disclosed = disclosed
+        return hidden
 
     def _tells(self, said: bytes) -> bool:
         """Whether there may be more in `said` than words."""

@@ -1,23 +1,36 @@
 """forward.open: the request to the provider, one retry rule, other models, and the provider's failures in Sentinel's words.
 
-Answers the client cannot be shown (401 and 403 quote the provider's key; 3xx would send it elsewhere) become `UpstreamError`.
-A connection that could not be made and a 500 are tried once more, a 503 twice with backoff; all retries together are bounded by
-a budget, so that a provider in trouble is not asked three times as much. Where a model is unavailable after that, the next of
-its fallbacks is asked. Other answers, also 4xx, are the client's as they are.
+Answers the client cannot be shown become `UpstreamError`: 401 and 403 quote the provider's key; 402, and whatever else says
+that the provider's account cannot pay, would look like the caller's own limit; 3xx would send it elsewhere. A connection that
+could not be made and a 500 are tried once more, a 503 twice with backoff; all retries together are bounded by a budget, so that
+a provider in trouble is not asked three times as much. Where a model is unavailable after that, the next of its fallbacks is
+asked. Other answers, also 4xx, are the client's as they are, but for what an error says about the provider's account.
 """
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
 from sentinel import metrics
-from sentinel.edges.provider import Begun, Opened, Patience, Provider, Reply, Upload, judged
+from sentinel.edges.provider import (
+    Begun,
+    Failed,
+    Opened,
+    Patience,
+    Provider,
+    Reply,
+    Upload,
+    judged,
+    looked_into,
+    tell_disclosed,
+    tell_refused,
+)
 from sentinel.errors import UpstreamError, UpstreamUnavailableError
 from sentinel.logs import Log
-from sentinel.protocol import headers, models, wire
+from sentinel.protocol import account, headers, models, wire
 from sentinel.protocol.fields import Fields
 from sentinel.protocol.kinds import Kind
 from sentinel.protocol.models import Fallbacks
@@ -26,9 +39,10 @@ from sentinel.records import Call, Dialect, Hold, Origin
 _log: Final = Log("forward")
 
 _BACKOFF_S: Final = 0.2
+_RETRIED: Final = frozenset((500, 503))
 _RETRIES_MAX: Final = {"unreachable": 1, "500": 1, "503": 2}
-# Enough for the code of any error; what comes after it is not looked at.
-_ERROR_BYTES_MAX: Final = 65_536
+# Of an answer that is no success, what another model may have better luck with.
+_FALLS_BACK: Final = frozenset(("account", "5xx", "429", "model_not_found"))
 
 # Answers of these are JSON or a stream of events; whatever else comes under a status of success was not said by a model.
 _JSON_OR_EVENTS: Final = frozenset((Dialect.CHAT, Dialect.RESPONSES, Dialect.EVENTS))
@@ -118,33 +132,36 @@ class Forward:
             call = wire.capped(call, hold.output_tokens // call.choices, self._provider.chat_cap)
         self._budget.earn()
         attempt = await self._persist(call, asking)
-        if upload is None and (fallbacks := self._fallbacks.after(call)):
-            call, attempt = await self._fall_back(fallbacks, call, asking, attempt, hold)
-        if isinstance(attempt, UpstreamError) or (attempt.status >= 300 and _reason(attempt)):
-            raise self._refusal(attempt)
-        if call.model != hold.model:
-            attempt.origin = Origin(model=call.model)
+        if isinstance(attempt, UpstreamError) or attempt.status >= 300:
+            call, attempt = await self._after_failure(call, asking, attempt, hold)
+            if call.model != hold.model:
+                attempt.origin = Origin(model=call.model)
         if call.dialect not in _JSON_OR_EVENTS or attempt.status >= 300 or attempt.status in _BODILESS:
             return attempt if attempt.ready else await _begun(attempt)
         # Who asked for events is told at once that they come; the body is the stream's own matter then.
         usual = attempt.fits and (call.stream or attempt.kind is not Kind.EVENTS)
         return attempt if usual else await _judged(attempt)
 
-    async def _fall_back(
-        self, fallbacks: Sequence[str], call: Call, asking: _Asking, attempt: _Attempt, hold: Hold
-    ) -> tuple[Call, _Attempt]:
-        """The call that was asked last, and what came of it: of the first model that is available, if one is."""
-        for model in fallbacks:
-            attempt, why = await _looked_into(attempt)
-            if not why:
-                break
-            assert not isinstance(attempt, UpstreamError)
+    async def _after_failure(self, call: Call, asking: _Asking, attempt: _Attempt, hold: Hold) -> tuple[Call, Opened]:
+        """The call that was asked last and its answer, after an attempt that was no success: of the first model that is
+        available, if one is. Raises what the client is told where it cannot have that answer.
+        """
+        fallbacks = iter(self._fallbacks.after(call) if asking.upload is None else ())
+        while True:
+            attempt, why = await _why(attempt, self._provider.key)
+            if isinstance(attempt, UpstreamError):
+                raise attempt
+            if why in {"key", "account"}:
+                code = account.refusal(attempt.beginning) if isinstance(attempt, Failed) else ""
+                tell_refused(why, hold.request_id, attempt.status, code)
+            model = next(fallbacks, "") if why in _FALLS_BACK else ""
+            if not model:
+                return call, _shown(attempt, why, hold.request_id)
             attempt.close()
             metrics.FALLBACKS.labels(why).inc()
             _log.warning("model unavailable", request_id=hold.request_id, model=call.model, reason=why, fallback=model)
             call = models.asking(call, model)
             attempt = await self._persist(call, asking)
-        return call, attempt
 
     async def _persist(self, call: Call, asking: _Asking) -> _Attempt:
         """Attempts until one is final: by the retry rule, by the budget, or since an upload cannot be sent again."""
@@ -172,33 +189,12 @@ class Forward:
             await _back_off(attempt, tries)
             tries += 1
 
-    def _refusal(self, attempt: _Attempt) -> UpstreamError:
-        """What the client is told where it cannot have the provider's own answer; nothing was served, so nothing is owed."""
-        if isinstance(attempt, UpstreamError):
-            return attempt
-        attempt.close()
-        status = attempt.status
-        if status in {401, 403}:
-            _log.error("provider refuses the key of this deployment", status=status, provider=self._provider.name)
-            return UpstreamError("The provider refused this gateway's credentials.", retry=False, sent=False)
-        if status < 400:
-            _log.error("provider answers with a redirect", status=status, provider=self._provider.name)
-            return UpstreamError("The provider answered with a redirect.", retry=False, sent=False)
-        advice = headers.retry_advice(attempt.headers)
-        if status == 503:
-            wait_s = None if any(name.startswith(b"retry-after") for name, _ in advice) else 1.0
-            return UpstreamUnavailableError("The provider is overloaded.", retry_after_s=wait_s, sent=False, headers=advice)
-        return UpstreamError("The provider failed.", sent=False, headers=advice)
-
 
 def _reason(attempt: _Attempt) -> str:
-    """Why this is not yet the client's answer, "" where it is."""
+    """Why an attempt may be worth another one, "" where it is not."""
     if isinstance(attempt, UpstreamError):
         return "unreachable"
-    status = attempt.status
-    if status in {500, 503}:
-        return str(status)
-    return "hidden" if status in {401, 403} or 300 <= status < 400 else ""
+    return str(attempt.status) if attempt.status in _RETRIED else ""
 
 
 async def _back_off(attempt: _Attempt, tries: int) -> None:
@@ -220,10 +216,8 @@ async def _begun(reply: Opened) -> Reply:
     """
     try:
         return Begun(reply, await reply.read())
-    except BaseException as error:
+    except BaseException:
         reply.close()
-        if isinstance(error, UpstreamError) and reply.status >= 400:
-            error.sent = False  # it refused, and served nothing
         raise
 
 
@@ -235,33 +229,48 @@ async def _judged(attempt: Opened) -> Reply:
         raise
 
 
-async def _looked_into(attempt: _Attempt) -> tuple[_Attempt, str]:
-    """The attempt, and why its model is unavailable: "model_not_found", "429" or "5xx"; "" where it is not.
-
-    What had to be read for that comes first in the reply that is returned.
+async def _why(attempt: _Attempt, key: str) -> tuple[_Attempt, str]:
+    """The attempt, and what it is where it is no success: "key" or "account" where the provider refuses this deployment,
+    "redirect", "5xx", "429", "model_not_found", or "" for an error about what was asked.
     """
-    if isinstance(attempt, UpstreamError):
+    if isinstance(attempt, UpstreamError) or attempt.status < 300:
         return attempt, ""
-    if attempt.status >= 500:
+    status = attempt.status
+    if status < 400 or status == 401:
+        return attempt, "redirect" if status < 400 else "key"
+    if status in _RETRIED:
         return attempt, "5xx"
-    if attempt.status == 429:
-        return attempt, "429"
-    if attempt.status != 404:
-        return attempt, ""
-    said = await _beginning(attempt)
-    return Begun(attempt, said), "model_not_found" if models.is_unknown(said) else ""
+    failed = await looked_into(attempt, key)
+    if status == 402 or account.refusal(failed.beginning):
+        return failed, "account"
+    if status in {403, 429}:
+        return failed, "key" if status == 403 else "429"
+    if status >= 500:
+        return failed, "5xx"
+    return failed, "model_not_found" if status == 404 and models.is_unknown(failed.beginning) else ""
 
 
-async def _beginning(reply: Reply) -> bytes:
-    """The first bytes of a body, at least all of a usual error; fewer where it breaks off (and will again for its reader)."""
-    said = b""
-    try:
-        while len(said) < _ERROR_BYTES_MAX and (chunk := await reply.read()):
-            said += chunk
-    except UpstreamError as error:
-        _log.info("an error of the provider broke off", status=reply.status, code=error.code)
-    except BaseException:
-        # The client has left: an open reply holds a connection.
-        reply.close()
-        raise
-    return said
+def _shown(attempt: Opened, why: str, request_id: str) -> Opened:
+    """The attempt, if the client may have it. Raises what it is told instead: nothing was served, so nothing is owed."""
+    if isinstance(attempt, Failed) and why not in {"key", "account"}:
+        tell_disclosed(attempt.disclosed, request_id, attempt.status)
+        if attempt.broken is None or attempt.beginning:
+            return attempt
+        attempt.close()
+        attempt.broken.sent = False  # it refused, and served nothing
+        raise attempt.broken
+    if attempt.status < 300:
+        return attempt
+    attempt.close()
+    if why == "key":
+        raise UpstreamError("The provider refused this gateway's credentials.", retry=False, sent=False)
+    if why == "account":
+        raise UpstreamError(account.REFUSED_MESSAGE, retry=False, sent=False)
+    if why == "redirect":
+        _log.error("provider answers with a redirect", request_id=request_id, status=attempt.status)
+        raise UpstreamError("The provider answered with a redirect.", retry=False, sent=False)
+    advice = headers.retry_advice(attempt.headers)
+    if attempt.status == 503:
+        wait_s = None if any(name.startswith(b"retry-after") for name, _ in advice) else 1.0
+        raise UpstreamUnavailableError("The provider is overloaded.", retry_after_s=wait_s, sent=False, headers=advice)
+    raise UpstreamError("The provider failed.", sent=False, headers=advice)

@@ -112,6 +112,10 @@ ROWS: dict[str, list[tuple[str, int | str, str | None, str | None, str]]] = {
         ("key quoted", 502, "upstream_error", "false", "nothing"),
         ("forbidden", 502, "upstream_error", "false", "nothing"),
     ],
+    "answers 402, or that its account cannot pay": [
+        (act, 502, "upstream_error", "false", "nothing")
+        for act in ("payment required", "out of quota", "hard limit", "not active")
+    ],
     "answers with a redirect": [("redirect", 502, "upstream_error", "false", "nothing")],
     "answers 500": [("broken", 502, "upstream_error", None, "nothing")],
     "answers 503": [("overloaded", 503, "upstream_unavailable", None, "nothing")],

@@ -22,7 +22,7 @@ ROWS = [
     {"protocol.routes", "protocol.finds", "protocol.answered", "protocol.denials"},
     {"protocol"},
     # The parts the readers of the row above are made of.
-    {"protocol.dialects", "protocol.formats", "protocol.forms", "protocol.unpaid"},
+    {"protocol.account", "protocol.dialects", "protocol.formats", "protocol.forms", "protocol.unpaid"},
     {
         "protocol.sse",
         "protocol.answers",

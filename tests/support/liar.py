@@ -23,6 +23,7 @@ UNKNOWN_MODEL = (
     b'{"error":{"message":"The model `gone` does not exist or you do not have access to it.",'
     b'"type":"invalid_request_error","param":null,"code":"model_not_found"}}'
 )
+OUT_OF_QUOTA = b'{"error":{"message":"You exceeded your current quota.","type":"insufficient_quota","param":null,"code":"%b"}}'
 # What describes or leaks the account that all callers share, or the edge it stands behind (wire.md H3, I6).
 ACCOUNT_HEADERS = {
     "openai-organization": "org-leak",
@@ -97,6 +98,7 @@ ANSWERS = {
     "zstd stream": answer(b"(\xb5/\xfd", media=_SSE, content_encoding="zstd"),
     "gzip of gzip": answer(gzip.compress(gzip.compress(HELLO)), content_encoding="gzip, gzip"),
     "head alone": b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n",
+    "unreadable 529": b"HTTP/1.1 529 No\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n",
     "bad 400": b"HTTP/1.1 400 No\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n",
     "bad gzip": answer(gzip.compress(HELLO)[:20] + b"\x00" * 40, content_encoding="gzip"),
     "no gzip": answer(HELLO, content_encoding="gzip"),
@@ -115,6 +117,10 @@ ANSWERS = {
     "conflict": answer(HELLO, status=409),
     "unprocessable": answer(HELLO, status=422),
     "quota": answer(HELLO, status=429, retry_after="120", retry_after_ms="120000", x_should_retry="false"),
+    "payment required": answer(b'{"error":{"message":"Insufficient funds.","type":"insufficient_funds"}}', status=402),
+    "out of quota": answer(OUT_OF_QUOTA % b"credit_balance_exhausted", status=429, retry_after="120"),
+    "hard limit": answer(OUT_OF_QUOTA % b"billing_hard_limit_reached", status=400),
+    "not active": answer(OUT_OF_QUOTA % b"billing_not_active", status=403),
     "overloaded": answer(HELLO, status=503, retry_after="7", x_should_retry="true"),
     "broken": answer(HELLO, status=500, retry_after_ms="1500"),
     "busy": answer(HELLO, status=529, retry_after="3"),
@@ -133,6 +139,7 @@ _LAST_WORDS = {
         "half stream",
         "head alone",
         "bad 400",
+        "unreadable 529",
         "broken stream",
         "short 404",
     ),

@@ -14,7 +14,7 @@ import msgspec
 
 from sentinel import metrics
 from sentinel.edges.exchange import Exchange
-from sentinel.edges.provider import Reply
+from sentinel.edges.provider import Reply, tell_disclosed
 from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
 from sentinel.logs import Log
 from sentinel.protocol.answered import opened, values
@@ -104,7 +104,7 @@ class Relay:
                 await self._tell(exchange, meter, failure)
         finally:
             reply.close()
-        outcome = await _outcome(reply, exchange.bytes_down, meter, None if whole else failure, self._reading)
+        outcome = await _outcome(reply, exchange, meter, None if whole else failure, self._reading)
         return _with_left(outcome, meter, finds) if call.leaves else outcome
 
     async def abandon(self, reply: Reply, call: Call, keep: Keep) -> Outcome:
@@ -116,7 +116,7 @@ class Relay:
                 await self._read_names(reply, meter, finds, keep)
         finally:
             reply.close()
-        return _with_left(await _outcome(reply, 0, meter, ClientGoneError(), self._reading), meter, finds)
+        return _with_left(await _outcome(reply, None, meter, ClientGoneError(), self._reading), meter, finds)
 
     async def _pump(self, reply: Reply, exchange: Exchange, call: Call, meter: Meter, length: int | None) -> None:
         """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6).
@@ -229,15 +229,19 @@ def _truncation(meter: Meter) -> UpstreamError | None:
 
 
 async def _outcome(
-    reply: Reply, bytes_down: int, meter: Meter, failure: Exception | None, reading: asyncio.Semaphore
+    reply: Reply, exchange: Exchange | None, meter: Meter, failure: Exception | None, reading: asyncio.Semaphore
 ) -> Outcome:
+    bytes_down = 0 if exchange is None else exchange.bytes_down
     ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
     if reply.status >= 400:
         ending = Ending.REFUSED
     elif meter.failed:
         ending = Ending.UPSTREAM_ERROR
-    if isinstance(meter, StreamMeter) and meter.overflowed:
-        metrics.STREAM_OVERFLOWS.inc(meter.overflowed)
+    if isinstance(meter, StreamMeter):
+        if meter.overflowed:
+            metrics.STREAM_OVERFLOWS.inc(meter.overflowed)
+        if meter.disclosed is not None:
+            tell_disclosed(meter.disclosed, "" if exchange is None else exchange.request_id, reply.status)
     produced, uncounted = await _produced(bytes_down, meter, ending, reading)
     return Outcome(
         ending=ending,
