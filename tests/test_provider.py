@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from sentinel.edges.http import Client
-from sentinel.edges.provider import OpenAI, Patience, Reply
+from sentinel.edges.provider import OpenAI, Opened, Patience, Reply, judged
 from sentinel.edges.provider.upload import Upload
 from sentinel.errors import (
     BadRequestError,
@@ -42,7 +42,7 @@ async def edge(url: str, *, idle_s: float = 10, connections_max: int = 10) -> As
         await one.close()
 
 
-async def ask(one: OpenAI, act: str, patience: Patience = PATIENT) -> Reply:
+async def ask(one: OpenAI, act: str, patience: Patience = PATIENT) -> Opened:
     """The liar's answer to a POST that asks for `act`."""
     body = json.dumps({"act": act}).encode()
     return await one.send("POST", "/chat/completions", b"", ["content-type: application/json"], body, nothing, patience)
@@ -87,6 +87,17 @@ async def test_streams_and_downloads_have_no_total_bound(act: str, body: bytes) 
     """wire.md O1: what moves may go on, longer than any JSON answer may take."""
     async with Liar() as liar, edge(liar.url) as one:
         assert await read(await ask(one, act, QUICK)) == body
+
+
+async def test_what_an_answer_is_decides_how_long_it_may_take() -> None:
+    """Issue 10 §4, wire.md O1: a stream under the label of JSON may go on as long as it moves, JSON under any other may not."""
+    async with Liar() as liar, edge(liar.url) as one:
+        assert await read(await judged(await ask(one, "trickling stream as json", QUICK))) == EVENT * 40 + STREAM
+        reply = await judged(await ask(one, "trickling json as text", QUICK))
+        with pytest.raises(UpstreamTimeoutError):
+            await read(reply)
+        with pytest.raises(UpstreamTimeoutError):
+            await judged(await ask(one, "trickling blanks as text", QUICK))
 
 
 async def test_the_bound_of_json_is_not_that_of_a_stream_s_headers() -> None:

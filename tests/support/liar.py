@@ -167,6 +167,9 @@ class Liar:
             "late json": lambda writer: _trickle(writer, b"", b"", 5, _head_of(b"application/json"), 0),
             "trickle": lambda writer: _trickle(writer, _head_of(b"application/json", 10_000), b" "),
             "trickling stream": lambda writer: _trickle(writer, _head_of(b"text/event-stream"), EVENT, 40, STREAM),
+            "trickling stream as json": lambda writer: _trickle(writer, _head_of(b"application/json"), EVENT, 40, STREAM),
+            "trickling json as text": lambda writer: _trickle(writer, _head_of(b"text/plain"), b'{"a":1}'),
+            "trickling blanks as text": lambda writer: _trickle(writer, _head_of(b"text/plain"), b" "),
             "trickling download": lambda writer: _trickle(writer, _head_of(b"audio/mpeg"), b"\x00\xff", 40),
             "silent in the middle": lambda writer: _trickle(writer, _head_of(b"text/event-stream"), EVENT, 1, b"", 60),
         }
