@@ -4,12 +4,14 @@ A row is a `Shape`: how a client asks, what the provider sends, and whether its 
 figures are random and none that an estimate could find; where it does not, they are what the texts count.
 """
 
+import base64
 import gzip
 import json
 import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Final
 
 from sentinel import vocab
@@ -18,6 +20,8 @@ from sentinel.records import ChatPrompt, Prompt, ResponsesPrompt, TextPrompt
 from tests.support.scripted import DONE
 
 MODEL: Final = "gpt-4o"
+# Whose account it is stands in every error of the provider.
+PROVIDER_ACCOUNT: Final = b"org-AbC123dEf456GhI789jKl012"
 TOKENIZER: Final = Tokenizer.load(vocab.ranks)
 SSE, JSON = "text/event-stream", "application/json"
 CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS = "/chat/completions", "/responses", "/completions", "/embeddings"
@@ -69,7 +73,8 @@ def _same(body: bytes) -> bytes:
 class Shape:
     """One row. `answer` gives the segments of the answer's body, each of which goes out by itself.
 
-    `label` is its content type (empty: none), `tells` whether it says the usage, `hides` whether the client must not see that,
+    `label` is its content type (empty: none), `tells` which side of the usage it tells ("both", "input", "output",
+    or "nothing"), `hides` whether the client must not see that,
     `media_tokens` what it holds besides texts. `ends`: "whole"; "cut", where the provider hangs up after it; "left", where the
     client does. `served` False: the provider refuses, or has no answer, and nothing is billed.
     """
@@ -82,7 +87,7 @@ class Shape:
     headers: dict[str, str] = field(default_factory=dict)
     packs: Callable[[bytes], bytes] = _same
     choices: int = 1
-    tells: bool = True
+    tells: str = "both"
     hides: bool = False
     media_tokens: int = 0
     ends: str = "whole"
@@ -98,8 +103,9 @@ class Shape:
         shapes: dict[str, Prompt] = {CHAT: ChatPrompt(job.messages), RESPONSES: ResponsesPrompt(prompt)}
         job.input_tokens = TOKENIZER.prompt(shapes.get(self.path, TextPrompt([prompt])), MODEL)
         job.output_tokens = sum(TOKENIZER.text(text, MODEL) for text in job.texts) + self.media_tokens
-        if self.tells:
+        if self.tells in {"both", "input"}:
             job.input_tokens += chance.randint(100, 900)
+        if self.tells in {"both", "output"}:
             job.output_tokens += chance.randint(100, 900) if job.said else 0
         return job
 
@@ -150,9 +156,9 @@ def chat(job: Job, usage: Any = "told", **message: Any) -> bytes:
 
 
 def response(job: Job, *items: Any, status: str = "completed", **fields: Any) -> dict[str, Any]:
-    """A response, its usage last."""
+    """A response, its usage last, where `fields` say no other."""
     output = [{"type": "message", "content": [{"type": "output_text", "text": text}]} for text in job.texts]
-    return {"id": f"resp_{job.number:08d}", "status": status, "output": [*items, *output], **fields, "usage": job.usage()}
+    return {"id": f"resp_{job.number:08d}", "status": status, "output": [*items, *output], "usage": job.usage()} | fields
 
 
 def responding(job: Job, *last: bytes) -> list[bytes]:
@@ -179,13 +185,31 @@ def error(_job: Job) -> bytes:
     return typed("error", code="server_error", message="no")
 
 
+@cache
+def _picture(megabytes: int) -> str:
+    return base64.b64encode(random.Random(megabytes).randbytes(megabytes * 2**20 * 3 // 4)).decode()
+
+
+def _painted(megabytes: int) -> dict[str, Any]:
+    return {"type": "image_generation_call", "id": "ig_1", "result": _picture(megabytes)}
+
+
+def _images(megabytes: int) -> list[Any]:
+    return [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_picture(megabytes)}"}, "index": 0}]
+
+
+def _image(job: Job) -> dict[str, Any]:
+    return choice(job, 0) | {"choices": [{"index": 0, "delta": {"images": _images(2)}}]}
+
+
 def _embeddings(job: Job) -> list[bytes]:
     usage = {"prompt_tokens": job.input_tokens, "total_tokens": job.input_tokens}
     return [json.dumps({"object": "list", "data": [{"index": 0, "embedding": [0.5, 0.25]}], "usage": usage}).encode()]
 
 
 def _refusal(code: str) -> Callable[[Job], list[bytes]]:
-    body = {"error": {"message": "No, organization org-1234567890.", "type": "t", "param": None, "code": code}}
+    message = f"No, organization {PROVIDER_ACCOUNT.decode()}."
+    body = {"error": {"message": message, "type": "t", "param": None, "code": code}}
     return lambda _: [json.dumps(body).encode()]
 
 
@@ -198,7 +222,7 @@ OWN_WORDS: Final = {
 _STREAMED: Final = Shape(CHAT, lambda job: told(job, usage_event(job, choices=[])), hides=True)
 _PLAIN: Final = Shape(CHAT, lambda job: [chat(job)], stream=False, label=JSON)
 _RESPONSE: Final = Shape(RESPONSES, lambda job: responding(job, completed(job)))
-_UNTOLD: Final = Shape(CHAT, told, tells=False)
+_UNTOLD: Final = Shape(CHAT, told, tells="nothing")
 _SENTENCE: Final = replace(_PLAIN, served=False, answer=_refusal("x"))
 
 SHAPES: Final[dict[str, Shape]] = {
@@ -221,27 +245,40 @@ SHAPES: Final[dict[str, Shape]] = {
         CHAT,
         lambda job: [b"".join(pieces(job)) + data(choice(job, 0, finish="stop"))],
         choices=2,
-        tells=False,
+        tells="nothing",
         ends="cut",
     ),
     # Ends.
     "no usage": _UNTOLD,
-    "no usage, plain": replace(_PLAIN, answer=lambda job: [chat(job, None)], tells=False),
-    "the provider breaks off": Shape(CHAT, lambda job: [b"".join(pieces(job))], tells=False, ends="cut"),
-    "the client leaves": Shape(CHAT, lambda job: [b"".join(pieces(job))], tells=False, ends="left"),
-    "a response the client leaves": Shape(RESPONSES, responding, tells=False, ends="left"),
+    "no usage, plain": replace(_PLAIN, answer=lambda job: [chat(job, None)], tells="nothing"),
+    "the provider breaks off": Shape(CHAT, lambda job: [b"".join(pieces(job))], tells="nothing", ends="cut"),
+    "the client leaves": Shape(CHAT, lambda job: [b"".join(pieces(job))], tells="nothing", ends="left"),
+    "a response the client leaves": Shape(RESPONSES, responding, tells="nothing", ends="left"),
     "error, then failed in another read": Shape(RESPONSES, lambda job: responding(job, error(job), failed(job))),
     "failed, then error in another read": Shape(RESPONSES, lambda job: responding(job, failed(job), error(job))),
     "completed, then [DONE] in another read": Shape(RESPONSES, lambda job: responding(job, completed(job), DONE)),
     "usage, then [DONE] in another read": replace(
         _STREAMED, answer=lambda job: [told(job)[0], data(usage_event(job, choices=[])), DONE]
     ),
+    "usage, and no end": replace(
+        _STREAMED, answer=lambda job: [b"".join(pieces(job)), data(usage_event(job, choices=[]))], hides=True
+    ),
+    # Usage in every shape.
+    "usage with the last word": Shape(
+        CHAT, lambda job: told(job, choice(job, 0, " end", "stop") | {"usage": job.usage()}, finish=False)
+    ),
+    # What is no text.
+    "a painting, then usage": replace(_RESPONSE, answer=lambda job: responding(job, completed(job, _painted(2)))),
+    "usage, then a painting": replace(
+        _RESPONSE, answer=lambda job: responding(job, completed(job, usage=job.usage(), more=[_painted(2)]))
+    ),
+    "an image and usage": Shape(CHAT, lambda job: told(job, _image(job), usage_event(job, choices=[])), hides=True),
     # Under wrong labels.
     "events as JSON": replace(_STREAMED, label=JSON),
     "events as text": replace(_STREAMED, label="text/plain; charset=utf-8"),
     "events without a label": replace(_STREAMED, label=""),
     "events behind blank lines": replace(
-        _STREAMED, label=JSON, answer=lambda job: [b"\r\n", *told(job, usage_event(job, choices=[]))]
+        _STREAMED, label=JSON, answer=lambda job: [b"\r\n" + b"".join(told(job, usage_event(job, choices=[])))]
     ),
     "a response's events as JSON": replace(_RESPONSE, label=JSON),
     "JSON as text": replace(_PLAIN, label="text/plain"),
@@ -257,8 +294,10 @@ SHAPES: Final[dict[str, Shape]] = {
     # What costs nobody anything.
     "a refusal": replace(_SENTENCE, status=400, down=400),
     "a limit of the provider's": replace(_SENTENCE, status=429, down=429),
+    "an account that cannot pay": replace(_SENTENCE, status=402, down=502),
+    "a quota of the account's": replace(_SENTENCE, answer=_refusal("insufficient_quota"), status=429, down=502),
     "a page": replace(_SENTENCE, answer=lambda _: [b"<!doctype html><p>" + b"busy " * 8_000], label="text/html", down=502),
     "an error before a word": Shape(
-        CHAT, lambda _: [], stream=False, label=JSON, status=500, served=False, down=502, tells=False
+        CHAT, lambda _: [], stream=False, label=JSON, status=500, served=False, down=502, tells="nothing"
     ),
 }
