@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import openai
 import pytest
 import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
 from tests.process.test_streams import SETTINGS, Town
 from tests.support.liar import PAGE
-from tests.support.running import User, make_user
+from tests.support.running import User, make_user, sdk
 from tests.support.scripted import DONE, Asked, Scripted, event, usage
 from tests.test_endings import CREATED, said
 
@@ -291,6 +292,31 @@ async def test_what_has_no_body_by_its_status_or_method_passes(town: Town, http:
             method, f"{town.stack.base_url}/models", headers={"authorization": f"Bearer {user.token}"}
         ) as response:
             assert (response.status, await response.read()) == (200, body)
+
+
+async def test_the_sdk_reads_what_was_labelled_wrongly(town: Town) -> None:
+    """Issue 10 §4: OpenAI's own SDK reads a stream under any label without the usage event, and raises on a bare error."""
+    user = await make_user(town.stack)
+    asked: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES, "extra_body": {"act": "labelled"}}
+    async with sdk(town.stack, user.token) as client:
+        script(town, JSON, [CHAT_STREAM])
+        parts = [part async for part in await client.chat.completions.create(**asked, stream=True)]
+        assert "".join(part.choices[0].delta.content or "" for part in parts) == "ab"
+        script(town, "text/plain", [CHAT])
+        answer = await client.chat.completions.create(**asked)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens == 115
+        script(town, "text/event-stream", [ERROR])
+        with pytest.raises(openai.APIError, match="It broke"):
+            async for _ in await client.chat.completions.create(**asked, stream=True):
+                pass
+        script(town, "text/html", [PAGE])
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(**asked, stream=True)
+        assert caught.value.code == "upstream_not_json"
+    async with asyncio.timeout(10):
+        while await town.bill(user) != (3, 227 + 115, 8):
+            await asyncio.sleep(0.02)
 
 
 async def test_a_page_is_counted(town: Town, http: aiohttp.ClientSession) -> None:
