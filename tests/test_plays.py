@@ -77,7 +77,7 @@ async def response(client: AsyncOpenAI, *, stream: bool) -> Told:
     for _ in EXPECTED:
         if stream:
             async with client.responses.stream(model="gpt-4o", input=items, tools=TOOLS, store=False) as events:
-                answer = await events.get_final_response()
+                answer: Any = await events.get_final_response()
         else:
             answer = await client.responses.create(model="gpt-4o", input=items, tools=TOOLS, store=False)
         calls = [item for item in answer.output if item.type == "function_call"]
@@ -111,6 +111,7 @@ async def test_a_custom_tool_is_called_with_text(simulator: Stack, client: Async
         {"type": "additional_tools", "tools": [{"type": "custom", "name": "exec"}]},
         {"role": "user", "content": "play-3"},
     ]
+    item: Any
     if stream:
         async with client.responses.stream(model="gpt-4o", input=items, store=False) as events:
             seen = [event.delta async for event in events if event.type == "response.custom_tool_call_input.delta"]

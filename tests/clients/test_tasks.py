@@ -21,6 +21,7 @@ from tests.support.running import User, make_user, reconciled
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
+_SETTLED_S = 10.0
 each = pytest.mark.parametrize("task", TASKS, ids=str)
 
 
@@ -85,9 +86,18 @@ async def _done(task: Task, stack: Stack, directories: pytest.TempPathFactory) -
         done = await asyncio.gather(run(task, ours, proxy), run(task, theirs, proxy))
     rows = (await stack.control("provider", "served"))["rows"]
     our_rows, their_rows = ([row for row in rows if row["user"] == names[place.marker]] for place in (ours, theirs))
-    text = stack.child("sentinel").output()[begun:]
-    log = [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
-    return Both(*done, our_rows, their_rows, user, log, outside)
+    return Both(*done, our_rows, their_rows, user, await _log(stack, begun, len(our_rows)), outside)
+
+
+async def _log(stack: Stack, begun: int, requests: int) -> list[dict[str, Any]]:
+    """What Sentinel logged since `begun`, as soon as so many requests have ended in it: bills come after answers."""
+    async with asyncio.timeout(_SETTLED_S):
+        while True:
+            text = stack.child("sentinel").output()[begun:]
+            log = [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+            if sum(line["event"] == "request" for line in log) >= requests:
+                return log
+            await asyncio.sleep(0.05)
 
 
 async def _noted(outside: list[str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -99,11 +109,11 @@ async def _noted(outside: list[str], reader: asyncio.StreamReader, writer: async
 async def test_the_task_is_done(both: Doing, task: Task) -> None:
     """At least three tools are called, the file is changed as the model wanted, all it said is shown, the exit code is 0."""
     done = (await both(task)).ours
-    assert done.code == 0, done.errors
-    assert done.files == AFTER, done.errors
+    assert done.code == 0, done.output
+    assert done.files == AFTER, done.output
     shown = "\n".join(done.said)
     assert [text for text in SAID if text not in shown] == []
-    assert len(done.calls) >= 3, done.errors
+    assert len(done.calls) >= 3, done.output
 
 
 @each

@@ -1,7 +1,6 @@
 """Codex, OpenAI's agent of the command line: the Responses API, streamed, nothing stored."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -68,7 +67,7 @@ def _program(model: str, provider: str) -> Callable[[Place], Program]:
         place.write(".codex/config.toml", config)
         codex = node_packages("codex") / "node_modules" / ".bin" / "codex"
         command = [str(codex), "exec", "--skip-git-repo-check", "--json", f"{place.marker}: {' '.join(QUESTIONS)}"]
-        return Program(command, {"CODEX_API_KEY": place.key, "SHELL": os.environ.get("SHELL", "/bin/sh")})
+        return Program(command, {"CODEX_API_KEY": place.key})
 
     return made
 
