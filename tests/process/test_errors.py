@@ -126,7 +126,7 @@ async def test_a_user_who_is_not_permitted_is_403(stack: Stack) -> None:
         b"[" * 100_000,
         b'{"a":' * 50_000,
         b"\xff\xfe",
-        b'\xef\xbb\xbf{"model":"gpt-4o","messages":[{"role":"user","content":"x"}]}',
+        b'\xef\xbb\xbf\xef\xbb\xbf{"model":"gpt-4o","messages":[{"role":"user","content":"x"}]}',
         b'{"model":"gpt-4o","messages":[{"role":"user","content":"\\ud83d"}]}',
         b'{"model":"gpt-4o","messages":[{"role":"user","content":"\xff"}]}',
         b'{"model":"gpt-4o","messages":[{"role":"user","content":"x"}],"n":1e400}',
@@ -154,7 +154,7 @@ async def test_what_is_not_json_is_400(stack: Stack, user: User, http: aiohttp.C
         ({"stream": "yes"}, "stream"),
         ({"stream": 1}, "stream"),
         ({"max_tokens": -1}, "max_tokens"),
-        ({"n": 0}, "n"),
+        ({"n": -1}, "n"),
     ],
 )
 async def test_a_wrong_parameter_is_named(
