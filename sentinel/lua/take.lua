@@ -70,14 +70,15 @@ end
 
 local function sample() return redis.call('HRANDFIELD', KEYS[1], 2 * items_max, 'WITHVALUES') end
 
-local sums = sample()
-if redis.call('EXISTS', KEYS[4]) == 1 and rename(sums) then sums = sample() end
+local sums, renamed = sample(), redis.call('EXISTS', KEYS[4]) == 1
+if renamed and rename(sums) then sums = sample() end
 local items, period, format = {}, nil, nil
 for at = 1, #sums, 2 do
   if #items == items_max or (format == 'per_limit' and #items == PER_LIMIT_ITEMS_MAX) then break end
   local field = sums[at]
   local item = cjson.decode(field)
-  local external_id, email = present(KEYS[4], item[1], item[2])
+  local external_id, email = item[1], item[2]
+  if renamed then external_id, email = present(KEYS[4], external_id, email) end
   local left, any = {}, false
   for number in string.gmatch(sums[at + 1], '-?%d+') do
     number = tonumber(number)
