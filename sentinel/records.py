@@ -157,10 +157,31 @@ class Call(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True):
-    """Tokens of one answer."""
+    """Tokens of one answer; 0 where the provider named none for that side. `derived`: one is the total less the other."""
 
     input_tokens: int
     output_tokens: int
+    derived: bool = False
+
+
+# Of an answer that is given again.
+NO_TOKENS = Usage(0, 0)
+
+
+class Produced(Struct, frozen=True):
+    """What was produced that no usage covers.
+
+    `texts` are one per choice and field (wire.md L1), `bytes_uncounted` what was read of them past the cap (counted as
+    bytes / 4, wire.md L4), `media_tokens` what was shown beside them. `unread_bytes` may have been text, but nobody read them.
+    """
+
+    texts: Sequence[str] = ()
+    bytes_uncounted: int = 0
+    media_tokens: int = 0
+    unread_bytes: int = 0
+
+
+NOTHING_PRODUCED = Produced()
 
 
 class Remaining(Struct, frozen=True):
@@ -224,17 +245,15 @@ class Outcome(Struct, frozen=True):
     """What happened upstream, and what is known of its cost.
 
     `started` says that the provider may have begun to work (the request was sent). `usage` is the provider's own figure;
-    `produced` holds the texts that came after it, all of them where it is None (one per choice and field, wire.md L1), and
-    `produced_bytes_uncounted` the bytes past the cap that were not kept (counted as bytes / 4, wire.md L4). `left` holds the
-    ids the answer names, by the paths of `Call.leaves`; `unfinished` says that the work goes on after it (wire.md P3).
+    `produced` is what came after it, everything where it is None or has no output. `left` holds the ids the answer names, by
+    the paths of `Call.leaves`; `unfinished` says that the work goes on after it (wire.md P3).
     """
 
     ending: Ending
     status: int
     started: bool
     usage: Usage | None = None
-    produced: Sequence[str] = ()
-    produced_bytes_uncounted: int = 0
+    produced: Produced = NOTHING_PRODUCED
     bytes_down: int = 0
     upstream_request_id: str = ""
     left: Mapping[str, Sequence[str]] = {}

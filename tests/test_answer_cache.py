@@ -9,7 +9,7 @@ import pytest
 
 from sentinel.edges.ledger import Ledger
 from sentinel.edges.provider import OpenAI, Reply
-from sentinel.records import Call, Ending, Hold, Origin, Outcome, Usage
+from sentinel.records import Call, Ending, Hold, Origin, Outcome, Produced, Usage
 from sentinel.stages.answer_cache import AnswerCache, unpriced
 from tests.support.liar import HELLO, Liar
 from tests.support.redis_server import RedisServer, redis_server
@@ -118,6 +118,6 @@ async def test_without_redis_there_is_no_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [Ending.SUCCESS, Ending.CLIENT_CLOSED])
 def test_a_kept_answer_costs_no_tokens(ending: Ending) -> None:
     """Design §5: the truth of a hit is nought, however much of it the client took."""
-    outcome = Outcome(ending, 200, started=True, usage=None, produced=("text",), produced_bytes_uncounted=7)
+    outcome = Outcome(ending, 200, started=True, usage=None, produced=Produced(("text",), 7))
     free = unpriced(outcome)
-    assert (free.usage, tuple(free.produced), free.produced_bytes_uncounted, free.ending) == (Usage(0, 0), (), 0, ending)
+    assert (free.usage, free.produced, free.ending) == (Usage(0, 0), Produced(), ending)

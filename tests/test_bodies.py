@@ -10,30 +10,30 @@ from sentinel.records import Dialect, Usage
 from tests.support.metering import Seen, run
 
 FIGURES = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-LONG = "x" * 3000
+LONG = "x " * 50_000
 
 
-def over(body: bytes, chunk_bytes: int = 100, dialect: Dialect = Dialect.CHAT) -> Seen:
+def over(body: bytes, chunk_bytes: int = 1000, dialect: Dialect = Dialect.CHAT) -> Seen:
     """What is seen of a body that is too large to keep."""
     meter = BodyMeter(dialect, names=True, kept_bytes_max=1000)
     return run(meter, [body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)])
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>bad gateway</html>", b'{"choices":[{"mess', b"[]", b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"<html>bad gateway</html>", b"[]", b"\xff"])
 def test_body_that_is_no_json(body: bytes) -> None:
-    """A body that is broken off or no JSON passes unchanged and is measured in bytes (wire.md E5, L4)."""
-    seen = Seen(body, None, [], len(body), "", False, False, False, False)
+    """A body that is no JSON passes unchanged, and is known to be unread (wire.md E5, L4)."""
+    seen = Seen(body, None, [], 0, "", False, False, False, False, unread=len(body))
     assert seen == run(BodyMeter(Dialect.CHAT, names=True), [body])
 
 
-@pytest.mark.parametrize("chunk_bytes", [7, 64, 5000])
+@pytest.mark.parametrize("chunk_bytes", [61, 5000, 200_000])
 def test_body_over_the_cap(chunk_bytes: int) -> None:
     """wire.md L4, U9: a body too large to keep still gives the usage at its end, and never a nested one."""
     whole = {"choices": [{"text": LONG}], "usage": FIGURES, "service_tier": "default"}
     body = json.dumps(whole).encode()
     assert over(body, chunk_bytes) == Seen(body, Usage(3, 2), [], 0, "", False, True, False, False)
     nested = json.dumps({"choices": [{"text": LONG}], "x": {"usage": FIGURES}}).encode()
-    assert over(nested, chunk_bytes) == Seen(nested, None, [], len(nested), "", False, False, False, False)
+    assert over(nested, chunk_bytes) == Seen(nested, None, [], 0, "", False, False, False, False, unread=len(nested))
 
 
 def test_usage_before_metadata_that_names_usage() -> None:
@@ -112,11 +112,12 @@ def test_what_is_no_json_for_one_decoder_is_for_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "uncounted"), [(Dialect.CHAT, 300), (Dialect.RESPONSES, 300), (Dialect.EVENTS, 0), (Dialect.NONE, 0)]
+    ("dialect", "unread"), [(Dialect.CHAT, 300), (Dialect.RESPONSES, 300), (Dialect.EVENTS, 0), (Dialect.NONE, 0)]
 )
-def test_other_content_counts_where_text_was_asked_for(dialect: Dialect, uncounted: int) -> None:
-    """wire.md U11, L4: an answer to a chat that nobody can read is measured in bytes; audio and files are not text."""
-    assert run(PassMeter(dialect), [b"\x00\xff" * 150]).uncounted == uncounted
+def test_other_content_is_unread_where_text_was_asked_for(dialect: Dialect, unread: int) -> None:
+    """wire.md U11: an answer to a chat that nobody can read is known to be unread, and no text; audio and files are neither."""
+    seen = run(PassMeter(dialect), [b"\x00\xff" * 150])
+    assert (seen.texts, seen.uncounted, seen.unread) == ([], 0, unread)
 
 
 @pytest.mark.parametrize("meter", [PassMeter(), BodyMeter(Dialect.EVENTS, kept_bytes_max=1 << 16)], ids=["other", "json"])

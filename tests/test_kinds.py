@@ -225,7 +225,7 @@ async def test_a_bare_error_reaches_who_asked_for_events(
         said = [event for event in told_events if event and event != b"[DONE]"]
         assert [json.loads(event) for event in said] == [ERROR]
         assert (down.whole, down.outcome.ending) == (True, Ending.UPSTREAM_ERROR)
-        assert (down.outcome.usage, list(down.outcome.produced)) == (None, [])
+        assert (down.outcome.usage, list(down.outcome.produced.texts)) == (None, [])
         assert down.body.endswith(sse.DONE) is (dialect is Dialect.CHAT)
 
 

@@ -8,7 +8,7 @@ import pytest
 from sentinel.protocol import sse
 from sentinel.protocol.bodies import BodyMeter
 from sentinel.protocol.meter import StreamMeter
-from sentinel.records import Dialect, Usage
+from sentinel.records import Dialect, Produced, Usage
 from tests.support.metering import run
 
 
@@ -40,31 +40,97 @@ def test_neighbours_of_the_usage_event_survive() -> None:
     assert meter.usage == Usage(3, 2)
 
 
+def choice(**fields: Any) -> dict[str, Any]:
+    """A choice of a usage event."""
+    return {"index": 0} | fields
+
+
+def usage_event(**fields: Any) -> bytes:
+    """An event with usage and nothing but what is given."""
+    return b"data: " + json.dumps({"id": "c1", "usage": FIGURES} | fields).encode() + b"\n\n"
+
+
+SAYS_NOTHING: list[Any] = [
+    [],
+    None,
+    [choice()],
+    [choice(delta={}, finish_reason=None)],
+    [choice(delta={"content": ""}, finish_reason=None, logprobs=None)],
+    [choice(delta={"content": None, "tool_calls": []}, finish_reason="", logprobs={"content": []})],
+    [choice(delta={"role": "assistant", "content": ""}, finish_reason=None, native_finish_reason=None)],
+    [choice(delta=None, message=None, finish_reason=None)],
+    [choice(text="", logprobs=None, finish_reason=None)],
+    [choice(delta={}), {"index": 1, "delta": {"content": ""}}],
+]
+SAYS_SOMETHING: list[Any] = [
+    [choice(delta={"content": "end"}, finish_reason=None)],
+    [choice(delta={}, finish_reason="stop")],
+    [choice(delta={"reasoning": "hm"})],
+    [choice(delta={"tool_calls": [{"index": 0}]})],
+    [choice(delta={"images": [{"image_url": {"url": "data:"}}]})],
+    [choice(delta={}, logprobs={"content": [{"token": "a"}]})],
+    [choice(delta={}, content_filter_results={"hate": {"filtered": False}})],
+    [choice(text="end", finish_reason=None)],
+    [choice(delta={}), {"index": 1, "delta": {}, "finish_reason": "stop"}],
+    [choice(delta={}), {"index": 1, "delta": {"role": "assistant"}}],
+    ["odd"],
+    "odd",
+]
+# What vendors put beside it.
+BESIDE: list[dict[str, Any]] = [
+    {},
+    {"obfuscation": "x", "system_fingerprint": None, "service_tier": "default", "provider": "a"},
+    {"error": None, "prompt_filter_results": []},
+    {"prompt_filter_results": [{"prompt_index": 0}]},
+    {"provider_metadata": {"gateway": {"cost": "0.00002"}}, "cost": 2e-05},
+    {"x_groq": {"id": "r", "usage": FIGURES}},
+    {"citations": ["https://example.org"]},
+    {"object": "chat.completion.chunk", "created": 1, "model": "m", "latency_ms": 7, "x": {"choices": [1]}},
+]
+
+
+@pytest.mark.parametrize("beside", BESIDE, ids=range(len(BESIDE)))
+@pytest.mark.parametrize("choices", SAYS_NOTHING, ids=range(len(SAYS_NOTHING)))
+def test_the_usage_event_is_hidden_in_every_shape(choices: Any, beside: dict[str, Any]) -> None:
+    """wire.md U5, issue 10.6: usage and no choice with content is the event Sentinel asked for, whatever else it carries."""
+    event = usage_event(choices=choices, **beside)
+    assert StreamMeter(Dialect.CHAT, usage_hidden=True).feed(WORD + event + WORD) == WORD + WORD
+    assert StreamMeter(Dialect.CHAT, usage_hidden=False).feed(WORD + event) == WORD + event
+
+
+@pytest.mark.parametrize("beside", BESIDE, ids=range(len(BESIDE)))
+@pytest.mark.parametrize("choices", SAYS_SOMETHING, ids=range(len(SAYS_SOMETHING)))
+def test_usage_with_content_goes_down(choices: Any, beside: dict[str, Any]) -> None:
+    """wire.md U7, issue 10.6: what a client needs goes down unchanged, and its usage is read nevertheless."""
+    meter = StreamMeter(Dialect.CHAT, usage_hidden=True)
+    event = usage_event(choices=choices, **beside)
+    assert meter.feed(WORD + event) == WORD + event
+    assert meter.usage == Usage(3, 2)
+
+
 @pytest.mark.parametrize(
     ("event", "hidden"),
     [
-        (USAGE, True),
+        (b'data: {"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n', True),
         (chunk(usage={}), True),
-        (chunk(usage=FIGURES, obfuscation="x", system_fingerprint=None, service_tier="default"), True),
-        (chunk(usage=FIGURES, error=None, prompt_filter_results=[]), True),
         (chunk(usage=FIGURES | {"cost": 2e-05, "market_cost": 2e-05, "gateway_cost": 0, "video_tokens": 0}), True),
         (chunk(usage=FIGURES | {"provider_metadata": {"gateway": {"cost": "0.00002"}}}), True),
-        (chunk(usage=FIGURES, provider_metadata={"gateway": {"cost": "0.00002"}}), False),
-        (chunk(usage=FIGURES, prompt_filter_results=[{"prompt_index": 0}]), False),
-        (chunk(usage=FIGURES, citations=["https://example.org"]), False),
         (chunk(usage=FIGURES, error={"message": "late"}), False),
-        (chunk({}, usage=FIGURES), False),
-        (chunk({"content": "end"}, usage=FIGURES), False),
         (chunk(usage=None), False),
-        (b'data: {"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n', False),
-        (b'data: {"choices":null,"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n', False),
+        (chunk(usage=[1]), False),
         (chunk(x_groq={"usage": FIGURES}), False),
     ],
 )
-def test_hidden_only_where_usage_stands_alone(event: bytes, hidden: bool) -> None:
-    """wire.md U5, U7, U9: an event is dropped only if choices is [], usage is an object, and it carries nothing else."""
+def test_hidden_only_where_usage_stands(event: bytes, hidden: bool) -> None:
+    """wire.md U5, U9: an event without usage at its top level is not the injected one, nor is an error."""
     assert StreamMeter(Dialect.CHAT, usage_hidden=True).feed(WORD + event) == WORD + (b"" if hidden else event)
     assert StreamMeter(Dialect.CHAT, usage_hidden=False).feed(WORD + event) == WORD + event
+
+
+def test_the_first_role_is_not_hidden() -> None:
+    """wire.md U8: where every chunk has usage, the first one tells the role, which SDKs miss; a later one is the extra one."""
+    first = usage_event(choices=[choice(delta={"role": "assistant", "content": ""}, finish_reason=None)])
+    assert StreamMeter(Dialect.CHAT, usage_hidden=True).feed(first + WORD + first) == first + WORD
 
 
 @pytest.mark.parametrize(
@@ -74,18 +140,27 @@ def test_hidden_only_where_usage_stands_alone(event: bytes, hidden: bool) -> Non
         ({"prompt_tokens": 3.0, "completion_tokens": "2", "cost": 0.1, "video_tokens": None}, Usage(3, 2)),
         ({"prompt_tokens": 3, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 9}}, Usage(3, 9)),
         ({"input_tokens": 3, "output_tokens": 2}, Usage(3, 2)),
-        ({"prompt_tokens": 3, "total_tokens": 5}, Usage(3, 2)),
-        ({"prompt_tokens": 3, "total_tokens": 2}, None),
+        ({"prompt_tokens": 3, "total_tokens": 5}, Usage(3, 2, derived=True)),
+        ({"completion_tokens": 2, "total_tokens": 5}, Usage(3, 2, derived=True)),
+        ({"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 5}, Usage(3, 2, derived=True)),
+        ({"prompt_tokens": 0, "completion_tokens": 2, "total_tokens": 5.0}, Usage(3, 2, derived=True)),
+        ({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 99}, Usage(3, 2)),
+        ({"prompt_tokens": 3, "total_tokens": 3}, Usage(3, 0)),
+        ({"prompt_tokens": 3, "total_tokens": 2}, Usage(3, 0)),
         ({"prompt_tokens": 3, "completion_tokens": 0}, Usage(3, 0)),
+        ({"prompt_tokens": 0, "completion_tokens": 2}, Usage(0, 2)),
         ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, None),
-        ({"prompt_tokens": -1, "completion_tokens": 2}, None),
-        ({"prompt_tokens": 3, "completion_tokens": -2, "total_tokens": 5}, None),
-        ({"prompt_tokens": 3, "completion_tokens": float("nan")}, None),
-        ({"prompt_tokens": 3, "completion_tokens": float("inf")}, None),
-        ({"prompt_tokens": 3, "completion_tokens": 10**30}, None),
-        ({"prompt_tokens": True, "completion_tokens": 2}, None),
-        ({"prompt_tokens": "many", "completion_tokens": 2}, None),
-        ({"completion_tokens": 2}, None),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 5}, None),
+        ({"total_tokens": 5}, None),
+        ({"prompt_tokens": -1, "completion_tokens": 2}, Usage(0, 2)),
+        ({"prompt_tokens": 3, "completion_tokens": -2, "total_tokens": 5}, Usage(3, 2, derived=True)),
+        ({"prompt_tokens": 3, "completion_tokens": float("nan")}, Usage(3, 0)),
+        ({"prompt_tokens": 3, "completion_tokens": float("inf")}, Usage(3, 0)),
+        ({"prompt_tokens": 3, "completion_tokens": 10**30}, Usage(3, 0)),
+        ({"prompt_tokens": True, "completion_tokens": 2}, Usage(0, 2)),
+        ({"prompt_tokens": "many", "completion_tokens": 2}, Usage(0, 2)),
+        ({"completion_tokens": 2}, Usage(0, 2)),
+        ({"prompt_tokens": -1}, None),
         ({}, None),
         ([1], None),
         ("none", None),
@@ -101,10 +176,31 @@ def test_figures_are_read_with_tolerance(figures: Any, usage: Usage | None) -> N
 
 
 def test_bad_usage_does_not_replace_good() -> None:
-    """wire.md U8, U11: the last usable usage wins."""
+    """wire.md U8, U11: the last usable figure of each side wins."""
     meter = StreamMeter(Dialect.CHAT, usage_hidden=False)
     meter.feed(USAGE + chunk(usage={"prompt_tokens": 3, "completion_tokens": 4}) + chunk(usage={"prompt_tokens": -1}))
     assert meter.usage == Usage(3, 4)
+    meter.feed(chunk(usage={"prompt_tokens": 0, "completion_tokens": 5}) + chunk(usage={"prompt_tokens": 9}))
+    assert meter.usage == Usage(9, 5)
+
+
+def test_each_side_in_an_event_of_its_own() -> None:
+    """Issue 10.5: a provider may tell the input in its first event and the output in its last; together they are whole."""
+    early, late = chunk({"content": ""}, usage={"prompt_tokens": 3}), chunk(usage={"completion_tokens": 2})
+    seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True), [early, WORD, late])
+    assert (seen.usage, seen.texts) == (Usage(3, 2), [])
+
+
+@pytest.mark.parametrize("figures", [{"prompt_tokens": 3, "completion_tokens": 0}, {"prompt_tokens": 3}])
+def test_usage_without_output_covers_no_text(figures: Any) -> None:
+    """Issue 10.5: where the output is 0 or missing what was said is still known, however the usage came; else nothing was."""
+    for chunks in ([WORD, chunk(usage=figures)], [WORD + chunk({"content": ""}, usage=figures)]):
+        assert run(StreamMeter(Dialect.CHAT, usage_hidden=True), chunks)[1:3] == (Usage(3, 0), ["word"])
+    assert run(StreamMeter(Dialect.CHAT, usage_hidden=True), [chunk({"content": ""}), chunk(usage=figures)]).texts == []
+    body = {"choices": [{"message": {"content": "word"}}], "usage": figures}
+    assert run(BodyMeter(Dialect.CHAT), [json.dumps(body).encode()])[1:3] == (Usage(3, 0), ["word"])
+    embeddings = {"data": [{"embedding": [0.5]}], "usage": figures}
+    assert run(BodyMeter(Dialect.EVENTS), [json.dumps(embeddings).encode()])[1:3] == (Usage(3, 0), [])
 
 
 def test_spaces_around_the_colon() -> None:
@@ -181,12 +277,12 @@ def test_overflowed_event_is_closed(rest: bytes) -> None:
 
 
 def test_overflow_is_counted_and_harmless() -> None:
-    """wire.md S7: an oversized event passes unread, its bytes are counted, and usage behind it is still found and hidden."""
-    huge = chunk({"content": "x" * 500})
+    """wire.md S7: an oversized event passes before it is whole, is read, and usage behind it is still found and hidden."""
+    huge = chunk({"content": "x " * 250})
     pieces = [huge[at : at + 64] for at in range(0, len(huge), 64)]
     meter = StreamMeter(Dialect.CHAT, usage_hidden=True, tail_bytes_max=256)
     seen = run(meter, [WORD, *pieces])
-    assert (WORD + huge, ["word"], len(huge)) == (seen.downstream, seen.texts, seen.uncounted)
+    assert (WORD + huge, ["word" + "x " * 250], 0) == (seen.downstream, seen.texts, seen.uncounted)
     assert meter.overflowed == 1
     assert meter.feed(WORD) == WORD
     seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True, tail_bytes_max=256), [WORD, *pieces, USAGE, sse.DONE])
@@ -253,4 +349,4 @@ def test_past_the_cap_texts_are_only_measured() -> None:
     seen = run(meter, [WORD] * 5 + [finish])
     assert (seen.texts, seen.uncounted, seen.finished) == (["word" * 3], 4 * 2 + 2, True)
     meter.feed(USAGE)
-    assert meter.produced() == ([], 0)
+    assert meter.produced() == Produced(texts=[])

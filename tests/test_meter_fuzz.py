@@ -125,9 +125,9 @@ def test_bounds_are_kept(stream: bytes, places: list[int], dialect: Dialect, tai
         down += len(meter.feed(chunk))
         assert fed - down <= tail_bytes_max
     meter.finish()
-    texts, uncounted = meter.produced()
-    assert sum(len(text) for text in texts) <= kept_bytes_max
-    assert uncounted >= 0
+    said = meter.produced()
+    assert sum(len(text) for text in said.texts) <= kept_bytes_max
+    assert min(said.bytes_uncounted, said.media_tokens, said.unread_bytes) >= 0
     assert isinstance(meter.failure("x", "server_error", None) + meter.ending(), bytes)
 
 

@@ -146,7 +146,7 @@ async def test_a_clean_end_too_early_is_told(name: str) -> None:
     down = await copy(Answer(EVENTS, [read(name)]), call(cases.dialect(name)))
     assert b"upstream_truncated" in down.body
     assert down.outcome.ending is Ending.TRUNCATED
-    assert list(down.outcome.produced) == STREAMS[name].texts
+    assert down.outcome.produced.texts == STREAMS[name].texts
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream asked for", "none asked for"])
@@ -241,7 +241,7 @@ async def test_other_content_breaks_off_short() -> None:
 async def test_the_usage_of_a_failed_response_is_its_bill() -> None:
     """wire.md P1, F4: a response that failed is an error, and what the provider counted for it is known."""
     down = await copy(Answer(EVENTS, [read("responses/failed_with_usage.sse")]), call(Dialect.RESPONSES))
-    assert (down.outcome.ending, down.outcome.usage, down.outcome.produced) == (Ending.UPSTREAM_ERROR, Usage(33, 4), [])
+    assert (down.outcome.ending, down.outcome.usage, down.outcome.produced.texts) == (Ending.UPSTREAM_ERROR, Usage(33, 4), [])
 
 
 CHUNKS = [event + b"\n\n" for event in read("chat/chat_usage.sse").split(b"\n\n")[:-1]]
@@ -263,7 +263,7 @@ async def test_reading_on_has_bounds() -> None:
     """At most so much is read, so long, and nothing once the worker closes; what was produced until then is known."""
     small = ReadOn(answers_max=1, timeout_s=5, bytes_max=1)
     down = await copy(Answer(EVENTS, CHUNKS), call(Dialect.CHAT), small, parts_taken=1)
-    assert (down.outcome.usage, len(down.outcome.produced)) == (None, 1)
+    assert (down.outcome.usage, len(down.outcome.produced.texts)) == (None, 1)
 
     class Endless(Answer):
         async def read(self) -> bytes:

@@ -150,7 +150,7 @@ def test_error_event() -> None:
 
 def test_typed_error_event() -> None:
     """wire.md F5: it is OpenAI's own `error` event with all its keys, and carries an `error` object; ASCII, one whole event."""
-    event = sse.typed_error_event('broke "off"\n\ud83d', "server_error", "upstream_error", 7)
+    event = sse.typed_error_event('broke "off"\n\ud83d', "server_error", "upstream_error", b'{"sequence_number": 7}')
     assert [event] == sse.events(event)
     said = json.loads(sse.payload(event))
     error = said.pop("error")

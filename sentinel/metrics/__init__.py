@@ -83,7 +83,9 @@ UPSTREAM_REFUSALS: Final = _counts(
     "Answers by which the provider refused this deployment: its key, or its account.",
     ["reason"],
 )
-STREAM_OVERFLOWS: Final = _count("sentinel_stream_overflows_total", "Events too long to be read, passed on unread.")
+STREAM_OVERFLOWS: Final = _count(
+    "sentinel_stream_overflows_total", "Events too long to be held, passed on before they were whole."
+)
 UPSTREAM_RETRIES: Final = _counts("sentinel_upstream_retries_total", "Requests sent to the provider again.", ["reason"])
 OBJECTS_UNOWNED: Final = _count(
     "sentinel_objects_unowned_total", "Objects made at the provider whose owner could not be noted."

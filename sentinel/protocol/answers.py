@@ -13,11 +13,8 @@ from sentinel.records import Usage
 # Far above any context window; a larger figure is a fault of the provider, and must not empty a caller's quota.
 TOKENS_MAX: Final = 2**31
 
-# OpenAI's own envelope of a chunk, and `provider`, which aggregators add: nothing that an application would miss.
-_ENVELOPE: Final = frozenset(
-    ("id", "object", "created", "model", "service_tier", "system_fingerprint", "obfuscation", "provider", "choices", "usage")
-)
 _ID_CHARACTERS_MAX: Final = 256
+_EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
 
 
 class Figures(msgspec.Struct):
@@ -99,25 +96,31 @@ def _decode_leniently(text: bytes) -> Any:
 def read_usage(figures: Figures | None) -> Usage | None:
     """The provider's figures, or None where they cannot be used (wire.md U10).
 
-    A missing output is the total less the input. Zero for everything is no figure but a place-holder (wire.md U11): every
-    prompt has a token. Details such as reasoning tokens are part of the output and never added.
+    A side that is missing, absurd or 0 is the total less the other, or else 0, which whoever makes the bill judges. Zero for
+    everything is no figure but a place-holder (wire.md U11). Details such as reasoning tokens are part of the output and never
+    added.
     """
     if figures is None:
         return None
     # Some providers give both names, one of them null.
     given = figures.input_tokens if figures.prompt_tokens is None else figures.prompt_tokens
     produced = figures.output_tokens if figures.completion_tokens is None else figures.completion_tokens
-    if type(given) is int and type(produced) is int and 0 < given <= TOKENS_MAX and 0 <= produced <= TOKENS_MAX:
+    if type(given) is int and type(produced) is int and 0 < given <= TOKENS_MAX and 0 < produced <= TOKENS_MAX:
         return Usage(given, produced)
-    input_tokens, output_tokens = _tokens(given), _tokens(produced)
-    if input_tokens is None:
+    input_tokens, output_tokens, total = _tokens(given), _tokens(produced), _tokens(figures.total_tokens)
+    if not input_tokens and not output_tokens:
         return None
-    if produced is None:
-        total = _tokens(figures.total_tokens)
-        output_tokens = total - input_tokens if total is not None and total >= input_tokens else None
-    if output_tokens is None or input_tokens + output_tokens == 0:
-        return None
-    return Usage(input_tokens, output_tokens)
+    if (input_tokens and output_tokens) or total <= input_tokens + output_tokens:
+        return Usage(input_tokens, output_tokens)
+    return Usage(input_tokens or total - output_tokens, output_tokens or total - input_tokens, derived=True)
+
+
+def latest(before: Usage | None, usage: Usage) -> Usage:
+    """The last figure of each side (wire.md U8): some providers tell one of them early, and none tells a 0 in its place."""
+    if before is None or (usage.input_tokens and usage.output_tokens):
+        return usage
+    sides = (usage.input_tokens or before.input_tokens, usage.output_tokens or before.output_tokens)
+    return Usage(*sides, derived=before.derived or usage.derived)
 
 
 def read_usage_of_models(usages: Any) -> Usage | None:
@@ -128,26 +131,46 @@ def read_usage_of_models(usages: Any) -> Usage | None:
     return Usage(sum(usage.input_tokens for usage in read), sum(usage.output_tokens for usage in read)) if read else None
 
 
-def _tokens(figure: Any) -> int | None:
-    """A count that may come as an integer, a float or a string of either."""
+def _tokens(figure: Any) -> int:
+    """A count that may come as an integer, a float or a string of either; 0 where it is none."""
     if isinstance(figure, bool) or not isinstance(figure, int | float | str):
-        return None
+        return 0
     if isinstance(figure, str):
         try:
             figure = float(figure)
         except ValueError:
-            return None
+            return 0
     # NaN fails every comparison.
-    return int(figure) if 0 <= figure <= TOKENS_MAX else None
+    return int(figure) if 0 <= figure <= TOKENS_MAX else 0
 
 
 def is_usage_alone(fields: dict[str, Any]) -> bool:
-    """Whether a chunk carries usage and nothing else (wire.md U5): no choices, and beside its envelope only empty fields.
+    """Whether a chunk is there for its usage (wire.md U5): no choice in it says anything, and it is no error.
 
-    What stands inside the usage is a part of it, whatever a vendor adds there (Vercel: `cost`, `market_cost`, wire.md U10).
+    Whatever a vendor adds to it, inside the usage or beside it, came because usage was asked for, and goes with it.
     """
-    if fields.get("choices") != [] or not isinstance(fields.get("usage"), dict):
+    if not isinstance(fields.get("usage"), dict) or fields.get("error"):
         return False
-    if fields.keys() <= _ENVELOPE:
-        return True
-    return all(name in _ENVELOPE or field in (None, [], {}) for name, field in fields.items())
+    choices = fields.get("choices")
+    return not choices or (isinstance(choices, list) and all(map(_is_silent, choices)))
+
+
+def greets(fields: dict[str, Any]) -> bool:
+    """Whether a choice in a chunk has its role: in the first one of a stream SDKs look for whose words follow."""
+    return any(isinstance(delta := choice.get("delta"), dict) and "role" in delta for choice in fields.get("choices") or ())
+
+
+def _is_silent(choice: Any) -> bool:
+    """Whether a choice has but its number: no word, no reason to end, no judgement of a filter. A role is no word, but that of
+    a second choice may be its first.
+    """
+    if not isinstance(choice, dict):
+        return False
+    role = "" if choice.get("index") else "role"
+    return all(name == "index" or _is_empty(value, role) for name, value in choice.items())
+
+
+def _is_empty(value: Any, but: str) -> bool:
+    if isinstance(value, dict):
+        return all(inner in _EMPTY or name == but for name, inner in value.items())
+    return value in _EMPTY

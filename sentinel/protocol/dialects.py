@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sentinel.protocol import sse
-from sentinel.protocol.answers import Head, decode, decode_head, is_usage_alone, read_usage, read_usage_of_models
+from sentinel.protocol.answers import Head, decode, decode_head, greets, is_usage_alone, read_usage, read_usage_of_models
 from sentinel.protocol.texts import Texts, read_choices, read_response
 from sentinel.records import Dialect, Usage
 
@@ -35,8 +35,9 @@ _PARTS: Final = frozenset(("thread.message", "thread.run.step"))
 class Reading(Struct, frozen=True):
     """What one event, or one plain body, says beside its text.
 
-    `ends` says that no client reads further, `fails` that it is an error, `alone` that it holds usage and nothing else
-    (wire.md U5). `unfinished` says whether the provider still works on the object; None where nothing is said of it.
+    `ends` says that no client reads further, `fails` that it is an error, `alone` that it is there for its usage (wire.md U5),
+    `greets` that beside it a choice has its role. `unfinished` says whether the provider still works on the object; None where
+    nothing is said of it.
     """
 
     usage: Usage | None = None
@@ -44,6 +45,7 @@ class Reading(Struct, frozen=True):
     ends: bool = False
     fails: bool = False
     alone: bool = False
+    greets: bool = False
     unfinished: bool | None = None
 
 
@@ -55,7 +57,8 @@ class Grammar(NamedTuple):
 
     `read_body` reads a plain answer. `say` adds the text of an event or a body, and is None where no text is counted.
     `needs_end` says that a stream which merely stops is not whole (wire.md F2). `tail_bytes_max` bounds an event that is
-    still to be read (wire.md S7).
+    held until it is whole (wire.md S7). `holder` is the member of an event that holds the object with the usage, where it is
+    not the event itself.
     """
 
     mark: bytes
@@ -66,6 +69,14 @@ class Grammar(NamedTuple):
     say: Callable[[dict[str, Any], Texts], None] | None
     needs_end: bool
     tail_bytes_max: int = sse.TAIL_BYTES_MAX
+    holder: str = ""
+
+    def may_speak(self, fields: dict[str, Any]) -> bool:
+        """Whether there may be text in what is not known of an answer, or of an event, of which `fields` are."""
+        if self.say is None or "choices" in fields or "output" in fields:
+            return False
+        kind = fields.get("type")
+        return not isinstance(kind, str) or kind.endswith(".delta")
 
 
 def _read_chat(said: bytes) -> Reading:
@@ -75,8 +86,9 @@ def _read_chat(said: bytes) -> Reading:
     if head is None:
         return NOTHING
     # All of a chunk is looked at only where there is usage that might be alone in it.
-    alone = head.usage is not None and is_usage_alone(decode(said) or {})
-    return Reading(read_usage(head.usage), head.name, fails=_fails(head), alone=alone)
+    fields = {} if head.usage is None else decode(said) or {}
+    alone = bool(fields) and is_usage_alone(fields)
+    return Reading(read_usage(head.usage), head.name, fails=_fails(head), alone=alone, greets=alone and greets(fields))
 
 
 def _read_body(head: Head) -> Reading:
@@ -165,8 +177,23 @@ GRAMMARS: Final = {
         say=read_response,
         needs_end=True,
         tail_bytes_max=_TAIL_BYTES_MAX_IMAGES,
+        holder="response",
     ),
     Dialect.EVENTS: _EVENTS,
     Dialect.MEDIA: _EVENTS,
-    Dialect.NONE: Grammar(b'"response"', _ANYTHING, END_MARK, _read_unread, _read_unread_body, say=None, needs_end=False),
+    Dialect.NONE: Grammar(
+        b'"response"', _ANYTHING, END_MARK, _read_unread, _read_unread_body, say=None, needs_end=False, holder="response"
+    ),
 }
+
+
+def failure(dialect: Dialect, message: str, type: str, code: str | None, before: bytes) -> bytes:  # noqa: A002  its own name
+    """The end of a stream that broke off behind `before`, as both SDKs raise it.
+
+    Chat gets wire.md F1 and its `[DONE]`. Every other stream that OpenAI documents is one of typed events, also what is not
+    metered (a response streamed again): those get F5, whose `error` object holds all that F1 says, and no `[DONE]`, which they
+    have not.
+    """
+    if dialect is Dialect.CHAT:
+        return sse.error_event(message, type, code) + sse.DONE
+    return sse.typed_error_event(message, type, code, before)

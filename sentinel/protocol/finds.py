@@ -32,6 +32,8 @@ class Finds:
         new: dict[str, list[str]] = {}
         if meter.object_id and "id" not in self.by_path:
             new["id"] = [meter.object_id]
+        # Of an event that was too long to be held only a part is in `region`.
+        region = meter.long_event or region
         if meter.terminated and any(name in region for name in self._named):
             for event in sse.events(region):
                 fields = decode(sse.payload(event)) or {}

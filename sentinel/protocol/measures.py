@@ -5,7 +5,7 @@ Meters never fail and never hold an answer up.
 
 from typing import Protocol
 
-from sentinel.records import Usage
+from sentinel.records import Produced, Usage
 
 
 class Meter(Protocol):
@@ -54,6 +54,11 @@ class Meter(Protocol):
         """What is still to go downstream when the provider sends no more."""
         ...
 
-    def produced(self) -> tuple[list[str], int]:
-        """The texts that no usage covers, one per choice and field (wire.md L1), and the bytes that were not kept (L4)."""
+    @property
+    def counts(self) -> bool:
+        """Whether what such an answer says becomes tokens where no usage covers it."""
+        ...
+
+    def produced(self) -> Produced:
+        """What no usage covers (wire.md L1, L4)."""
         ...

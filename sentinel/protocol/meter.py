@@ -1,28 +1,25 @@
 """What an answer costs, read off the bytes while they pass. Nothing here fails and nothing holds the answer up.
 
-An answer whose usage cannot be read has none, and is billed by what it produced (wire.md U11, L1); bytes that cannot be read at
-all pass unchanged and are counted as bytes. Only an event that can hold usage or the end is decoded; everything else is
+An answer whose usage cannot be read has none, and is billed by what it produced (wire.md U11, L1); an event too long to be held
+passes before it is whole, and is read abridged. Only an event that can hold usage or the end is decoded; everything else is
 searched for two byte strings and forwarded as the very object that came in.
 """
 
-import re
 from typing import Final
 
-from sentinel.protocol import kept, sse
+from sentinel.protocol import ends, kept, sse
 from sentinel.protocol.account import Disclosed, hide_in_events
-from sentinel.protocol.answers import decode
-from sentinel.protocol.dialects import END_MARK, GRAMMARS, NOTHING, Reading
+from sentinel.protocol.answers import decode, latest
+from sentinel.protocol.dialects import END_MARK, GRAMMARS, NOTHING, Reading, failure
 from sentinel.protocol.kinds import Kind, told
 from sentinel.protocol.unpaid import WORDS_BYTES_MAX, Unpaid
-from sentinel.records import Dialect, Usage
+from sentinel.records import Dialect, Produced, Usage
 
 # An object is named in the first event of its stream; some providers send one with filters only before it (Azure).
 _NAMELESS_EVENTS_MAX: Final = 16
 
 # In every error, whatever its shape (sentinel.protocol.account).
 _ERROR: Final = b"error"
-_SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,15})')
-_COMMENTS: Final = re.compile(rb"(?:(?::[^\r\n]*)?(?>\r\n|\n|\r))*")
 
 
 class StreamMeter:
@@ -32,15 +29,14 @@ class StreamMeter:
     object is wanted: it is known before the bytes that tell it are returned. What `feed` and `finish` return is what goes
     downstream; after `finish` the client always stands at an event boundary, so that an event can be added there.
     `terminated` says that the stream's own end was passed on: `[DONE]`, or the last event of a response (wire.md P1). `choices`
-    is how many were asked for: each that began must end.
-    `working_id` names the object whose state `unfinished` is, where it was said. `disclosed` is what an error said about the
-    provider's account, and what does not go down; None where none did.
+    is how many were asked for: each that began must end. `working_id` names the object whose state `unfinished` is, where it
+    was said; `long_event` is what is known of the last event that was too long to be held; `disclosed` is what an error said
+    about the provider's account, and what does not go down, None where none did.
     """
 
     __slots__ = (
         "_carries",
         "_choices",
-        "_counts",
         "_dialect",
         "_end",
         "_failed_first",
@@ -48,6 +44,7 @@ class StreamMeter:
         "_finished",
         "_grammar",
         "_latest",
+        "_long",
         "_looks",
         "_mark",
         "_marked",
@@ -56,8 +53,10 @@ class StreamMeter:
         "_splitter",
         "_unpaid",
         "_usage_hidden",
+        "counts",
         "disclosed",
         "events",
+        "long_event",
         "object_id",
         "terminated",
         "unfinished",
@@ -79,12 +78,13 @@ class StreamMeter:
         self.usage: Usage | None = None
         self.terminated = False
         self.object_id = ""
+        self.long_event = b""
         self.unfinished = False
         self.working_id = ""
         self.disclosed: Disclosed | None = None
         self._dialect = dialect
         self._grammar = GRAMMARS[dialect]
-        self._counts = self._grammar.say is not None
+        self.counts = self._grammar.say is not None
         self._mark, self._marked, self._end, *_ = self._grammar
         self._usage_hidden = usage_hidden
         self._choices = choices
@@ -92,8 +92,9 @@ class StreamMeter:
         self._unpaid = Unpaid(self._grammar.say, kept_bytes_max)
         # Whether the next bytes go on with an event that has begun.
         self._carries = False
-        # The events that were read last; b"" where a later one was too large, so that it may have been the end.
+        # The events read last; b"" where a later one may have been the end. `_long` goes down before it is whole.
         self._latest = b""
+        self._long: ends.LongEvent | None = None
         self._opened = False
         self._failed_first = False
         self._failed_last = False
@@ -125,7 +126,7 @@ class StreamMeter:
 
     @property
     def overflowed(self) -> int:
-        """Events that outgrew `tail_bytes_max` and passed unread (wire.md S7)."""
+        """Events that outgrew `tail_bytes_max` and passed before they were whole (wire.md S7)."""
         return self._splitter.overflowed
 
     def feed(self, chunk: bytes) -> bytes:
@@ -139,7 +140,7 @@ class StreamMeter:
             return self._feed_unusual(chunk)
         self._latest = chunk
         self.events += chunk.count(b"data:")
-        if self._counts:
+        if self.counts:
             unpaid = self._unpaid
             unpaid.latest.append(chunk)
             unpaid.latest_bytes += chunk_bytes
@@ -151,8 +152,10 @@ class StreamMeter:
         """The same for a chunk that is not whole events of words alone."""
         before, region, after = self._splitter.split(chunk)
         self._carries = self._splitter.carries
-        if before:
-            self._unpaid.bytes_uncounted += len(before)
+        if self._long is not None:
+            self._long.add(before)
+            if after or not self._splitter.skipping:
+                self._end_long(self._long, cut=False)
         if region:
             self._latest = region
             self.events += region.count(b"data:")
@@ -164,7 +167,10 @@ class StreamMeter:
                 region = self._hide(region)
         if after:
             self._latest = b""
-            self._unpaid.bytes_uncounted += len(after)
+            self._long = ends.LongEvent(self._grammar, after)
+            if self._nameless_events:
+                # It must be known before the client can have it.
+                self.object_id = self._long.object_id(after)
         return before + region + after if before or after else region
 
     def finish(self) -> bytes:
@@ -183,33 +189,24 @@ class StreamMeter:
         said = sse.payload(rest)
         if said.startswith(END_MARK) or decode(said or self._bare(rest)) is not None:
             return self._hide(self._read(sse.closed(rest)))
-        comments = _comments(rest)
+        comments = sse.comments(rest)
         return comments if not said and comments == rest else b""
 
     def ending(self) -> bytes:
-        """What is owed to the client behind a whole answer: `[DONE]` where chat's own is missing (wire.md F2)."""
+        """What is owed behind a whole answer: `[DONE]` where chat's own is missing (wire.md F2)."""
         return sse.DONE if self._dialect is Dialect.CHAT and not self.terminated else b""
 
     def failure(self, message: str, type: str, code: str | None) -> bytes:  # noqa: A002  the field's own name
-        """The end of a stream that broke off, as both SDKs raise it; nothing where the client reads no further.
+        """The end of a stream that broke off, as both SDKs raise it; nothing where the client reads no further."""
+        return b"" if self.terminated else failure(self._dialect, message, type, code, self._latest)
 
-        Chat gets wire.md F1 and its `[DONE]`. Every other stream that OpenAI documents is one of typed events, also what is
-        not metered (a response streamed again): those get F5, whose `error` object holds all that F1 says, and no `[DONE]`,
-        which they have not.
-        """
-        if self.terminated:
-            return b""
-        if self._dialect is Dialect.CHAT:
-            return sse.error_event(message, type, code) + sse.DONE
-        *_, last = [0, *_SEQUENCE.findall(self._latest)]
-        return sse.typed_error_event(message, type, code, int(last))
-
-    def produced(self) -> tuple[list[str], int]:
-        """The texts since the last usage, one per choice and field (wire.md L1), and the bytes that were not kept (L4).
+    def produced(self) -> Produced:
+        """What was said since the last usage that had an output (wire.md L1, L4); nothing in dialects whose texts do not count.
 
         Decodes what was kept, which costs microseconds an event: for a stream that ended without usage, not for every one.
-        Where `usage` is None, it is everything the stream said; nothing in dialects whose texts are not counted.
         """
+        if self._long is not None:
+            self._end_long(self._long, cut=True)
         return self._unpaid.produced()
 
     def _read(self, region: bytes) -> bytes:
@@ -218,7 +215,7 @@ class StreamMeter:
         unpaid: list[bytes] = []
         changes = False
         for event in sse.events(region):
-            said = sse.payload(event)
+            said, first = sse.payload(event), not self._opened
             if not said and (bare := self._bare(event)):
                 changes = True
                 event, said = sse.from_json(bare), bare  # noqa: PLW2901
@@ -226,11 +223,11 @@ class StreamMeter:
             if reading.usage is None:
                 unpaid.append(event)
             else:
-                self._pay(reading, [*unpaid, event])
+                self._pay(reading, reading.usage, [*unpaid, event])
                 unpaid.clear()
-            if reading.alone and self._usage_hidden:
+            if reading.alone and self._usage_hidden and not (first and reading.greets):
                 changes = True
-                passed.append(_comments(event))
+                passed.append(sse.comments(event))
             else:
                 passed.append(event)
         if unpaid:
@@ -242,15 +239,12 @@ class StreamMeter:
 
         No client would see it: it goes down as the event that it should have been.
         """
-        if self._opened or told(event) is not Kind.JSON:
-            return b""
-        return event if decode(event) is not None else b""
+        return b"" if self._opened or told(event) is not Kind.JSON or decode(event) is None else event
 
     def _hide(self, region: bytes) -> bytes:
         """What an error in a region says about the provider's account does not go down."""
         disclosed = self.disclosed or Disclosed()
-        hidden = hide_in_events(region, disclosed)
-        if hidden != region:
+        if (hidden := hide_in_events(region, disclosed)) != region:
             self.disclosed = disclosed
         return hidden
 
@@ -281,18 +275,26 @@ class StreamMeter:
         self._looks = self._nameless_events > 0
         return reading
 
-    def _pay(self, reading: Reading, events: list[bytes]) -> None:
-        """The last usage wins (wire.md U8) and covers everything up to its own event, which need not be kept."""
+    def _pay(self, reading: Reading, usage: Usage, events: list[bytes]) -> None:
+        """The last usage wins (wire.md U8), and its output covers all up to its own event, which need not be kept."""
         if self._choices > 1:
             self._finished = self._unpaid.all_finished(self._choices, events, one_is_enough=reading.alone)
         else:
             # The reason stands with the usage or just before it.
             self._finished = (self._dialect is Dialect.CHAT and self._unpaid.finishes(events)) or self.finished
-        self.usage = reading.usage
-        self._unpaid.clear()
+        self.usage = latest(self.usage, usage)
+        if usage.output_tokens:
+            self._unpaid.clear()
+        else:  # what was said tells whether there truly was none
+            self._unpaid.add(b"".join(events))
 
-
-def _comments(event: bytes) -> bytes:
-    """The comment lines an event begins with: they are nobody's part, and stay when it goes (wire.md S4)."""
-    match = _COMMENTS.match(event)
-    return match[0] if match else b""
+    def _end_long(self, long: ends.LongEvent, *, cut: bool) -> None:
+        """Reads a long event like any other, once it has ended; of one that was cut off only what it said."""
+        event, unread_bytes = long.said(cut=cut)
+        self._long = None
+        self._unpaid.unread_bytes += unread_bytes
+        if cut:
+            self._unpaid.add(event)
+        elif event:
+            self._latest = self.long_event = event
+            self._read(event)

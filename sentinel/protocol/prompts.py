@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from sentinel.protocol import schemas
+from sentinel.protocol import encoded, schemas
 from sentinel.records import ChatPrompt, Prompt, ResponsesPrompt, TextPrompt
 
 # OpenAI cookbook, "How to count tokens with tiktoken", for messages.
@@ -42,10 +42,9 @@ _IMAGES: Final = (
     ("gpt-5-mini", 1659, 1659),
     ("gpt-5-nano", 2519, 2519),
     ("o4-mini", 1761, 1761),  # × 1.72
-    ("", 85, 765),  # 85 + 4 tiles of 170; other tile models lie within a factor of 1.5
+    ("", 85, encoded.IMAGE_TOKENS),  # 85 + 4 tiles of 170; other tile models lie within a factor of 1.5
 )
-# OpenAI's audio guide: a token each 100 ms; of 24 kHz 16 bit mono WAV, or of MP3 at 128 kbit/s.
-_WAV_BYTES: Final = 4800
+# The same of MP3 at 128 kbit/s as `encoded` has of WAV.
 _AUDIO_BYTES: Final = 1600
 _IMAGE_PARTS: Final = frozenset({"image_url", "input_image", "image", "computer_screenshot"})
 _FILE_PARTS: Final = frozenset({"file", "input_file"})
@@ -148,7 +147,7 @@ def _part(part: Any, constants: Rates) -> Iterator[str | int]:
     elif kind == "input_audio":
         audio = part.get(kind)
         wav = isinstance(audio, dict) and audio.get("format") == "wav"
-        yield max(1, schemas.encoded_bytes(audio) // (_WAV_BYTES if wav else _AUDIO_BYTES))
+        yield max(1, schemas.encoded_bytes(audio) // (encoded.WAV_BYTES if wav else _AUDIO_BYTES))
     elif kind in _FILE_PARTS:
         yield schemas.file(schemas.encoded_bytes(part))
     else:

@@ -5,9 +5,10 @@ base64 as a file of its size.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any, Final
+
+from sentinel.protocol import encoded
 
 # OpenAI cookbook, "How to count tokens with tiktoken", for tools; all of them together end with more (prompts.py).
 _PROPERTIES: Final = 3
@@ -22,7 +23,6 @@ _FILE_MIN: Final = 1000
 _FILE_MAX: Final = 128_000
 
 _PLAIN_SCHEMA: Final = frozenset({"type", "properties", "required", "additionalProperties", "$schema"})
-_ENCODED: Final = re.compile(r"data:[^,\s]{0,256},|[A-Za-z0-9+/_=-]{512}")
 
 
 # ---- tools -------------------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def unnamed(value: Any) -> Iterator[str | int]:
     for item in _leaves(value) if value is not None else ():
         if not isinstance(item, str):
             yield 1
-        elif _ENCODED.match(item):
+        elif encoded.is_encoded(item):
             yield file(len(item) * 3 // 4)
         else:
             yield item
@@ -137,7 +137,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 def encoded_bytes(value: Any) -> int:
     """How many bytes the base64 in `value` stands for."""
-    return sum(len(item) for item in _leaves(value) if isinstance(item, str) and _ENCODED.match(item)) * 3 // 4
+    return sum(len(item) for item in _leaves(value) if isinstance(item, str) and encoded.is_encoded(item)) * 3 // 4
 
 
 def file(size_bytes: int) -> int:

@@ -19,6 +19,8 @@ ENDS: Final = (b"\n\n", b"\n\r\n", b"\r\r\n")
 _BLANK: Final = re.compile(rb"(?>\r\n|\n|\r)(?:\n|\r\n|\r(?=[^\n]))")
 _EVENT: Final = re.compile(rb"(?:[^\r\n]++(?>\r\n|\n|\r))*+(?>\r\n|\n|\r)|(?s:.+)")
 _LINEENDS: Final = b"\r\n"
+_COMMENTS: Final = re.compile(rb"(?:(?::[^\r\n]*)?(?>\r\n|\n|\r))*")
+_SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,15})')
 
 
 class Splitter:
@@ -69,7 +71,8 @@ class Splitter:
         before = b""
         if self._skipping:
             start = 0
-            blank = _BLANK.search(tail)
+            # Most of an image has no line end at all, which is found out much faster.
+            blank = _BLANK.search(tail) if tail.find(b"\n") >= 0 or tail.find(b"\r") >= 0 else None
             if blank is None:
                 return self._take_raw(), b"", b""
             before = self._take(blank.end())
@@ -156,17 +159,24 @@ def from_json(text: bytes) -> bytes:
     return b"".join(b"data: %s\n" % line for line in text.removeprefix(_BOM).strip().splitlines()) + b"\n"
 
 
+def comments(event: bytes) -> bytes:
+    """The comment lines an event begins with: they are nobody's part, and stay when it goes (wire.md S4)."""
+    match = _COMMENTS.match(event)
+    return match[0] if match else b""
+
+
 def error_event(message: str, type: str, code: str | None) -> bytes:  # noqa: A002  the field's own name
     """A failure in the middle of a chat's stream, as both SDKs raise it (wire.md F1). ASCII, so any text can be carried."""
     return b"data: " + _json({"error": _error(message, type, code)}) + b"\n\n"
 
 
-def typed_error_event(message: str, type: str, code: str | None, sequence_number: int) -> bytes:  # noqa: A002
+def typed_error_event(message: str, type: str, code: str | None, before: bytes) -> bytes:  # noqa: A002
     """The same in a stream of typed events: OpenAI's own `error` event, and an `error` object, which its SDKs raise on (F5).
 
-    `sequence_number` is that of the last event before it, so that a client that asks for what follows misses nothing.
+    Its `sequence_number` is the last one in `before`, so that a client that asks for what follows misses nothing.
     """
-    event = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": sequence_number}
+    *_, last = [0, *_SEQUENCE.findall(before)]
+    event = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": int(last)}
     return b"event: error\ndata: " + _json(event | {"error": _error(message, type, code)}) + b"\n\n"
 
 

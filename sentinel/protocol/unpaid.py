@@ -9,31 +9,33 @@ from itertools import chain
 from typing import Any, Final
 
 from sentinel.protocol import sse
+from sentinel.protocol.abridged import abridged
 from sentinel.protocol.answers import decode
 from sentinel.protocol.kept import Kept
 from sentinel.protocol.texts import Texts
+from sentinel.records import NOTHING_PRODUCED, Produced
 
 # Rarely are so many words in one reading; images and the echo of a long request are.
 WORDS_BYTES_MAX: Final = 16 << 10
 
 _FINISH: Final = re.compile(rb'"finish_reason"(?!\s*:\s*null)')
-# What every event with text of the answer has: choices, or one of the types that `texts` reads.
-_SPOKEN: Final = re.compile(rb'"choices"|\.delta"|item\.added"')
+# What every event with something of the answer has: choices, or one of the types that `texts` reads.
+_SPOKEN: Final = re.compile(rb'"choices"|\.delta"|item\.added"|image_generation_call')
 
 
 class Unpaid:
     """The regions of whole events that no usage covers; `say` adds the text of an event, and is None where none is counted.
 
     `latest` holds those that came last, and `latest_bytes` their length: whoever adds a region of few words may append it
-    there, and call `store` once they are more than WORDS_BYTES_MAX. `bytes_uncounted` are bytes that cannot be read at all.
+    there, and call `store` once they are more than WORDS_BYTES_MAX. `unread_bytes` may be text, but cannot be read at all.
     """
 
-    __slots__ = ("_choices", "_kept", "_kept_bytes_max", "_past", "_say", "bytes_uncounted", "latest", "latest_bytes")
+    __slots__ = ("_choices", "_kept", "_kept_bytes_max", "_past", "_say", "latest", "latest_bytes", "unread_bytes")
 
     def __init__(self, say: Callable[[dict[str, Any], Texts], None] | None, kept_bytes_max: int) -> None:
         self.latest: list[bytes] = []
         self.latest_bytes = 0
-        self.bytes_uncounted = 0
+        self.unread_bytes = 0
         self._say = say
         self._kept_bytes_max = kept_bytes_max
         self._kept = Kept(kept_bytes_max)
@@ -43,9 +45,13 @@ class Unpaid:
         self._choices = Texts(0)
 
     def add(self, region: bytes) -> None:
-        """Remembers `region`; one too large to be all words only if there are any in it (images, echoes)."""
-        if self._say is None or (len(region) > WORDS_BYTES_MAX and _SPOKEN.search(region) is None):
+        """Remembers `region`; one too large to be all words only if there are any in it, and without its images."""
+        if self._say is None:
             return
+        if len(region) > WORDS_BYTES_MAX:
+            region = abridged(region)
+            if _SPOKEN.search(region) is None:
+                return
         self.latest.append(region)
         self.latest_bytes += len(region)
         if self.latest_bytes > WORDS_BYTES_MAX:
@@ -63,15 +69,16 @@ class Unpaid:
     def clear(self) -> None:
         """Forgets everything: it is paid."""
         self.latest, self.latest_bytes = [], 0
-        self.bytes_uncounted = 0
+        self.unread_bytes = 0
         self._kept.clear()
         self._past = Texts(0)
 
     def silent(self) -> bool:
         """Whether nothing was said at all."""
         self.store()
-        uncounted = self.bytes_uncounted + self._past.bytes_uncounted
-        return not uncounted and not any(map(_SPOKEN.search, self._kept.newest_first()))
+        return (
+            not self.unread_bytes and not self._past.bytes_uncounted and not any(map(_SPOKEN.search, self._kept.newest_first()))
+        )
 
     def finished(self) -> bool:
         """Whether a choice gave its finish reason; looked for from the end, where it stands."""
@@ -106,15 +113,16 @@ class Unpaid:
                     return True
         return False
 
-    def produced(self) -> tuple[list[str], int]:
-        """The texts, one per choice and field, and the bytes that were not kept. Nothing where no text is counted."""
+    def produced(self) -> Produced:
+        """Everything that was said. Nothing where no text is counted."""
         if self._say is None:
-            return [], 0
+            return NOTHING_PRODUCED
         self.store()
         texts = Texts(self._kept_bytes_max)
         for region in self._kept:
             self._read(region, texts)
-        return texts.joined(), texts.bytes_uncounted + self._past.bytes_uncounted + self.bytes_uncounted
+        uncounted = texts.bytes_uncounted + self._past.bytes_uncounted
+        return Produced(texts.joined(), uncounted, texts.media_tokens + self._past.media_tokens, self.unread_bytes)
 
     def _read(self, region: bytes, texts: Texts) -> None:
         """Adds to `texts` what the events of `region` say."""

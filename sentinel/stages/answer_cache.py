@@ -16,7 +16,7 @@ from sentinel.edges.provider import Reply, Through
 from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol import repeatable
-from sentinel.records import Call, Hold, Origin, Outcome, Usage
+from sentinel.records import NO_TOKENS, NOTHING_PRODUCED, Call, Hold, Origin, Outcome
 
 _log: Final = Log("answer_cache")
 
@@ -82,7 +82,7 @@ class AnswerCache:
 
 def unpriced(outcome: Outcome) -> Outcome:
     """The outcome of an answer that was kept: the request counts, but no token was made for it, however it ended."""
-    return msgspec.structs.replace(outcome, usage=Usage(0, 0), produced=(), produced_bytes_uncounted=0)
+    return msgspec.structs.replace(outcome, usage=NO_TOKENS, produced=NOTHING_PRODUCED)
 
 
 class _Kept:

@@ -174,7 +174,7 @@ class Background:
         if outcome is None:
             return
         usage = outcome.usage
-        tokens = (work.input_tokens, 0) if usage is None else (usage.input_tokens, usage.output_tokens)
+        tokens = (work.input_tokens, 0) if usage is None else (usage.input_tokens or work.input_tokens, usage.output_tokens)
         at_ms = int(self._now_s() * 1000)
         entry = Entry("settled", at_ms, work.request_id, work.external_id, work.email, work.model, *tokens, 1)
         try:

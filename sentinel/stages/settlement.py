@@ -17,7 +17,7 @@ from sentinel.edges.ledger import Ledger, Settled
 from sentinel.errors import JournalFullError, LedgerUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import Bill, Call, Ending, Entry, Hold, Outcome
+from sentinel.records import NO_TOKENS, NOTHING_PRODUCED, Bill, Call, Ending, Entry, Hold, Outcome, Produced, TextPrompt
 
 _log: Final = Log("settlement")
 _RETRY_S: Final = 1.0
@@ -63,7 +63,8 @@ class Settlement:
     async def settle(self, hold: Hold, call: Call, outcome: Outcome) -> tuple[Bill, Settled | None]:
         """The bill, and what the ledger said (None where it waits for Redis to come back)."""
         usage = outcome.usage
-        if usage is not None and outcome.started and outcome.ending is Ending.SUCCESS:
+        plain = usage is not None and outcome.started and outcome.ending is Ending.SUCCESS
+        if usage is not None and plain and outcome.produced is NOTHING_PRODUCED and usage.input_tokens and not usage.derived:
             bill = Bill(1, usage.input_tokens, usage.output_tokens)
         else:
             bill = await self._estimated(hold, call, outcome)
@@ -97,29 +98,43 @@ class Settlement:
 
     async def _estimated(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
         """The bill of what did not simply end well with the provider's own figures."""
+        usage, produced, ending = outcome.usage, outcome.produced, outcome.ending
         if not outcome.started:
             return Bill(0, 0, 0)
-        usage = outcome.usage
-        if usage is not None and not outcome.produced:
-            return Bill(1, usage.input_tokens, usage.output_tokens)
-        if call.prompt is None or outcome.ending is Ending.UPSTREAM_ERROR:
+        if usage is None and call.prompt is None:
             return Bill(1, 0, 0)
-        output_tokens = await self._count(outcome, call.model)
-        reason = "no_usage" if outcome.ending is Ending.SUCCESS else outcome.ending.value
-        if usage is not None:
-            # A provider that reports as it goes, and broke off after its last report.
-            return Bill(1, usage.input_tokens, usage.output_tokens + output_tokens, reason)
-        return Bill(1, hold.input_tokens, output_tokens, reason)
+        if ending is Ending.UPSTREAM_ERROR or usage == NO_TOKENS:
+            # What failed before it said anything has no other cost, and what is given again none.
+            return Bill(1, usage.input_tokens, usage.output_tokens) if usage is not None else Bill(1, 0, 0)
+        if usage is None:
+            input_tokens, output_tokens = hold.input_tokens, await self._count(produced, call.model)
+            reason = "no_usage"
+        else:
+            # A provider that reports as it goes, and broke off after its last report; or one that left a side out.
+            input_tokens = usage.input_tokens or hold.input_tokens
+            output_tokens = usage.output_tokens
+            if not _echoes(call, produced):
+                output_tokens += await self._count(produced, call.model)
+            estimated = usage.derived or (input_tokens, output_tokens) != (usage.input_tokens, usage.output_tokens)
+            reason = "half_usage" if estimated else ""
+        if reason and ending is not Ending.SUCCESS:
+            reason = ending.value
+        # A token has a byte at least.
+        charged = min(hold.output_tokens, output_tokens + produced.unread_bytes)
+        if charged > output_tokens:
+            output_tokens, reason = charged, "unread"
+        return Bill(1, input_tokens, output_tokens, reason)
 
-    async def _count(self, outcome: Outcome, model: str) -> int:
+    async def _count(self, produced: Produced, model: str) -> int:
         """Tokens of what was produced; long texts off the loop (wire.md K3)."""
+        texts = produced.texts
 
         def count() -> int:
-            return sum(self._tokenizer.text(text, model) for text in outcome.produced)
+            return sum(self._tokenizer.text(text, model) for text in texts)
 
-        long = sum(map(len, outcome.produced)) > _INLINE_CHARACTERS_MAX
+        long = sum(map(len, texts)) > _INLINE_CHARACTERS_MAX
         counted = await asyncio.to_thread(count) if long else count()
-        return counted + outcome.produced_bytes_uncounted // 4
+        return counted + produced.bytes_uncounted // 4 + produced.media_tokens
 
     async def _try_again(self) -> None:
         while True:
@@ -162,6 +177,12 @@ class Settlement:
 
     def _show(self) -> None:
         metrics.SETTLEMENTS_WAITING.set(self._journal.waiting + len(self._waiting))
+
+
+def _echoes(call: Call, produced: Produced) -> bool:
+    """Whether all that was said are the prompts of a completion (`echo`), which no model produced."""
+    prompt = call.prompt
+    return bool(produced.texts) and isinstance(prompt, TextPrompt) and all(text in prompt.texts for text in produced.texts)
 
 
 def _count(hold: Hold, bill: Bill) -> None:

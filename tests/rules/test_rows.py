@@ -21,6 +21,7 @@ ROWS = [
     {"edges.bodies", "edges.upload", "edges.section", "edges.pushing", "edges.http"},
     {"protocol.routes", "protocol.finds", "protocol.answered", "protocol.denials"},
     {"protocol"},
+    {"protocol.ends"},
     # The parts the readers of the row above are made of.
     {"protocol.account", "protocol.dialects", "protocol.formats", "protocol.forms", "protocol.unpaid"},
     {
@@ -28,6 +29,7 @@ ROWS = [
         "protocol.answers",
         "protocol.texts",
         "protocol.kept",
+        "protocol.abridged",
         "protocol.prompts",
         "protocol.inputs",
         "protocol.kinds",
@@ -43,6 +45,7 @@ ROWS = [
         "protocol.fields",
         "protocol.inflate",
     },
+    {"protocol.encoded", "protocol.mended"},
     {"lua", "vocab"},
     {"settings", "records", "metrics", "logs", "errors"},
 ]

@@ -64,7 +64,7 @@ CHATS = {
     "chat/completions_usage.sse": Case(Usage(4, 3), [], "cmpl-CcBTf0", (3,)),
     "chat/completions_logprobs.sse": Case(None, [" and so", " or"], "cmpl-2"),
     "chat/azure_usage.sse": Case(Usage(19, 10), [], CHAT_ID, (4,)),
-    "chat/azure_filters_with_usage.sse": Case(Usage(7, 1), ["Oui"], CHAT_ID),
+    "chat/azure_filters_with_usage.sse": Case(Usage(7, 1), ["Oui"], CHAT_ID, (0,)),
     "chat/vercel_usage.sse": Case(Usage(14, 3), [], "gen_01K9", (3,)),
     "chat/usage_on_finish.sse": Case(Usage(11, 2), [], CHAT_ID),
     "chat/usage_cumulative.sse": Case(Usage(9, 3), [], CHAT_ID, (4,)),

@@ -19,13 +19,17 @@ class Seen(NamedTuple):
     finished: bool
     failed: bool
     unfinished: bool
+    media_tokens: int = 0
+    unread: int = 0
 
 
 def run(meter: Meter, chunks: list[bytes]) -> Seen:
     """Feeds `chunks` and reads everything."""
     downstream = b"".join([meter.feed(chunk) for chunk in chunks]) + meter.finish()
     state = (meter.terminated, meter.finished, meter.failed, meter.unfinished)
-    return Seen(downstream, meter.usage, *meter.produced(), meter.object_id, *state)
+    said = meter.produced()
+    texts = (list(said.texts), said.bytes_uncounted)
+    return Seen(downstream, meter.usage, *texts, meter.object_id, *state, said.media_tokens, said.unread_bytes)
 
 
 def cut(stream: bytes, cuts: list[int]) -> list[bytes]:

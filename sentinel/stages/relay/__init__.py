@@ -22,7 +22,7 @@ from sentinel.protocol.bodies import BodyMeter, PassMeter
 from sentinel.protocol.finds import Finds
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
-from sentinel.records import Call, Ending, Outcome
+from sentinel.records import NOTHING_PRODUCED, Call, Ending, Outcome, Produced
 from sentinel.stages.relay.rest import ReadOn, pass_rest, read_rest
 
 __all__ = ["Keep", "ReadOn", "Relay"]
@@ -211,10 +211,11 @@ async def _send_found(exchange: Exchange, meter: StreamMeter, finds: Finds, keep
         await exchange.send(passed)
 
 
-async def _produced(bytes_down: int, meter: Meter, ending: Ending, reading: asyncio.Semaphore) -> tuple[list[str], int]:
-    """What no usage of the provider covers."""
-    if ending is Ending.SUCCESS and meter.usage is not None:
-        return [], 0
+async def _produced(bytes_down: int, meter: Meter, ending: Ending, reading: asyncio.Semaphore) -> Produced:
+    """What no usage of the provider covers; one without an output may leave out all of it."""
+    usage = meter.usage
+    if not meter.counts or (ending is Ending.SUCCESS and usage is not None and usage.output_tokens):
+        return NOTHING_PRODUCED
     if bytes_down > _INLINE_BYTES_MAX and not isinstance(meter, PassMeter):
         async with reading:
             return await asyncio.to_thread(meter.produced)
@@ -242,14 +243,12 @@ async def _outcome(
             metrics.STREAM_OVERFLOWS.inc(meter.overflowed)
         if meter.disclosed is not None:
             tell_disclosed(meter.disclosed, "" if exchange is None else exchange.request_id, reply.status)
-    produced, uncounted = await _produced(bytes_down, meter, ending, reading)
     return Outcome(
         ending=ending,
         status=reply.status,
         started=reply.status < 400,
         usage=meter.usage,
-        produced=produced,
-        produced_bytes_uncounted=uncounted,
+        produced=await _produced(bytes_down, meter, ending, reading),
         bytes_down=bytes_down,
         upstream_request_id=b"".join(values(reply.headers, b"x-request-id")[:1]).decode("latin-1")[:128],
     )
