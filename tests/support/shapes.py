@@ -22,6 +22,8 @@ from tests.support.scripted import DONE
 MODEL: Final = "gpt-4o"
 # Whose account it is stands in every error of the provider.
 PROVIDER_ACCOUNT: Final = b"org-AbC123dEf456GhI789jKl012"
+# docs/tokens.md, "What is not text".
+IMAGE_TOKENS: Final = 765
 TOKENIZER: Final = Tokenizer.load(vocab.ranks)
 SSE, JSON = "text/event-stream", "application/json"
 CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS = "/chat/completions", "/responses", "/completions", "/embeddings"
@@ -185,6 +187,10 @@ def error(_job: Job) -> bytes:
     return typed("error", code="server_error", message="no")
 
 
+def _half(job: Job, **changes: Any) -> dict[str, Any]:
+    return usage_event(job, job.usage(**changes), choices=[])
+
+
 @cache
 def _picture(megabytes: int) -> str:
     return base64.b64encode(random.Random(megabytes).randbytes(megabytes * 2**20 * 3 // 4)).decode()
@@ -192,6 +198,10 @@ def _picture(megabytes: int) -> str:
 
 def _painted(megabytes: int) -> dict[str, Any]:
     return {"type": "image_generation_call", "id": "ig_1", "result": _picture(megabytes)}
+
+
+def _partial(megabytes: int) -> bytes:
+    return typed("response.image_generation_call.partial_image", output_index=1, partial_image_b64=_picture(megabytes))
 
 
 def _images(megabytes: int) -> list[Any]:
@@ -264,13 +274,64 @@ SHAPES: Final[dict[str, Shape]] = {
         _STREAMED, answer=lambda job: [b"".join(pieces(job)), data(usage_event(job, choices=[]))], hides=True
     ),
     # Usage in every shape.
+    "usage without choices": replace(_STREAMED, answer=lambda job: told(job, usage_event(job))),
+    "usage with null for choices": replace(_STREAMED, answer=lambda job: told(job, usage_event(job, choices=None))),
+    "usage with fields of a vendor": replace(
+        _STREAMED, answer=lambda job: told(job, usage_event(job, choices=[], provider="x", cost=0.1, x_groq={"id": "r"}))
+    ),
+    "usage with an empty delta": replace(
+        _STREAMED, answer=lambda job: told(job, usage_event(job, choices=[{"index": 0, "delta": {"content": ""}}]))
+    ),
     "usage with the last word": Shape(
         CHAT, lambda job: told(job, choice(job, 0, " end", "stop") | {"usage": job.usage()}, finish=False)
     ),
+    # Half of it.
+    "no input": Shape(CHAT, lambda job: told(job, _half(job, prompt_tokens=0, total_tokens=None)), tells="output", hides=True),
+    "no input, but a total": Shape(CHAT, lambda job: told(job, _half(job, prompt_tokens=0)), hides=True),
+    "no output": Shape(
+        CHAT, lambda job: told(job, _half(job, completion_tokens=0, total_tokens=None)), tells="input", hides=True
+    ),
+    "no output, but a total": Shape(CHAT, lambda job: told(job, _half(job, completion_tokens=0)), hides=True),
+    "no output at all, plain": replace(
+        _PLAIN,
+        answer=lambda job: [chat(job, job.usage(completion_tokens=None, total_tokens=None))],
+        tells="input",
+    ),
+    "no input, plain": replace(
+        _PLAIN, answer=lambda job: [chat(job, job.usage(prompt_tokens=None, total_tokens=None))], tells="output"
+    ),
+    "a response without output, but a total": replace(
+        _RESPONSE, answer=lambda job: responding(job, completed(job, usage=job.usage(output_tokens=0)))
+    ),
+    "a response without input": replace(
+        _RESPONSE,
+        answer=lambda job: responding(job, completed(job, usage=job.usage(input_tokens=0, total_tokens=None))),
+        tells="output",
+    ),
     # What is no text.
     "a painting, then usage": replace(_RESPONSE, answer=lambda job: responding(job, completed(job, _painted(2)))),
+    "a painting too long to keep, then usage": replace(
+        _RESPONSE, answer=lambda job: responding(job, completed(job, _painted(17))), asks={"store": False}
+    ),
     "usage, then a painting": replace(
         _RESPONSE, answer=lambda job: responding(job, completed(job, usage=job.usage(), more=[_painted(2)]))
+    ),
+    "a long partial image the client leaves": Shape(
+        RESPONSES,
+        lambda job: responding(job, _partial(18)[: 17 * 2**20]),
+        tells="nothing",
+        ends="left",
+        media_tokens=IMAGE_TOKENS,
+    ),
+    "a long partial image the provider breaks off": Shape(
+        RESPONSES, lambda job: responding(job, _partial(18)[:-100]), tells="nothing", ends="cut", media_tokens=IMAGE_TOKENS
+    ),
+    "an image, no usage": Shape(CHAT, lambda job: told(job, _image(job)), tells="nothing", media_tokens=IMAGE_TOKENS),
+    "an image, no usage, plain": replace(
+        _PLAIN,
+        answer=lambda job: [chat(job, None, images=_images(2))],
+        tells="nothing",
+        media_tokens=IMAGE_TOKENS,
     ),
     "an image and usage": Shape(CHAT, lambda job: told(job, _image(job), usage_event(job, choices=[])), hides=True),
     # Under wrong labels.
