@@ -49,18 +49,24 @@ class Abridged:
 
     def _look(self, chunk: bytes) -> None:
         looked = self._rest + chunk
-        end = len(looked) - len(looked) % _BLOCK_BYTES
-        for at in range(0, end, _BLOCK_BYTES):
+        at = 0
+        while self._tail is None and at + _BLOCK_BYTES <= len(looked):
             block = looked[at : at + _BLOCK_BYTES]
+            at += _BLOCK_BYTES
             # A block that ends within an escape has a sign too many, so that none is ever parted.
             self._run_blocks = self._run_blocks + 1 if is_signs(block) else 0
             if self._run_blocks <= _RUN_BLOCKS_MAX:
                 self._keep(block)
-        self._rest = looked[end:]
+        self._rest = looked[at:]
+        if self._tail is not None:
+            # It is too long in any case: nothing is looked at any more, only its end is kept.
+            self._kept_bytes += len(self._rest)
+            self._tail = (self._tail + self._rest)[-END_BYTES_MAX:]
+            self._rest = b""
 
     @property
     def words_bytes(self) -> int:
-        """Its length without the base64 that was left out."""
+        """Its length without the base64 that was left out before it was too long."""
         self._look_all()
         return self._kept_bytes + len(self._rest)
 
@@ -88,9 +94,6 @@ class Abridged:
 
     def _keep(self, block: bytes) -> None:
         self._kept_bytes += len(block)
-        if self._tail is not None:
-            self._tail = (self._tail + block)[-END_BYTES_MAX:]
-            return
         self._kept += block
         if len(self._kept) > self._bytes_max:
             self._tail = bytes(self._kept[-END_BYTES_MAX:])
@@ -99,6 +102,8 @@ class Abridged:
 
 def abridged(text: bytes) -> bytes:
     """`text` with its base64 shortened."""
+    if len(text) <= _RUN_BLOCKS_MAX * _BLOCK_BYTES:
+        return text
     shorter = Abridged(len(text))
     shorter.add(text)
     return shorter.whole or text
