@@ -172,6 +172,8 @@ BODIES = {
     "a long text, then usage": Case(message(content=LONG_TEXT, after={"usage": CHAT_FIGURES, "x": {"usage": 1}}), 4),
     "usage, then a long text": Case(message(content=LONG_TEXT, before={"usage": CHAT_FIGURES}), 4),
     "a long text, no usage": Case(message(content=LONG_TEXT), HELD, "unread", None),
+    # A token has a byte at least.
+    "no JSON": Case(b'{"choices": oops}', 17, "unread", None),
 }
 
 
