@@ -110,6 +110,7 @@ class Rig:
         self._gateway_url = f"http://127.0.0.1:{port}"
         settings = everything_on(self._redis.url, self._zion_url, self._provider_url, self.directory)
         settings |= {"SENTINEL_HOST": "127.0.0.1", "SENTINEL_PORT": str(port), "SENTINEL_LOG_LEVEL": log_level}
+        settings |= {"SENTINEL_ADMIN_PORT": str(free_port())}
         command = [sys.executable, "-m", "sentinel", "serve"]
         self._gateway = Child("Sentinel", command, log=self.directory / "sentinel.log", environ={**os.environ, **settings})
         await self._gateway.start(lambda: is_ok(f"{self._gateway_url}/health/ready"), timeout_s=_START_S)

@@ -7,6 +7,7 @@ bare 500 and logged with its trace. What cannot be opened at start-up is told to
 
 import asyncio
 import signal
+import socket
 from typing import Any, Final
 
 from sentinel import logs, metrics, settings
@@ -25,14 +26,14 @@ _log: Final = Log("app")
 DRAIN_SIGNAL: Final = signal.SIGUSR1
 
 _USAGE: Final = "/v1/usage"
-_OPS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
 _JSON: Final = [(b"content-type", b"application/json")]
 
 
 class App:
-    """The application one worker serves."""
+    """The application one worker serves. `listener` is a copy of the socket it serves on, where there is one."""
 
     def __init__(self) -> None:
+        self.listener: socket.socket | None = None
         self._worker: Worker | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +63,7 @@ class App:
     async def _open(self) -> None:
         effective = settings.read()
         logs.start(effective.log_level)
-        self._worker = Worker(effective)
+        self._worker = Worker(effective, self.listener)
         await self._worker.open()
         asyncio.get_running_loop().add_signal_handler(DRAIN_SIGNAL, self._worker.drain)
 
@@ -99,7 +100,7 @@ class _Answering:
     async def _answer(self) -> None:
         exchange = self._exchange
         path = exchange.path.decode("latin-1")
-        if path in _OPS:
+        if path in self._worker.public_pages:
             await self._operate(path)
             return
         if upgrades.HEADER in exchange.headers.first and path.startswith("/v1"):
@@ -136,14 +137,13 @@ class _Answering:
         await self._write(200, [*_JSON, (b"cache-control", b"no-store")], page)
 
     async def _operate(self, path: str) -> None:
-        """Health and metrics: no caller, no limits."""
+        """Health and metrics, where the public port has them: no caller, no limits."""
         exchange = self._exchange
         self._route = "ops"
         if exchange.method not in {"GET", "HEAD"}:
             raise wire.wrong_method(exchange.method, path, "GET, HEAD")
         if path == "/metrics":
-            metrics.hand_over()
-            page = metrics_page.render()
+            page = await asyncio.to_thread(self._worker.metrics_page.text)
             await self._write(200, [(b"content-type", metrics_page.CONTENT_TYPE)], page)
         elif path == "/health/live":
             await self._write(*_with(_JSON, self._worker.health.live()))

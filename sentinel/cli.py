@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     usage.add_argument("--json", action="store_true", help="one JSON object (docs/usage.md)")
     dev = commands.add_parser("dev", help="serve with a Redis and simulators of Zion and the provider beside it")
     dev.add_argument("--port", type=_port, default=8080, help="the port Sentinel listens on (default 8080)")
+    dev.add_argument("--admin-port", type=_port, help="the port of metrics and health (default: --port and one)")
     dev.add_argument("--workers", type=_count, default=2, help="worker processes (default 2)")
     dev.add_argument("--directory", type=Path, default=Path(".sentinel"), help="data, logs and lock (default .sentinel)")
     dev.add_argument("--no-simulators", action="store_true", help="take Redis, Zion and the provider from the environment")
@@ -101,10 +102,17 @@ def _usage(chosen: argparse.Namespace) -> int:
 def _dev(chosen: argparse.Namespace) -> int:
     import asyncio  # noqa: PLC0415 - as above
 
-    from sentinel.devstack.stack import develop  # noqa: PLC0415
+    from sentinel.devstack.develop import develop  # noqa: PLC0415
 
-    simulators = not chosen.no_simulators
-    return asyncio.run(develop(port=chosen.port, workers=chosen.workers, simulators=simulators, directory=chosen.directory))
+    return asyncio.run(
+        develop(
+            port=chosen.port,
+            admin_port=chosen.admin_port or chosen.port % 65535 + 1,
+            workers=chosen.workers,
+            simulators=not chosen.no_simulators,
+            directory=chosen.directory,
+        )
+    )
 
 
 def _port(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The supervisor: Granian with Sentinel's flags, one worker process a core.
+"""The supervisor: Granian with Sentinel's flags, one worker process a core, and the admin listener in a thread of its own.
 
 Fails before it listens: wrong settings, a host that cannot be resolved and a port in use are one sentence each. A worker that
 dies is started again; one that dies again within seconds stops the server (Granian's crash-loop rule), for the orchestrator to
@@ -11,6 +11,8 @@ import shutil
 import signal
 import socket
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
@@ -19,9 +21,12 @@ from granian.log import LogLevels
 from granian.server.mp import MPServer
 
 from sentinel import logs
+from sentinel.ops import heartbeat
+from sentinel.ops.admin import Admin
 from sentinel.settings import Settings
 
 _BACKLOG: Final = 4096
+_ADMIN_BACKLOG: Final = 128
 # Connections a worker takes before the kernel queues the rest; idle keep-alive ones count.
 _CONNECTIONS_MAX: Final = 8192
 _HEADER_BYTES_MAX: Final = 131_072
@@ -49,6 +54,10 @@ class _Server(MPServer):
             _forget(self.wrks[position].inner.pid)
         super()._respawn_workers(workers, *args, **kwargs)
 
+    def pids(self) -> list[int]:
+        """The workers there are."""
+        return [worker.inner.pid for worker in list(self.wrks) if worker.inner.pid is not None]
+
 
 def _drain(pid: int | None) -> None:
     try:
@@ -59,12 +68,13 @@ def _drain(pid: int | None) -> None:
 
 
 def _forget(pid: int | None) -> None:
-    """Take a dead worker out of the gauges that count the living."""
+    """Take a dead worker out of the gauges that count the living, and its heartbeat away."""
     # Imported when the place of its files is known: see `serve`.
     from sentinel.ops import metrics_page  # noqa: PLC0415
 
     if pid is not None:
         metrics_page.forget(pid)
+        heartbeat.forget(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), pid)
 
 
 class AddressError(Exception):
@@ -73,17 +83,45 @@ class AddressError(Exception):
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises AddressError before anything is started."""
+    logs.start(settings.log_level)
     address = address_of(settings.host)
-    _check_free(address, settings)
+    # Granian listens with SO_REUSEPORT, which would quietly share a port that somebody else already serves.
+    _bound(address, settings.port, "SENTINEL_HOST", "SENTINEL_PORT").close()
+    admin_address = address_of(settings.admin_host, "SENTINEL_ADMIN_HOST")
+    listener = _bound(admin_address, settings.admin_port, "SENTINEL_ADMIN_HOST", "SENTINEL_ADMIN_PORT")
     # Inherited by the workers, so that a drain signal that comes before they listen for it does not end them.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     figures = tempfile.mkdtemp(prefix="sentinel-metrics-")
     # Read by prometheus-client when a worker first imports it, which is why nothing here may import it earlier.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
     try:
-        _server(settings, address).serve()
+        server = _server(settings, address)
+        _listen(listener, lambda: [heartbeat.read(Path(figures), pid) for pid in server.pids()])
+        server.serve(spawn_target=_serve_as_worker)
     finally:
         shutil.rmtree(figures, ignore_errors=True)
+
+
+def _listen(listener: socket.socket, workers: Callable[[], list[dict[str, Any]]]) -> None:
+    """Start the admin listener."""
+    from sentinel.ops import metrics_page  # noqa: PLC0415 - see `serve`
+
+    listener.listen(_ADMIN_BACKLOG)
+    # A worker is a copy of this process: with the listener in it, the port would be taken for as long as the worker lives.
+    os.register_at_fork(after_in_child=listener.close)
+    Admin(listener, workers, metrics_page.MetricsPage().text, metrics_page.CONTENT_TYPE).start()
+
+
+def _serve_as_worker(worker_id: int, name: str | None, load: Callable[[], Any], sock: Any, *rest: Any) -> None:
+    """What a worker process runs: Granian's own, with a socket that the application can look at.
+
+    Granian would make the socket itself, later, and show it to nobody. It begins to listen when the application is open.
+    """
+    (spec, _shared), _inherited = sock
+    holder = spec.build()
+    app = load()
+    app.listener = socket.socket(fileno=os.dup(holder.get_fd()))
+    MPServer._spawn_asgi_lifespan_worker(worker_id, name, lambda: app, ((None, holder), None), *rest)
 
 
 def _server(settings: Settings, address: str) -> _Server:
@@ -112,8 +150,8 @@ def _server(settings: Settings, address: str) -> _Server:
     )
 
 
-def address_of(host: str) -> str:
-    """The address that SENTINEL_HOST means: Granian takes no names, and listens on one address only.
+def address_of(host: str, name: str = "SENTINEL_HOST") -> str:
+    """The address that a host, the setting `name`, means: Granian takes no names, and listens on one address only.
 
     That is one of IPv4 where there is one: a name such as localhost often has both, on machines where only IPv4 works.
     Raises AddressError.
@@ -122,22 +160,23 @@ def address_of(host: str) -> str:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it cannot be a name"
-        raise AddressError(f"SENTINEL_HOST is {host}, which cannot be resolved: {reason}") from None
+        raise AddressError(f"{name} is {host}, which cannot be resolved: {reason}") from None
     found.sort(key=lambda one: one[0] != socket.AF_INET)
     # An address of one link has a zone, the fourth part (`fe80::1%eth0`), which Granian does not take.
     addresses = [str(at[0]) for *_, at in found if not any(at[3:])]
     if not addresses:
-        raise AddressError(f"SENTINEL_HOST is {host}, which is an address of one link only; choose another")
+        raise AddressError(f"{name} is {host}, which is an address of one link only; choose another")
     return addresses[0]
 
 
-def _check_free(address: str, settings: Settings) -> None:
-    """Granian listens with SO_REUSEPORT, which would quietly share a port that somebody else already serves."""
+def _bound(address: str, port: int, host_name: str, port_name: str) -> socket.socket:
+    """A socket that has this address and port for itself, which are the settings of these names. Raises AddressError."""
+    bound = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((address, settings.port))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address, port))
     except OSError as error:
-        name = "SENTINEL_PORT" if error.errno in {errno.EADDRINUSE, errno.EACCES} else "SENTINEL_HOST"
-        at = f"{settings.host}:{settings.port}"
-        raise AddressError(f"cannot listen on {at}: {error.strerror}; choose another with {name}") from None
+        bound.close()
+        name = port_name if error.errno in {errno.EADDRINUSE, errno.EACCES} else host_name
+        raise AddressError(f"cannot listen on {address}:{port}: {error.strerror}; choose another with {name}") from None
+    return bound

@@ -1,4 +1,4 @@
-"""What a stack must have for itself: its directory and its port. Where somebody else has it, `StackError` says what to do."""
+"""What a stack must have for itself: its directory and its ports. Where somebody else has it, `StackError` says what to do."""
 
 import errno
 import fcntl
@@ -43,15 +43,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def require_free(port: int) -> None:
-    """Return if Sentinel can listen on `port`; without this check a second server could share it (SO_REUSEPORT)."""
+def require_free(port: int, option: str = "--port") -> None:
+    """Return if Sentinel can listen on `port`, which `option` chooses. Without this check a second server could share it
+    (SO_REUSEPORT).
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except PermissionError as error:
-            raise StackError(f"Port {port} needs more rights than this user has; choose one above 1023 with --port.") from error
+            raise StackError(
+                f"Port {port} needs more rights than this user has; choose one above 1023 with {option}."
+            ) from error
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            raise StackError(f"Port {port} is in use; stop what listens there, or choose another with --port.") from error
+            raise StackError(f"Port {port} is in use; stop what listens there, or choose another with {option}.") from error

@@ -7,7 +7,7 @@ from typing import Final
 _WHO: Final = {"free": "small limits", "pro": "large limits", "spent": "limits used up: answers 429"}
 
 
-def greeting(url: str, *, tokens: Mapping[str, str], provider: str, model: str, logs: str) -> str:
+def greeting(url: str, admin_url: str, *, tokens: Mapping[str, str], provider: str, model: str, logs: str) -> str:
     """The text printed when everything runs; `tokens` is empty where Zion is a real one.
 
     Beside what is to be pasted stands nothing: no indent, no prompt, one line for the shell.
@@ -16,6 +16,7 @@ def greeting(url: str, *, tokens: Mapping[str, str], provider: str, model: str, 
     lines = [
         "",
         f"Sentinel listens on {url} (base URL for SDKs: {url}/v1). Answers come from {provider}; logs are in {logs}.",
+        f"For operators: {admin_url}/metrics, {admin_url}/health/ready.",
         "Ctrl-C stops it and everything it started.",
     ]
     if tokens:

@@ -1,7 +1,7 @@
 """The whole stack as child processes: Redis, Zion's simulator, the provider's simulator, and Sentinel itself.
 
 `Stack` raises `StackError` (one sentence for the user) when a piece does not come up, and leaves nothing running then. Children
-are told to stop when this process ends, even by kill -9. `develop` turns all of that into an exit code.
+are told to stop when this process ends, even by kill -9.
 """
 
 import asyncio
@@ -15,16 +15,13 @@ from typing import Any, Final, Self
 
 from sentinel.devstack.child import Child, StackError
 from sentinel.devstack.claims import free_port, lock, require_free
-from sentinel.devstack.demo import greeting
 from sentinel.devstack.redis_server import RedisServer
 from sentinel.devstack.simulator import Simulator, is_ok
-from sentinel.settings import SettingsError, read
 
 PIECES: Final = ("redis", "zion", "provider", "sentinel")
 _START_S: Final = 30.0
 _STOP_S: Final = 40.0  # above the longest drain that makes sense here
 _LENIENT: Final = {"SENTINEL_REDIS_TIMEOUT_SECONDS": "1"}  # all pieces share the cores: 50 ms late says nothing of Redis
-_PROVIDER_VARIABLES: Final = ("OPENAI_API_KEY", "VERCEL_AI_GATEWAY_API_KEY")
 
 
 class Stack:
@@ -41,6 +38,7 @@ class Stack:
         directory: Path,
         *,
         port: int = 0,
+        admin_port: int = 0,
         workers: int = 2,
         simulators: bool = True,
         real_provider: bool = False,
@@ -51,6 +49,7 @@ class Stack:
     ) -> None:
         self.directory = directory.absolute()
         self.port = port
+        self.admin_port = admin_port
         self.tokens: dict[str, str] = {}
         self._environ = dict(os.environ if environ is None else environ)
         self._settings = dict(settings or {})
@@ -72,6 +71,11 @@ class Stack:
     def url(self) -> str:
         """Where Sentinel listens, without a path."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        """Where its metrics and its health are, without a path."""
+        return f"http://127.0.0.1:{self.admin_port}"
 
     @property
     def base_url(self) -> str:
@@ -193,15 +197,18 @@ class Stack:
 
     async def _start_sentinel(self) -> None:
         self.port = self.port or free_port()
+        self.admin_port = self.admin_port or free_port()
         require_free(self.port)
+        require_free(self.admin_port, "--admin-port")
         command = [sys.executable, "-m", "sentinel", "serve"]
         self._sentinel = Child("Sentinel", command, log=self._log("sentinel"), environ=self._sentinel_environ())
         # With parts that are not ours, Sentinel's being unready is for its user to see, not a reason to stop it.
-        state = f"{self.url}/health/{'ready' if self._simulators else 'live'}"
+        state = f"{self.admin_url}/health/{'ready' if self._simulators else 'live'}"
         await self._sentinel.start(lambda: is_ok(state), timeout_s=_START_S)
 
     def _sentinel_environ(self) -> dict[str, str]:
         own = {"SENTINEL_HOST": "127.0.0.1", "SENTINEL_PORT": str(self.port), "SENTINEL_WORKERS": str(self._workers)}
+        own |= {"SENTINEL_ADMIN_HOST": "127.0.0.1", "SENTINEL_ADMIN_PORT": str(self.admin_port)}
         own |= {"SENTINEL_DATA_DIR": str(self.directory / "journal")}
         if self._simulators:
             own |= {"ZION_API_URL": self.zion_url, "ZION_API_KEY": self.zion_key, "REDIS_URL": self.redis_url}
@@ -215,86 +222,3 @@ class Stack:
 
     def _log(self, name: str) -> Path:
         return self.directory / "logs" / f"{name}.log"
-
-
-def _provider(environ: Mapping[str, str]) -> str:
-    """The real provider whose key is set (in `environ`, in `.env` or by file): openai, vercel, or "" where none is.
-
-    SettingsError, with every problem, if anything else is wrong.
-    """
-    try:
-        return read(environ).provider
-    except SettingsError as error:
-        problems = [text for text in error.problems if not (text.startswith(_PROVIDER_VARIABLES) and "is not set" in text)]
-        if problems:
-            raise SettingsError(problems) from error
-        return ""
-
-
-async def develop(
-    *, port: int = 8080, workers: int = 2, simulators: bool = True, directory: Path = Path(".sentinel"), token_ms: float = 20
-) -> int:
-    """Run the stack until SIGINT, SIGTERM or SIGHUP; a second one kills what does not stop in time. Returns the exit code.
-
-    0 after such a signal; 1 where something does not start or ends by itself, 2 for wrong settings, with a sentence on stderr.
-    """
-    environ = {"SENTINEL_DRAIN_SECONDS": "5", **os.environ}
-    zion = {"ZION_API_URL": "http://127.0.0.1", "ZION_API_KEY": "unused"} if simulators else {}
-    stack: Stack | None = None
-    try:
-        provider = _provider({**environ, **zion}) if simulators else read(environ).provider
-        require_free(port)
-        stack = Stack(
-            directory,
-            port=port,
-            workers=workers,
-            simulators=simulators,
-            real_provider=bool(provider),
-            environ=environ,
-            token_ms=token_ms,
-        )
-        ended = await _run(stack, provider)
-    except SettingsError as error:
-        print("\n".join(f"sentinel: {problem}" for problem in error.problems), file=sys.stderr)
-        return 2
-    except StackError as error:
-        ended = str(error)
-    finally:
-        if stack is not None:
-            await stack.stop()
-    if ended:
-        print(f"sentinel: {ended}", file=sys.stderr)
-        return 1
-    print("Stopped.")
-    return 0
-
-
-async def _run(stack: Stack, provider: str) -> str:
-    """Start the stack, greet the user, wait. Returns "" after a signal, or what ended by itself."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-
-    def signalled() -> None:
-        if stop.is_set():
-            stack.kill_all()
-        stop.set()
-
-    async def run() -> str:
-        print(f"Starting {', '.join(stack.pieces)} ...", flush=True)
-        await stack.start()
-        model = "openai/gpt-4o-mini" if provider == "vercel" else "gpt-4o-mini"
-        logs = str(stack.directory / "logs")
-        source = provider or "the provider simulator"
-        print(greeting(stack.url, tokens=stack.tokens, provider=source, model=model, logs=logs), flush=True)
-        return await stack.ended()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, signalled)
-    tasks = (asyncio.create_task(run()), asyncio.create_task(stop.wait()))
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    if stop.is_set():
-        print("Stopping ...", flush=True)
-        tasks[0].cancel()
-        await asyncio.wait(tasks[:1])
-        return ""
-    tasks[1].cancel()
-    return tasks[0].result()

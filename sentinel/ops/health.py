@@ -1,10 +1,12 @@
 """Liveness and readiness. Live: the loop runs. Ready: this worker admits, Redis answers or can be done without, and Zion takes
 our key.
 
-Never fails and never waits longer than the Redis deadline: a dependency that is away is an answer (503), not an exception.
+Never fails: a dependency that is away is an answer (503), not an exception. Waits no longer than the Redis deadline, and where
+Zion refused our key no longer than for Zion.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -16,40 +18,52 @@ from sentinel.errors import LedgerUnavailableError
 
 
 class Health:
-    """What an orchestrator asks."""
+    """What an orchestrator asks. `admitting` says whether this worker takes new work: "ok", or why not."""
 
-    def __init__(self, ledger: Ledger, journal: Journal, standby: Standby, zion: Zion, draining: Callable[[], bool]) -> None:
+    def __init__(self, ledger: Ledger, journal: Journal, standby: Standby, zion: Zion, admitting: Callable[[], str]) -> None:
         self._ledger = ledger
         self._journal = journal
         self._standby = standby
         self._zion = zion
-        self._draining = draining
+        self._admitting = admitting
+        self._redis_answers = True
+        self._zion_takes_key = True
 
     def live(self) -> tuple[int, bytes]:
         """Always 200: that it is answered at all says that the loop runs."""
         return 200, b'{"status":"live"}'
 
     async def ready(self) -> tuple[int, bytes]:
-        """200, or 503 with the reason for each part that is not ready.
+        """200, or 503 with the reason for each part that is not ready, as they are now."""
+        await self.look()
+        state = self.state()
+        return (200 if state["status"] in {"ready", "degraded"} else 503), msgspec.json.encode(state)
 
-        "degraded" (200) where requests are admitted without Redis or without a journal: a load balancer that took such a worker
-        away would take all.
+    async def look(self) -> None:
+        """Ask the dependencies how they are."""
+        try:
+            await self._ledger.ping()
+        except LedgerUnavailableError:
+            self._redis_answers = False
+        else:
+            self._redis_answers = True
+        self._zion_takes_key = await self._zion.accepts_key()
+
+    def state(self) -> dict[str, Any]:
+        """How this worker is, with the dependencies as last seen: "ready", "degraded", "not ready" or "starting".
+
+        "degraded" where requests are admitted without Redis or without a journal: a load balancer that took such a worker away
+        would take all.
         """
+        away = f"away: requests are decided without it ({self._standby.mode})"
         checks = {
-            "admitting": "draining" if self._draining() else "ok",
-            "redis": await self._redis(),
+            "admitting": self._admitting(),
+            "redis": "ok" if self._redis_answers else away,
             "journal": self._journal.state,
-            "zion": "ok" if await self._zion.accepts_key() else "refuses the key of this deployment",
+            "zion": "ok" if self._zion_takes_key else "refuses the key of this deployment",
         }
         can_do_without = {"redis": self._standby.admits, "journal": not self._journal.refuses}
         ready = all(state == "ok" or can_do_without.get(part, False) for part, state in checks.items())
         degraded = ready and any(state != "ok" for state in checks.values())
-        answer = {"status": "degraded" if degraded else "ready" if ready else "not ready", "checks": checks}
-        return (200 if ready else 503), msgspec.json.encode(answer)
-
-    async def _redis(self) -> str:
-        try:
-            await self._ledger.ping()
-        except LedgerUnavailableError:
-            return f"away: requests are decided without it ({self._standby.mode})"
-        return "ok"
+        status = "degraded" if degraded else "ready" if ready else "not ready"
+        return {"status": "starting" if checks["admitting"] == "starting" else status, "checks": checks}

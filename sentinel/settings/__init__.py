@@ -85,6 +85,9 @@ def _complete(values: dict[str, Any], problems: list[str]) -> None:
     fresh, stale = (values.get(field, _default(field)) for field in ("cache_ttl_s", "limits_stale_s"))
     if isinstance(fresh, int) and isinstance(stale, int) and stale < fresh:
         problems.append(f"SENTINEL_STALE_LIMITS_SECONDS is {stale}, shorter than CACHE_TTL_SECONDS, {fresh}")
+    port, admin_port = (values.get(field, _default(field)) for field in ("port", "admin_port"))
+    if port == admin_port:
+        problems.append(f"SENTINEL_ADMIN_PORT is {admin_port}, as is SENTINEL_PORT; choose another for one of them")
     _check_fallbacks(values.get("fallback_models", ""), values.get("allowed_models", ""), problems)
     keys = {"openai": ("openai_api_key", "OPENAI_API_KEY"), "vercel": ("vercel_api_key", "VERCEL_AI_GATEWAY_API_KEY")}
     field, name = keys.get(values["provider"], ("provider", ""))

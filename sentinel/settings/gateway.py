@@ -14,6 +14,26 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
         str, Variable("SENTINEL_HOST", "The address Sentinel listens on, or a name that has one (IPv4 before IPv6).")
     ] = "0.0.0.0"
     port: Annotated[int, Variable("SENTINEL_PORT", "The port Sentinel listens on.", low=1, high=65535)] = 8080
+    admin_host: Annotated[
+        str,
+        Variable("SENTINEL_ADMIN_HOST", "The address, or a name that has one, of the admin listener: metrics and health."),
+    ] = "127.0.0.1"
+    admin_port: Annotated[
+        int,
+        Variable("SENTINEL_ADMIN_PORT", "The port of the admin listener; another one than SENTINEL_PORT.", low=1, high=65535),
+    ] = 8081
+    public_health: Annotated[
+        str,
+        Variable(
+            "SENTINEL_PUBLIC_HEALTH",
+            "Whether the public port answers `/health/live` and `/health/ready` too.",
+            choices=("true", "false"),
+        ),
+    ] = "true"
+    public_metrics: Annotated[
+        str,
+        Variable("SENTINEL_PUBLIC_METRICS", "Whether the public port answers `/metrics` too.", choices=("true", "false")),
+    ] = "false"
     workers: Annotated[
         int, Variable("SENTINEL_WORKERS", "Worker processes; by default one a core.", "processes", low=1, high=1024)
     ] = 0

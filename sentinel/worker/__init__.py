@@ -7,6 +7,7 @@ import asyncio
 import gc
 import itertools
 import secrets
+import socket
 from typing import Final
 
 from sentinel import metrics, vocab
@@ -15,6 +16,7 @@ from sentinel.errors import ClientGoneError, DrainingError
 from sentinel.journey import Journey
 from sentinel.logs import Log
 from sentinel.ops.health import Health
+from sentinel.ops.metrics_page import MetricsPage
 from sentinel.protocol.cors import Cors
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.settings import Settings
@@ -42,9 +44,12 @@ _HAND_OVER_S: Final = 0.25
 
 
 class Worker:
-    """All long-lived objects of one worker process. Build it inside its running loop, then `open` it."""
+    """All long-lived objects of one worker process. Build it inside its running loop, then `open` it.
 
-    def __init__(self, settings: Settings) -> None:
+    `listener` is the socket it serves on, which begins to listen later; None where somebody else looks after that.
+    """
+
+    def __init__(self, settings: Settings, listener: socket.socket | None = None) -> None:
         self.draining = False
         self.cors = Cors(origins(settings.cors_origins))
         self._drain_s = settings.drain_s
@@ -73,7 +78,11 @@ class Worker:
         self._reporting = parts.reporting(settings, self._ledger, gate, self._zion)
         auth = parts.auth(settings, self._ledger, self._zion)
         self.usage_page = parts.usage_page(settings, auth, self._admission, self._ledger)
-        self.health = Health(self._ledger, self._journal, standby, self._zion, lambda: self.draining)
+        self._listener = listener
+        self.health = Health(self._ledger, self._journal, standby, self._zion, self._admitting)
+        self._heartbeat = parts.heartbeat(self.health)
+        self.metrics_page = MetricsPage()
+        self.public_pages = parts.public_pages(settings)
         self._answer_cache = AnswerCache(self._ledger, ttl_s=settings.answer_cache_s, bytes_max=settings.answer_cache_bytes_max)
         self._read_on = parts.read_on(settings)
         owners = Owners(self._ledger, mode=settings.passthrough, life_s=settings.object_life_s)
@@ -100,6 +109,8 @@ class Worker:
         self._recovery.open()
         self._reporting.open()
         self._background.open()
+        if self._heartbeat is not None:
+            self._heartbeat.open()
         self._beside = [asyncio.create_task(self._look()), asyncio.create_task(self._hand_over())]
         _calm_collector()
         _log.info("worker open", boot=self._boot)
@@ -128,6 +139,8 @@ class Worker:
         if not self.draining:
             self.draining = True
             _log.info("worker drains", open=len(self._exchanges), seconds=self._drain_s)
+            if self._heartbeat is not None:
+                self._heartbeat.beat()
             asyncio.get_running_loop().call_later(self._drain_s, self._end)
 
     async def close(self) -> None:
@@ -140,6 +153,8 @@ class Worker:
         self._end_open()
         for task in self._beside:
             task.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.close()
         self._read_on.close()
         await self._background.close()
         await self.journey.settled()
@@ -155,6 +170,13 @@ class Worker:
         await self._ledger.close()
         metrics.hand_over()
         _log.info("worker closed", boot=self._boot)
+
+    def _admitting(self) -> str:
+        """Whether this worker takes new work: "ok", or why it does not."""
+        if self.draining:
+            return "draining"
+        listens = self._listener is None or self._listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return "ok" if listens else "starting"
 
     def _end(self) -> None:
         """The drain is over. Closes even where the server still waits for a connection that will not end: the server kills

@@ -1,5 +1,6 @@
 """The parts of a worker, each built from the settings it needs. Cannot fail on settings that were checked."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,8 @@ from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.provider import PROVIDERS, Patience, Provider
 from sentinel.edges.sessions import open_session
 from sentinel.edges.zion import Zion
+from sentinel.ops.health import Health
+from sentinel.ops.heartbeat import Heartbeat
 from sentinel.ops.usage_page import UsagePage
 from sentinel.protocol.models import Fallbacks, Models
 from sentinel.protocol.tokens import Tokenizer
@@ -139,6 +142,18 @@ def usage_page(settings: Settings, auth: Auth, admission: Admission, ledger: Led
     """A caller's own page."""
     stale_ms = settings.limits_stale_s * 1000
     return UsagePage(auth, admission, ledger.books, limits_stale_ms=stale_ms, window_s=settings.rate_window_s)
+
+
+def heartbeat(health: Health) -> Heartbeat | None:
+    """What the supervisor reads; None where there is no supervisor."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Heartbeat(Path(directory), health.look, health.state) if directory else None
+
+
+def public_pages(settings: Settings) -> frozenset[str]:
+    """The operators' pages that the public port answers too."""
+    health = {"/health/live", "/health/ready"} if settings.public_health == "true" else set()
+    return frozenset(health | ({"/metrics"} if settings.public_metrics == "true" else set()))
 
 
 def provider(settings: Settings) -> Provider:

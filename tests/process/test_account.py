@@ -18,7 +18,7 @@ from sentinel.devstack.stack import Stack
 from sentinel.protocol.account import NEUTRAL, REFUSED_MESSAGE, UNPAID
 from tests.process.conftest import SETTINGS
 from tests.support.raw import once, request
-from tests.support.running import HELLO, User, make_user, sdk
+from tests.support.running import HELLO, User, make_user, metrics_page, sdk
 from tests.support.scripted import DONE, END, STREAM_HEAD, Act, Asked, Scripted, chunk, event, plain, usage
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
@@ -60,11 +60,9 @@ class Town:
                         return found
                 await asyncio.sleep(0.02)
 
-    async def refusals(self, http: aiohttp.ClientSession, reason: str) -> float:
+    async def refusals(self, reason: str) -> float:
         """How often the metric has counted."""
-        await asyncio.sleep(0.3)  # a worker hands its figures over four times a second
-        async with http.get(f"{self.stack.url}/metrics") as response:
-            page = await response.text()
+        page = await metrics_page(self.stack)
         name = f'sentinel_upstream_refusals_total{{reason="{reason}"}} '
         return sum(float(line.removeprefix(name)) for line in page.splitlines() if line.startswith(name))
 
@@ -347,7 +345,7 @@ async def test_a_refused_account_is_not_the_callers_limit(
     user = await make_user(town.stack)
     body = said if isinstance(said, str) else json.dumps(said)
     reason = "key" if status == 401 else "account"
-    counted = await town.refusals(http, reason)
+    counted = await town.refusals(reason)
     asked = len(town.provider.asked)
     act = says(plain(body.encode(), status=f"{status} No", more="retry-after: 20\r\n"))
     response, passed = await town.ask(http, user, act, stream=stream)
@@ -361,7 +359,7 @@ async def test_a_refused_account_is_not_the_callers_limit(
     assert len(town.provider.asked) == asked + 2
     line = await town.logged(f"provider refuses the {reason} of this deployment", response.headers["x-request-id"])
     assert (line["level"], line["status"]) == ("error", status)
-    assert await town.refusals(http, reason) == counted + 2
+    assert await town.refusals(reason) == counted + 2
     assert await town.owes(http, user) == [0, 0, 0]
 
 
@@ -401,10 +399,10 @@ async def test_a_fallback_answers_for_a_refused_account(
         refuses = json.loads(asked.body)["model"] != "third"
         writer.write(plain(json.dumps(said).encode(), status=f"{status} No") if refuses else well)
 
-    counted = await town.refusals(http, "account")
+    counted = await town.refusals("account")
     response, _ = await town.ask(http, user, act, model="first")
     assert (response.status, response.headers["x-sentinel-model"]) == (200, "third")
-    assert await town.refusals(http, "account") == counted + 2
+    assert await town.refusals("account") == counted + 2
     line = await town.logged("model unavailable", response.headers["x-request-id"])
     assert (line["reason"], line["fallback"]) == ("account", "second")
     response, passed = await town.ask(http, user, says(plain(json.dumps(said).encode(), status=f"{status} No")), model="second")
@@ -420,7 +418,7 @@ async def test_a_refused_account_in_a_stream_is_not_the_callers_limit(
     """Issue 10 §8: the event keeps its shape, with Sentinel's code, type and message; it is told and counted as well."""
     path, text, failure, rest = STREAMS[shape]
     said = failure.replace(b'"rate_limit_exceeded"', b'"%b"' % code.encode()).replace(b'"tokens"', b'"insufficient_quota"')
-    counted = await town.refusals(http, "account")
+    counted = await town.refusals("account")
     response, passed = await town.ask(
         http, user_of_town, says(STREAM_HEAD + chunk(text + said + rest) + END), path, stream=True
     )
@@ -429,7 +427,7 @@ async def test_a_refused_account_in_a_stream_is_not_the_callers_limit(
     assert passed.startswith(text + told + rest)
     assert b"insufficient_quota" not in passed.replace(TEXT.encode(), b"")
     await town.logged("provider refuses the account of this deployment", response.headers["x-request-id"])
-    assert await town.refusals(http, "account") == counted + 1
+    assert await town.refusals("account") == counted + 1
 
 
 async def test_a_stream_of_words_is_the_same_bytes(town: Town, http: aiohttp.ClientSession, user_of_town: User) -> None:

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
 from tests.support.raw import RawAnswer, RawConnection, once, request
-from tests.support.running import HELLO, make_user
+from tests.support.running import HELLO, make_user, metrics_page
 from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, plain, usage
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
@@ -521,8 +521,7 @@ WEBSOCKET = [
 
 async def refused_websockets(door: Door) -> float:
     """How many the metrics have counted, once they show all that was asked before."""
-    await asyncio.sleep(0.3)  # handed over four times a second
-    page = (await once(door.port, request("GET", "/metrics"), method="GET")).body.decode()
+    page = await metrics_page(door.stack)
     line = 'sentinel_requests_total{route="websocket",status="426"} '
     return sum(float(found.removeprefix(line)) for found in page.splitlines() if found.startswith(line))
 
@@ -534,9 +533,8 @@ async def refused_websockets(door: Door) -> float:
 @pytest.mark.parametrize("known", [True, False])
 async def test_a_websocket_is_refused_at_once(door: Door, target: str, known: bool) -> None:
     """wire.md H21, RFC 9110 §15.5.22: 426 in OpenAI's shape, on any path and before a token is asked for, with what is spoken
-    instead; it is counted, trying again is useless, and nothing goes up.
+    instead; trying again is useless, and nothing goes up.
     """
-    before = await refused_websockets(door)
     lines = [door.authorized, *WEBSOCKET] if known else WEBSOCKET
     answer = await once(door.port, request("GET", target, *lines), method="GET")
     assert (answer.status, answer.error["code"]) == (426, "websocket_not_supported")
@@ -544,7 +542,14 @@ async def test_a_websocket_is_refused_at_once(door: Door, target: str, known: bo
     assert (answer.header("x-should-retry"), answer.header("server")) == ("false", "sentinel")
     assert str(answer.header("x-request-id")).startswith("req_")
     assert door.provider.asked == []
-    assert await refused_websockets(door) == before + 1
+
+
+async def test_refused_websockets_are_counted(door: Door) -> None:
+    """wire.md H21: each of them is in the metrics."""
+    before = await refused_websockets(door)
+    for _ in range(3):
+        await once(door.port, request("GET", "/v1/realtime", *WEBSOCKET), method="GET")
+    assert await refused_websockets(door) == before + 3
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ async def test_a_browser_may_read_every_answer(
 
 async def test_health_is_not_for_browsers(web: Stack) -> None:
     """wire.md H16: what is not the API grants no preflight."""
-    assert (await once(web.port, request("OPTIONS", "/metrics", f"Origin: {APP}", *PREFLIGHT))).status == 405
+    assert (await once(web.port, request("OPTIONS", "/health/live", f"Origin: {APP}", *PREFLIGHT))).status == 405
 
 
 async def test_without_the_setting_there_is_no_cors(stack: Stack) -> None:

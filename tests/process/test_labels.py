@@ -325,7 +325,7 @@ async def test_a_page_is_counted(town: Town, http: aiohttp.ClientSession) -> Non
     await ask(town, http, await make_user(town.stack), "/chat/completions", stream=False)
     async with asyncio.timeout(5):
         while True:
-            async with http.get(f"{town.stack.url}/metrics") as response:
+            async with http.get(f"{town.stack.admin_url}/metrics") as response:
                 if 'sentinel_upstream_answers_total{answer="upstream_not_json"}' in await response.text():
                     break
             await asyncio.sleep(0.1)

@@ -34,6 +34,7 @@ def has_ipv6() -> bool:
 def environ(host: str, port: int, directory: Path) -> dict[str, str]:
     """What a Sentinel needs to start; nothing of it is asked for."""
     own = {"SENTINEL_HOST": host, "SENTINEL_PORT": str(port), "SENTINEL_WORKERS": "1", "SENTINEL_DRAIN_SECONDS": "0"}
+    own |= {"SENTINEL_ADMIN_PORT": str(free_port())}
     own |= {"ZION_API_URL": "http://127.0.0.1:9", "ZION_API_KEY": "zk-canary", "OPENAI_API_KEY": "sk-canary"}
     own |= {"REDIS_URL": "redis://127.0.0.1:9", "SENTINEL_DATA_DIR": str(directory / "data")}
     return {**{name: text for name, text in os.environ.items() if name.startswith(("COV", "PATH"))}, **own}

@@ -50,7 +50,7 @@ async def own(shared: Stack) -> AsyncIterator[Stack]:
 
 async def metric(stack: Stack, name: str) -> float:
     """One line of the metrics page, 0 where it is not there yet."""
-    async with aiohttp.ClientSession() as http, http.get(f"{stack.url}/metrics") as response:
+    async with aiohttp.ClientSession() as http, http.get(f"{stack.admin_url}/metrics") as response:
         lines = (await response.text()).splitlines()
     return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
@@ -127,7 +127,11 @@ async def test_zion_says_nothing(own: Stack) -> None:
     await own.control("zion", "faults", {"hang": True, "call": "batch", "times": 2})
     await serve(own, users)
     await well(own, users)
-    assert await metric(own, "sentinel_reports_unsure_total") > before
+
+    async def counted() -> bool:
+        return await metric(own, "sentinel_reports_unsure_total") > before
+
+    assert await until(counted)
 
 
 async def test_zion_is_busy(own: Stack) -> None:

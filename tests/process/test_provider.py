@@ -13,7 +13,7 @@ import pytest_asyncio
 from sentinel.devstack.stack import Stack
 from tests.support.documents import ROOT
 from tests.support.liar import ACCOUNT_HEADERS, ANSWERS, HELLO, STREAM, Liar
-from tests.support.running import User, booked, make_user
+from tests.support.running import User, booked, make_user, metrics_page
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
@@ -353,8 +353,7 @@ async def test_a_fallback_answers_and_is_billed(town: Town, http: aiohttp.Client
     assert sums == (2, 14, 6)
     increments = (await town.stack.control("zion", "ledger"))["users"][user.email]
     assert increments["aiRequests"] == 2
-    async with http.get(f"{town.stack.url}/metrics") as response:
-        page = await response.text()
+    page = await metrics_page(town.stack)
     assert 'sentinel_fallbacks_total{reason="model_not_found"} 1.0' in page
     log = town.stack.child("sentinel").output()
     assert '"event":"model unavailable"' in log
@@ -400,5 +399,4 @@ async def test_an_answer_is_given_again_to_its_caller(town: Town, http: aiohttp.
     assert requests > misses
     assert (await ask(town, http, other, "well", temperature=0)).headers["x-sentinel-cache"] == "miss"
     assert "x-sentinel-cache" not in (await ask(town, http, user, "well", temperature=0.5)).headers
-    async with http.get(f"{town.stack.url}/metrics") as response:
-        assert 'sentinel_answer_cache_total{result="hit"} ' in await response.text()
+    assert 'sentinel_answer_cache_total{result="hit"} ' in await metrics_page(town.stack)

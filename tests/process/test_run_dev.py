@@ -71,7 +71,7 @@ async def start(directory: Path, port: int) -> Run:
     """Start ./run_dev.sh as a user would, in a data directory of its own."""
     process = await asyncio.create_subprocess_exec(
         str(ROOT / "run_dev.sh"),
-        *("--port", str(port), "--directory", str(directory)),
+        *("--port", str(port), "--admin-port", str(free_port()), "--directory", str(directory)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         cwd="/",
@@ -148,7 +148,7 @@ async def test_kill_9_leaves_nothing_running(running: Run) -> None:
 async def first_words(script: Path, **environ: str) -> tuple[int | None, str]:
     """(exit code, output) of a run that cannot start."""
     process = await asyncio.create_subprocess_exec(
-        *(str(script), "--port", str(free_port())),
+        *(str(script), "--port", str(free_port()), "--admin-port", str(free_port())),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=ENVIRON | environ,

@@ -13,10 +13,12 @@ from sentinel.devstack.child import StackError
 from sentinel.devstack.claims import require_free
 from sentinel.devstack.comparison import Comparison, Sums
 from sentinel.devstack.stack import Stack
+from sentinel.ops.metrics_page import KEPT_S
 
 METRICS = {"requests": "ai_requests", "input": "ai_input_tokens", "output": "ai_output_tokens"}
 HELLO = [{"role": "user", "content": "Say something about rivers."}]
 RECONCILED_S = 20.0
+_HANDED_OVER_S = 0.35  # a worker does so four times a second
 
 _numbers = itertools.count(1)
 
@@ -62,20 +64,29 @@ async def redis_away(stack: Stack, workers: int) -> None:
     """Wait until so many workers decide without Redis, 0: it is back for all of them. TimeoutError after RECONCILED_S."""
     async with asyncio.timeout(RECONCILED_S), aiohttp.ClientSession() as http:
         while True:
-            async with http.get(f"{stack.url}/metrics") as response:
+            async with http.get(f"{stack.admin_url}/metrics") as response:
                 page = await response.text()
             if f"\nsentinel_ledger_away {workers}.0\n" in page or (workers == 0 and "\nsentinel_ledger_away " not in page):
                 return
             await asyncio.sleep(0.05)
 
 
+async def metrics_page(stack: Stack) -> str:
+    """The page of metrics, once it shows all that was counted before."""
+    await asyncio.sleep(_HANDED_OVER_S + KEPT_S)
+    async with aiohttp.ClientSession() as http, http.get(f"{stack.admin_url}/metrics") as response:
+        assert response.status == 200
+        return await response.text()
+
+
 async def kill_workers(stack: Stack) -> None:
-    """kill -9 of the supervisor and all workers at once; when this returns the port is free and the locks are too."""
+    """kill -9 of the supervisor and all workers at once; when this returns the ports are free and the locks are too."""
     await stack.kill("sentinel")
     async with asyncio.timeout(RECONCILED_S):
         while True:
             try:
                 require_free(stack.port)
+                require_free(stack.admin_port)
             except StackError:
                 await asyncio.sleep(0.02)
             else:
