@@ -85,6 +85,7 @@ async def test_what_comes_out_is_what_counts(size: int) -> None:
 @pytest.mark.parametrize(
     ("packed", "error"),
     [(gzip.compress(bytes(5 * MB)), BodyTooLargeError), (gzip.compress(b"{}")[:-2], BadRequestError), (b"{}", BadRequestError)],
+    ids=["a bomb", "cut", "not packed"],
 )
 async def test_a_refused_body_gives_its_room_back(packed: bytes, error: type[SentinelError]) -> None:
     """wire.md H13: whatever becomes of a body, all that it took comes back."""
