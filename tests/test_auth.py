@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from sentinel.edges.ledger import Ledger, open_redis
 from sentinel.edges.sessions import open_session
 from sentinel.edges.zion import Zion
-from sentinel.errors import ForbiddenError, SentinelError, ZionUnavailableError
+from sentinel.errors import ForbiddenError, SentinelError, UnauthorizedError, ZionUnavailableError
 from sentinel.protocol.fields import Fields
 from sentinel.protocol.increments import Item
 from sentinel.records import Bill, Caller, Hold, Remaining
@@ -35,9 +35,10 @@ class World:
             for _ in range(2)
         ]
 
-    async def identify(self, token: str, worker: int = 0) -> Caller:
+    async def identify(self, token: str, worker: int = 0, claims: Any = None) -> Caller:
         """Who this token belongs to."""
-        written = ".".join(base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in ("{}", "{}", token))
+        parts = '{"alg":"HS256"}', json.dumps(claims or {}), token
+        written = ".".join(base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts)
         return await self.workers[worker].identify(Fields([(b"authorization", f"Bearer {written}".encode())]))
 
     async def use(self, request_id: str, caller: Caller) -> None:
@@ -148,3 +149,12 @@ async def test_users_of_whom_zion_says_no_id_are_known_by_the_external_id(world:
     batch = await world.ledger.take(0)
     assert batch is not None
     assert batch.items == (Item("ada", "ada@new.test", "m", 4, 6, 2),)
+
+
+@pytest.mark.parametrize("exp", [0, 1_699_999_999.5, 1_700_000_000])
+async def test_an_expired_token_is_refused_before_anybody_is_asked(world: World, exp: float) -> None:
+    """RFC 7519 §4.1.4: on or after `exp`; neither Redis nor Zion hears of it."""
+    await world.ledger.close()
+    with pytest.raises(UnauthorizedError) as refused:
+        await world.identify("token", claims={"exp": exp})
+    assert refused.value.code == "token_expired"

@@ -1,5 +1,6 @@
 """protocol.credentials: the bearer token of a request (RFC 6750, wire.md H15, reliability.md G3)."""
 
+import base64
 import json
 import re
 
@@ -83,3 +84,68 @@ def test_any_bytes(given_headers: list[tuple[bytes, bytes]]) -> None:
     except UnauthorizedError:
         return
     assert re.fullmatch(r"[!-~]+", token)
+
+
+def written(*parts: object) -> str:
+    """A token of these parts: bytes as they are, anything else as JSON."""
+    plain = (part if isinstance(part, bytes) else json.dumps(part).encode() for part in parts)
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in plain)
+
+
+HEAD = {"alg": "HS256"}
+NO_JWT = [
+    "sk-something",
+    "a.b.c",
+    "",
+    "..",
+    written(HEAD, {}),
+    written(HEAD, {}, b"s", b"t"),
+    written(HEAD, {}, b""),
+    written(HEAD, b"", b"s"),
+    written({}, {}, b"s"),
+    written({"alg": 1}, {}, b"s"),
+    written([], {}, b"s"),
+    written(b"no JSON", {}, b"s"),
+    written(HEAD, [], b"s"),
+    written(HEAD, "claims", b"s"),
+    written(HEAD, {"exp": "soon"}, b"s"),
+    written(HEAD, b'{"exp":1e400}', b"s"),
+    written(HEAD, b"[" * 100_000, b"s"),
+    written(b"[" * 100_000, {}, b"s"),
+    written(HEAD, {}, b"s") + "\n",
+    written(HEAD, {}, b"s").replace(".", "!."),
+    written(HEAD, {}) + ".x",
+    "\u0661" + written(HEAD, {}, b"s"),
+]
+
+
+@pytest.mark.parametrize("token", NO_JWT)
+def test_what_is_no_jwt(token: str) -> None:
+    """RFC 7515 §3.1 and RFC 7519 §3: three parts in base64url, two of them JSON objects, an `alg`, a number as `exp`."""
+    with pytest.raises(UnauthorizedError, match=re.escape(INVALID_KEY_MESSAGE)):
+        credentials.read_jwt(token)
+
+
+@given(
+    st.text(),
+    st.text() | st.none(),
+    st.integers(0, 2**40) | st.floats(0, 1e12) | st.none(),
+    st.binary(min_size=1),
+    st.booleans(),
+)
+def test_what_a_jwt_says_of_itself(alg: str, kid: str | None, exp: float | None, signature: bytes, padded: bool) -> None:
+    """Its head and its end, whatever it is signed with; padding is not minded."""
+    claims = {"sub": "ada", **({} if exp is None else {"exp": exp})}
+    token = written({"alg": alg, "typ": "JWT", **({} if kid is None else {"kid": kid})}, claims, signature)
+    if padded:
+        token = ".".join(part + "=" * (-len(part) % 4) for part in token.split("."))
+    assert credentials.read_jwt(token) == (credentials.Head(alg, kid), float("inf") if exp is None else exp)
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126)))
+def test_any_text_is_read_or_refused(token: str) -> None:
+    """No token raises anything else."""
+    try:
+        credentials.read_jwt(token)
+    except UnauthorizedError as refused:
+        assert refused.message == INVALID_KEY_MESSAGE
