@@ -65,7 +65,7 @@ class Gateway:
         self.ledger = Ledger(
             open_redis(url, 5.0), partitions=1, timeout_s=5.0, lease_ms=60_000, now_ms=clock.scripts_ms, **given
         )
-        gate = self.ledger.gate(requests_per_s=10, failures_max=3, open_s=30.0, zion_timeout_s=1.0)
+        gate = self.ledger.gate(requests_per_s=10, failures_max=3, open_s=30.0, zion_timeout_s=1.0, waiting_max=64, processes=1)
         # Nobody is asked there: limits are installed as another worker would.
         self.zion = Zion(open_session(connect_s=1, idle_s=1, connections_max=1), "http://127.0.0.1:9", "key", 1.0, gate)
         self.admission = Admission(

@@ -70,7 +70,7 @@ async def world(redis_server: RedisServer) -> AsyncIterator[World]:
     application.router.add_get("/api/v1/users/me", me)
     server = TestServer(application)
     await server.start_server()
-    gate = ledger.gate(requests_per_s=1_000, failures_max=3, open_s=30.0, zion_timeout_s=5.0)
+    gate = ledger.gate(requests_per_s=1_000, failures_max=3, open_s=30.0, zion_timeout_s=5.0, waiting_max=64, processes=1)
     zion = Zion(open_session(connect_s=5.0, idle_s=5.0, connections_max=4), str(server.make_url("")), "key", 5.0, gate)
     made = World(zion, ledger, redis)
     yield made

@@ -102,7 +102,7 @@ async def parts(redis_server: RedisServer, clock: Clock) -> AsyncIterator[Parts]
         stale_ms=300_000,
         now_ms=clock,
     )
-    gate = ledger.gate(requests_per_s=1_000, failures_max=3, open_s=30.0, zion_timeout_s=5.0)
+    gate = ledger.gate(requests_per_s=1_000, failures_max=3, open_s=30.0, zion_timeout_s=5.0, waiting_max=64, processes=1)
     told = Told()
     application = web.Application()
     application.router.add_post("/{path:.*}", told.post)

@@ -8,7 +8,8 @@ Control, all JSON and without a key:
 - `POST /simulator/users`: create or replace a user (`ZionState.put_user`; also `expires_in_s`, `token_bytes`)
   -> `{externalId, email, jwt, exp}`
 - `POST /simulator/rename`: `{user: <external id>, externalId, email}`: other names for a user, old tokens stay good -> as users
-- `GET /simulator/users`: the demo users' tokens by name, `GET /simulator/ledger`: `{rows, users, calls, replayed}`
+- `GET /simulator/users`: the demo users' tokens by name, `GET /simulator/ledger`: `{rows, users, calls, busiest_second,
+  replayed}`; the last but one is the most calls that came within a second
 - `POST /simulator/faults`: switches and one rule (`zion_faults.Faults.order`) -> the state
 - `POST /simulator/reset`: all, or what the body names of `{"ledger": true, "faults": true, "users": true}`
 """
@@ -21,7 +22,7 @@ import os
 import random
 import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -72,6 +73,8 @@ class ZionSimulator:
         self._secret = secret
         self._answered: dict[str, tuple[str, dict[str, Any]]] = {}
         self._calls: Counter[str] = Counter()
+        self._recent_s: deque[float] = deque()
+        self._busiest_second = 0
         self._replayed = 0
         self._create_demo_users()
 
@@ -126,7 +129,7 @@ class ZionSimulator:
 
     async def _batch(self, request: web.Request) -> web.StreamResponse:
         if self.faults.no_batch_endpoint:
-            self._calls["batch"] += 1
+            self._count("batch")
             raise RefusedError(404, "NOT_FOUND", "Cannot POST /api/v1/usage/external/batch-increment")
         body = await _json(request)
         items = body.get("increments") if isinstance(body, dict) else None
@@ -189,6 +192,7 @@ class ZionSimulator:
                 "rows": self.state.ledger,
                 "users": self.state.sums(),
                 "calls": dict(self._calls),
+                "busiest_second": self._busiest_second,
                 "replayed": self._replayed,
             }
         )
@@ -206,6 +210,7 @@ class ZionSimulator:
             self.state.ledger.clear()
             self._answered.clear()
             self._calls.clear()
+            self._busiest_second = 0
             self._replayed = 0
         if not parts or parts.get("faults"):
             self.faults = Faults()
@@ -222,7 +227,7 @@ class ZionSimulator:
 
     async def _fail_or_wait(self, request: web.Request, call: str, users: frozenset[str]) -> Rule | None:
         """Count the call, take its latency, and fail as the rule in force says; returns the rule if it is for afterwards."""
-        self._calls[call] += 1
+        self._count(call)
         faults = self.faults
         wait_ms = faults.latency_ms + random.uniform(0, faults.jitter_ms)
         if wait_ms > 0:
@@ -235,6 +240,14 @@ class ZionSimulator:
                 request["retry_after"] = rule.retry_after
             raise RefusedError(rule.status, f"SIMULATED_{rule.status}", "This failure was asked for")
         return rule
+
+    def _count(self, call: str) -> None:
+        self._calls[call] += 1
+        now_s = time.monotonic()
+        self._recent_s.append(now_s)
+        while self._recent_s[0] <= now_s - 1:
+            self._recent_s.popleft()
+        self._busiest_second = max(self._busiest_second, len(self._recent_s))
 
     def _check_key(self, request: web.Request) -> None:
         if not secrets.compare_digest(request.headers.get("x-api-key", "").encode(), self._api_key.encode()):

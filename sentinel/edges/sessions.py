@@ -1,16 +1,29 @@
 """The HTTP client session for Zion, without those defaults of aiohttp that leak or cut (reliability.md R3, wire.md H4).
 
 No cookies are kept (they would travel between callers), no redirects or proxies are followed by default, nothing is
-decompressed. Opening a session cannot fail; connecting does, and is mapped by the edge that asks.
+decompressed, and nothing is sent twice: each attempt is a call that has to pass the gate. Opening a session cannot fail;
+connecting does, and is mapped by the edge that asks.
 """
+
+from typing import Final
 
 import aiohttp
 
 from sentinel.edges.http.request import USER_AGENT
 
 # Below the 60 s after which most front doors drop an idle connection: a POST on a dropped one is lost, not retried.
-_KEEPALIVE_S = 15
-_LINE_BYTES_MAX = 65536
+_KEEPALIVE_S: Final = 15
+_LINE_BYTES_MAX: Final = 65536
+
+
+async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Send a request once. aiohttp would send a GET again where its connection breaks, which it knows by these two errors."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(str(error)) from error
 
 
 def open_session(*, connect_s: float, idle_s: float, connections_max: int) -> aiohttp.ClientSession:
@@ -23,6 +36,7 @@ def open_session(*, connect_s: float, idle_s: float, connections_max: int) -> ai
         skip_auto_headers=("accept", "content-type"),
         auto_decompress=False,
         trust_env=False,
+        middlewares=(_once,),
         read_bufsize=65536,
         max_line_size=_LINE_BYTES_MAX,
         max_field_size=_LINE_BYTES_MAX,

@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -42,19 +42,26 @@ class _Envelope(msgspec.Struct):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A status and the body of an answer. Status 0: there was none, and with `lost` Zion may have done what it was asked."""
+    """A status and the body of an answer. Status 0: there was none, and with `lost` Zion may have done what it was asked.
+
+    `broken_off`: its connection ended before any answer.
+    """
 
     status: int
     body: bytes
     retry_after_s: float | None = None
     lost: bool = False
+    broken_off: bool = False
 
 
 class Turns(Protocol):
     """Who says when a call that a caller waits for may go: the gate that the whole fleet shares."""
 
-    async def turn(self) -> None:
-        """Wait for its turn. Raises ZionUnavailableError."""
+    async def turn(self, kind: Literal["known", "new"], *, first: bool) -> None:
+        """Wait for the turn of a call for a known caller, or of a new token; `first` before others.
+
+        Raises ZionUnavailableError.
+        """
 
     async def shut(self, retry_after_s: float) -> None:
         """Zion wants no call before that."""
@@ -77,14 +84,14 @@ class Zion:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._turns = turns
 
-    async def profile(self, token: str) -> tuple[str, Caller]:
+    async def profile(self, token: str, kind: Literal["known", "new"] = "new", *, first: bool = False) -> tuple[str, Caller]:
         """Zion's own id of the owner of `token`, which outlives other names, and the caller (GET /api/v1/users/me).
 
-        The e-mail is "" where Zion has none.
+        The e-mail is "" where Zion has none. `kind` and `first` say whose turn it is.
 
         Raises UnauthorizedError, ForbiddenError (also `no_external_id`) or ZionUnavailableError.
         """
-        answer = await self._asked("me", "/api/v1/users/me", {"authorization": f"Bearer {token}"})
+        answer = await self._asked("me", "/api/v1/users/me", {"authorization": f"Bearer {token}"}, kind, first=first)
         if answer.status == 401:
             raise UnauthorizedError(INVALID_KEY_MESSAGE)
         if answer.status == 431:
@@ -98,13 +105,13 @@ class Zion:
         caller = Caller(external_id, email if email.strip() else "")
         return str(profile.id or external_id), caller
 
-    async def limits(self, external_id: str) -> bytes:
-        """The `data` object of GET /api/v1/limits/external/{id}, as JSON.
+    async def limits(self, external_id: str, *, first: bool = True) -> bytes:
+        """The `data` object of GET /api/v1/limits/external/{id}, as JSON; `first` where somebody waits for it.
 
         Raises ForbiddenError (`user_not_found`) or ZionUnavailableError.
         """
         path = f"/api/v1/limits/external/{quote(external_id, safe='')}"
-        answer = self._judged("limits", await self._asked("limits", path, {"x-api-key": self._key}))
+        answer = self._judged("limits", await self._asked("limits", path, {"x-api-key": self._key}, "known", first=first))
         if answer.status in {401, 403}:
             raise ZionUnavailableError("The governance service refuses this gateway.", retry_after_s=RETRY_AFTER_S)
         if answer.status == 404:
@@ -136,10 +143,16 @@ class Zion:
         """Close every connection."""
         await self._session.close()
 
-    async def _asked(self, call: str, path: str, headers: dict[str, str]) -> Answer:
-        """A call that a caller waits for, in its turn. Raises ZionUnavailableError where Zion has nothing to say."""
-        await self._turns.turn()
+    async def _asked(
+        self, call: str, path: str, headers: dict[str, str], kind: Literal["known", "new"], *, first: bool
+    ) -> Answer:
+        """A call for a caller, each attempt in its turn. Raises ZionUnavailableError where Zion has nothing to say."""
+        await self._turns.turn(kind, first=first)
         answer = await self._call(call, "GET", path, headers)
+        if answer.broken_off:
+            # Zion may close a kept connection just when it is used.
+            await self._turns.turn(kind, first=True)
+            answer = await self._call(call, "GET", path, headers)
         retry_after_s = answer.retry_after_s or RETRY_AFTER_S
         if answer.status == 429:
             await self._turns.shut(retry_after_s)
@@ -174,7 +187,9 @@ class Zion:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             metrics.ZION.labels(call, "no_answer").inc()
             _log.warning("zion does not answer", call=call, error=type(error).__name__)
-            return Answer(0, b"", lost=not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError))
+            lost = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+            late = isinstance(error, TimeoutError)
+            return Answer(0, b"", lost=lost, broken_off=lost and not late and isinstance(error, aiohttp.ClientConnectionError))
         metrics.ZION.labels(call, str(answer.status)).inc()
         if answer.status == 429 or answer.status >= 500:
             _log.warning("zion fails", call=call, status=answer.status)

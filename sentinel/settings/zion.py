@@ -26,6 +26,16 @@ class ZionSettings(msgspec.Struct, frozen=True, kw_only=True):
     zion_requests_per_s: Annotated[
         int, Variable("SENTINEL_ZION_REQUESTS_PER_SECOND", "Calls to Zion, of the whole fleet.", "requests/s", low=1, high=9999)
     ] = 20
+    zion_waiting_max: Annotated[
+        int,
+        Variable(
+            "SENTINEL_ZION_WAITING_MAX",
+            "Calls to Zion of each kind that wait for their turn in a worker; above it 503.",
+            "calls",
+            low=1,
+            high=10**5,
+        ),
+    ] = 64
     zion_failures_max: Annotated[
         int, Variable("SENTINEL_ZION_BREAKER_FAILURES", "Failed reports in a row that stop reports.", low=1, high=10**4)
     ] = 3

@@ -243,7 +243,7 @@ class Admission:
                     return
                 except ValueError:
                     _log.warning("limits in redis cannot be read", external_id=external_id)
-            await self._ask(external_id, before)
+            await self._ask(external_id, before, first=True)
         except (ZionUnavailableError, ForbiddenError):
             await self._ledger.release_refresh(external_id)
             raise
@@ -251,12 +251,12 @@ class Admission:
     async def _refresh(self, external_id: str, before: Before) -> None:
         """Install newer limits in the background; the old ones stay where Zion or Redis is away."""
         try:
-            await self._ask(external_id, before)
+            await self._ask(external_id, before, first=False)
         except (ZionUnavailableError, ForbiddenError, LedgerUnavailableError) as error:
             _log.warning("limits not refreshed", external_id=external_id, error=error.message)
 
-    async def _ask(self, external_id: str, before: Before) -> None:
-        answer = _KeptLimits(before.clock_ms, before.acked, msgspec.Raw(await self._zion.limits(external_id)))
+    async def _ask(self, external_id: str, before: Before, *, first: bool) -> None:
+        answer = _KeptLimits(before.clock_ms, before.acked, msgspec.Raw(await self._zion.limits(external_id, first=first)))
         try:
             await self._install(external_id, answer)
         except ValueError as error:

@@ -12,21 +12,24 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from sentinel import metrics
 from sentinel.edges.ledger import Ledger
 from sentinel.edges.zion import Zion
-from sentinel.errors import ForbiddenError, LedgerUnavailableError, SentinelError, UnauthorizedError
+from sentinel.errors import ForbiddenError, LedgerUnavailableError, SentinelError, UnauthorizedError, ZionUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol import credentials
 from sentinel.protocol.fields import Fields
 from sentinel.records import Caller
 
+_T = TypeVar("_T")
+
 _log: Final = Log("auth")
 _REFUSALS_MAX: Final = 10_000
+_TURNED_AWAY_MAX: Final = 10_000
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -61,6 +64,9 @@ class Auth:
         self._now_s = now_s
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[float, Callable[[], SentinelError]]] = OrderedDict()
+        # Tokens that Zion could not be asked about. One that comes again goes first: who sends any text as a token seldom sends
+        # the same again, and a client does.
+        self._turned_away: OrderedDict[bytes, None] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[_Known]] = {}
 
     async def identify(self, request_headers: Fields) -> Caller:
@@ -119,21 +125,20 @@ class Auth:
             metrics.AUTH.labels("redis").inc()
         else:
             known = await self._ask_zion(token, digest, min(expires_s, now_s + self._profile_ttl_s))
-        self._known[digest] = known
-        while len(self._known) > self._entries_max:
-            self._known.popitem(last=False)
+        _note(self._known, digest, known, self._entries_max)
         return known
 
     async def _ask_zion(self, token: str, digest: bytes, until_s: float) -> _Known:
         metrics.AUTH.labels("zion").inc()
         try:
-            user_id, caller = await self._zion.profile(token)
+            user_id, caller = await self._zion.profile(token, first=digest in self._turned_away)
+        except ZionUnavailableError:
+            _note(self._turned_away, digest, None, _TURNED_AWAY_MAX)
+            raise
         except (UnauthorizedError, ForbiddenError) as refusal:
             # A new exception each time: one that is raised again and again would keep every traceback.
             again = partial(type(refusal), refusal.message, code=refusal.code)
-            self._refused[digest] = (self._now_s() + self._refusal_ttl_s, again)
-            while len(self._refused) > _REFUSALS_MAX:
-                self._refused.popitem(last=False)
+            _note(self._refused, digest, (self._now_s() + self._refusal_ttl_s, again), _REFUSALS_MAX)
             raise
         known = _Known(caller, until_s)
         try:
@@ -155,3 +160,10 @@ class Auth:
         except msgspec.MsgspecError:
             _log.warning("profile in redis cannot be read")
             return None
+
+
+def _note(memory: OrderedDict[bytes, _T], digest: bytes, value: _T, entries_max: int) -> None:
+    """Remember something of a token; where there is too much, forget what was longest not needed."""
+    memory[digest] = value
+    while len(memory) > entries_max:
+        memory.popitem(last=False)

@@ -62,7 +62,7 @@ class Worker:
         # Those of them that still read their request, or are too new to have been looked at.
         self._beginning: set[Exchange] = set()
         self._ledger = parts.ledger(settings)
-        gate = parts.gate(settings, self._ledger)
+        self._gate = gate = parts.gate(settings, self._ledger)
         standby = parts.standby(settings)
         self._zion = parts.zion(settings, gate)
         self._provider = parts.provider(settings)
@@ -166,6 +166,7 @@ class Worker:
         await self._answer_cache.close()
         await self._provider.close()
         await self._zion.close()
+        self._gate.close()
         self._journal.close()
         await self._ledger.close()
         metrics.hand_over()

@@ -67,6 +67,8 @@ def gate(settings: Settings, ledger: Ledger) -> Gate:
         failures_max=settings.zion_failures_max,
         open_s=settings.zion_open_s,
         zion_timeout_s=settings.zion_timeout_s,
+        waiting_max=settings.zion_waiting_max,
+        processes=settings.fleet_processes or settings.workers,
     )
 
 

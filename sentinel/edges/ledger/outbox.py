@@ -80,7 +80,16 @@ class Outbox:
     _now_ms: Callable[[], int]
     _unanswered: dict[int, str]
 
-    def gate(self, *, requests_per_s: int, failures_max: int, open_s: float, zion_timeout_s: float) -> Gate:
+    def gate(
+        self,
+        *,
+        requests_per_s: int,
+        failures_max: int,
+        open_s: float,
+        zion_timeout_s: float,
+        waiting_max: int,
+        processes: int,
+    ) -> Gate:
         """The gate to Zion that all workers share. A probe that says nothing in twice the time of a call is given up."""
         return Gate(
             self._pipeline,
@@ -90,6 +99,8 @@ class Outbox:
             open_s=open_s,
             probe_s=2 * zion_timeout_s,
             turn_s=zion_timeout_s,
+            waiting_max=waiting_max,
+            processes=processes,
         )
 
     async def peek(self, partition: int) -> Queue:

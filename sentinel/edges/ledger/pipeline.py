@@ -82,6 +82,8 @@ class Pipeline:
         self._redis = redis
         self._timeout_s, self._half_s = timeout_s, timeout_s / 2
         self._breaker = Breaker()
+        # When Redis was last found to be away, or to be back: monotonic.
+        self.changed_s = float("-inf")
         self._probing: asyncio.Task[None] | None = None
         self._broken = False
         texts = {name: lua.source(name).encode() for name in SCRIPTS}
@@ -189,6 +191,7 @@ class Pipeline:
 
     def _opened(self) -> None:
         """The breaker has opened: say so, and ask in the background until Redis answers within the deadline again."""
+        self.changed_s = time.monotonic()
         metrics.LEDGER_AWAY.set(1)
         _log.error("redis is away: requests are decided without it")
         self._probing = asyncio.create_task(self._probe())
@@ -202,6 +205,7 @@ class Pipeline:
             else:
                 break
         self._breaker.close()
+        self.changed_s = time.monotonic()
         metrics.LEDGER_AWAY.set(0)
         _log.info("redis is back")
 

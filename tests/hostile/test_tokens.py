@@ -1,0 +1,145 @@
+"""Issue 11 B2: forged tokens, sixty and then two hundred a second, from somebody without any credential."""
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from sentinel.devstack import jwt
+from sentinel.devstack.stack import Stack
+from tests.support.running import HELLO, User, make_user, reconciled
+
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
+
+SETTINGS = {
+    "SENTINEL_RATE_LIMIT_REQUESTS": "0",
+    "SENTINEL_DRAIN_SECONDS": "1",
+    # A busy machine is not what is tried here.
+    "SENTINEL_REDIS_TIMEOUT_SECONDS": "0.5",
+}
+ZION_PER_S = 20
+ATTACK_S = 6.0
+NEWCOMERS = 4
+# How often a newcomer who does as Retry-After says has to ask: among 200 strangers for 10 places, 20 times by luck alone.
+TRIES_MAX = 5
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """Two workers."""
+    async with Stack(tmp_path_factory.mktemp("tokens"), settings=SETTINGS) as running:
+        yield running
+
+
+class Client:
+    """One caller with a connection of its own; the statuses it has seen."""
+
+    def __init__(self, stack: Stack, user: User | None = None) -> None:
+        self._url = f"{stack.base_url}/chat/completions"
+        self._session = aiohttp.ClientSession(
+            headers={"authorization": f"Bearer {user.token}"} if user else None, connector=aiohttp.TCPConnector(limit=0)
+        )
+        # The provider's simulator notes whom it has served by this.
+        self._body = {"model": "gpt-4o", "messages": HELLO, "user": user.email if user else ""}
+        self.statuses: Counter[int] = Counter()
+
+    async def ask(self, **headers: str) -> float | None:
+        """Ask once; the seconds of Retry-After, None where it was served."""
+        async with self._session.post(self._url, json=self._body, headers=headers) as response:
+            await response.read()
+            self.statuses[response.status] += 1
+            return None if response.status == 200 else float(response.headers.get("retry-after", 0))
+
+    async def tries(self) -> int:
+        """How often it has to ask until it is served, waiting as it is told."""
+        for count in itertools.count(1):
+            wait_s = await self.ask()
+            if wait_s is None:
+                return count
+            await asyncio.sleep(wait_s)
+        raise AssertionError
+
+    async def close(self) -> None:
+        """Close its connection."""
+        await self._session.close()
+
+
+def forged() -> str:
+    """A token that only its signature tells from one of Zion's."""
+    now_s = int(time.time())
+    claims = {"sub": secrets.token_hex(8), "email": "a@x.test", "iat": now_s, "exp": now_s + 3600, "jti": secrets.token_hex(8)}
+    return jwt.sign(claims, "somebody else's")
+
+
+async def attack(stack: Stack, per_s: int) -> Counter[int]:
+    """So many forged tokens a second, each once; what they were answered."""
+    attacker = Client(stack)
+    begun_s, asked = time.monotonic(), list[asyncio.Task[float | None]]()
+    while (passed_s := time.monotonic() - begun_s) < ATTACK_S:
+        while len(asked) < passed_s * per_s:
+            asked.append(asyncio.create_task(attacker.ask(authorization=f"Bearer {forged()}")))
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*asked)
+    await attacker.close()
+    return attacker.statuses
+
+
+async def over_and_over(until: asyncio.Task[Counter[int]], ask: Callable[[], Awaitable[object]], pause_s: float) -> None:
+    """Ask until the attack is over."""
+    while not until.done():
+        await ask()
+        await asyncio.sleep(pause_s)
+
+
+@pytest.mark.parametrize("per_s", [60, 200])
+async def test_forged_tokens_stop_nobody(stack: Stack, per_s: int) -> None:
+    """A known caller is served as ever, newcomers after a few tries, reports go on, and Zion keeps its bound."""
+    users = [await make_user(stack) for _ in range(1 + NEWCOMERS)]
+    known = Client(stack, users[0])
+    assert await known.ask() is None
+    await stack.control("zion", "reset", {"ledger": True})
+    attacking = asyncio.create_task(attack(stack, per_s))
+    usual = asyncio.create_task(over_and_over(attacking, known.ask, 0.05))
+    tries = [await newcomer(stack, user) for user in users[1:]]
+    answered = await attacking
+    await usual
+    await known.close()
+
+    assert set(known.statuses) == {200}
+    assert known.statuses[200] > ATTACK_S  # it went on all the time
+    assert max(tries) <= TRIES_MAX, tries
+    assert set(answered) <= {401, 503}
+    assert answered.total() >= per_s * ATTACK_S * 0.9
+    seen = await stack.control("zion", "ledger")
+    assert seen["busiest_second"] <= ZION_PER_S
+    # At least one report a second; without an attack it is two, for one busy caller.
+    assert seen["calls"]["batch"] >= ATTACK_S
+    assert "redis is away" not in stack.child("sentinel").output()
+
+
+async def newcomer(stack: Stack, user: User) -> int:
+    """How often somebody whom nobody here knows has to ask."""
+    client = Client(stack, user)
+    try:
+        return await client.tries()
+    finally:
+        await client.close()
+
+
+async def test_what_was_served_beside_an_attack_is_booked(stack: Stack) -> None:
+    """Reports that stood back for callers went all the same: served is booked, to the token, once."""
+    user = await make_user(stack)
+    client = Client(stack, user)
+    attacking = asyncio.create_task(attack(stack, 60))
+    await client.tries()
+    await over_and_over(attacking, client.ask, 0.05)
+    await client.close()
+    served, noted = await reconciled(stack, [user])
+    assert served == noted
+    assert served[user.email][0] == client.statuses[200]
