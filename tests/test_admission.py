@@ -59,15 +59,17 @@ class Clock:
 class Gateway:
     """Admission and its ledger in one worker. `ask` is what the journey does: recall, then admit."""
 
-    def __init__(self, url: str, clock: Clock, *, mode: str = "closed", **rules: Any) -> None:
+    def __init__(
+        self, url: str, clock: Clock, *, mode: str = "closed", zion_url: str = "http://127.0.0.1:9", **rules: Any
+    ) -> None:
         self.clock = clock
         given = {"rate_requests": 0, "rate_window_ms": 60_000, "fresh_ms": 10**9, "stale_ms": 10**9, **rules}
         self.ledger = Ledger(
             open_redis(url, 5.0), partitions=1, timeout_s=5.0, lease_ms=60_000, now_ms=clock.scripts_ms, **given
         )
         gate = self.ledger.gate(requests_per_s=10, failures_max=3, open_s=30.0, zion_timeout_s=1.0, waiting_max=64, processes=1)
-        # Nobody is asked there: limits are installed as another worker would.
-        self.zion = Zion(open_session(connect_s=1, idle_s=1, connections_max=1), "http://127.0.0.1:9", "key", 1.0, gate)
+        # Mostly nobody is asked there: limits are installed as another worker would.
+        self.zion = Zion(open_session(connect_s=1, idle_s=1, connections_max=1), zion_url, "key", 1.0, gate)
         self.admission = Admission(
             self.ledger,
             Standby(mode, ratio=0.5, processes=1, window_ms=60_000, callers_max=10, now_s=lambda: clock.now_us / 10**6),

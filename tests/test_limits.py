@@ -71,21 +71,59 @@ def test_the_unified_format_is_read(envelope: bool) -> None:
         ({"limit": 0, "used": 0}, (0, 0)),
         ({"limit": 10.9, "used": 2.1}, (10, 3)),
         ({"limit": "100", "used": "1e1"}, (100, 10)),
-        ({"limit": "many", "used": "few"}, (None, 0)),
-        ({"limit": True, "used": False}, (None, 0)),
-        ({"limit": [], "used": {}}, (None, 0)),
         ({"limit": 10, "remaining": 4}, (10, 6)),
         ({"limit": 10, "remaining": 40}, (10, 0)),
         ({"limit": 10, "used": -5}, (10, 0)),
         ({"limit": 10, "used": 25, "remaining": 0}, (10, 25)),
         ({"limit": 10**30, "used": 10**30}, (NUMBER_MAX, NUMBER_MAX)),
-        ({"limit": 1e300, "used": "inf"}, (NUMBER_MAX, 0)),
+        ({"limit": 1e300, "used": 0}, (NUMBER_MAX, 0)),
+        ({"limit": 10**400, "used": "1" + "0" * 399}, (NUMBER_MAX, NUMBER_MAX)),
+        ({"limit": -(10**400), "used": None}, (None, 0)),
+        ({"limit": "1e400", "used": " 7 "}, (NUMBER_MAX, 7)),
     ],
 )
 def test_odd_figures_are_read_tolerantly(figures: dict[str, Any], expected: tuple[int | None, int]) -> None:
-    """No figure that Zion may send raises; what says nothing is no limit, and nothing used."""
+    """A number is read however it is written; what is absent is no limit, and nothing used."""
     limit = read_snapshot(body(per_limit("ai_requests", **figures))).requests
     assert (limit.limit, limit.used) == expected
+
+
+UNREADABLE: list[Any] = [
+    "1,000",
+    "many",
+    "",
+    " ",
+    "1_000",
+    "0x10",
+    "nan",
+    "inf",
+    "Infinity",
+    "١٠",
+    "5 tokens",
+    True,
+    False,
+    [],
+    [5],
+    {},
+]
+
+
+@pytest.mark.parametrize("value", UNREADABLE, ids=repr)
+@pytest.mark.parametrize("name", ["limit", "used", "remaining"])
+def test_a_figure_that_is_no_number_is_unreadable(name: str, value: Any) -> None:
+    """Nobody can tell what it allows, so that the whole answer is refused, in both formats, and is never no limit."""
+    figures = {"limit": 10} | ({} if name == "remaining" else {"used": 1}) | {name: value}
+    for entry in (per_limit("ai_requests", **figures), {"name": "ai_usage", "aiRequests": figures}):
+        with pytest.raises(ValueError, match=name):
+            read_snapshot(body(entry))
+
+
+@pytest.mark.parametrize("value", [5, "5", True, [], "unlimited"], ids=repr)
+def test_a_metric_that_is_no_object_is_unreadable(value: Any) -> None:
+    """In the unified format a metric holds its figures; null is no metric."""
+    with pytest.raises(ValueError, match="aiRequests"):
+        read_snapshot(body({"name": "ai_usage", "aiRequests": value}))
+    assert Metric.REQUESTS in read_snapshot(body({"name": "ai_usage", "aiRequests": None})).missing
 
 
 @pytest.mark.parametrize(
@@ -143,9 +181,12 @@ _json = st.recursive(
 
 
 @given(st.lists(_json, max_size=4))
-def test_no_list_of_limits_raises(entries: list[Any]) -> None:
-    """Whatever stands in the list, the figures are within what the ledger can hold."""
-    snapshot = read_snapshot(json.dumps({"limits": entries}).encode())
+def test_no_list_of_limits_is_misread(entries: list[Any]) -> None:
+    """Whatever stands in the list, it is unreadable, or its figures are within what the ledger can hold."""
+    try:
+        snapshot = read_snapshot(json.dumps({"limits": entries}).encode())
+    except ValueError:
+        return
     for limit in (snapshot.input, snapshot.output, snapshot.requests):
         assert limit.limit is None or 0 <= limit.limit <= NUMBER_MAX
         assert 0 <= limit.used <= NUMBER_MAX

@@ -1,12 +1,14 @@
 """Limits as numbers: what Zion says of a caller (zion.md, both formats) and what the ledger's scripts answer.
 
-Pure. What Zion sends is read tolerantly: unknown fields and names are ignored, numbers may be floats or text, a limit that is
-null, negative or absent is no limit. Only an answer with no list of limits at all raises ValueError.
+Pure. Unknown fields and names are ignored, numbers may be floats or plain text, and a limit that is null, negative or absent is
+no limit. Fails closed: an answer with no list of limits, or with a figure that is no number (`"1,000"`, `true`, `{}`), raises
+ValueError, since nobody can tell what it allows.
 """
 
 import math
+import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,6 +22,8 @@ NUMBER_MAX: Final = 10**14 - 1
 _NAMES: Final = {metric.value: metric for metric in Metric}
 _UNIFIED: Final = {"aiInputTokens": Metric.INPUT, "aiOutputTokens": Metric.OUTPUT, "aiRequests": Metric.REQUESTS}
 _UNIFIED_NAME: Final = "ai_usage"
+# As JSON writes numbers; Python's float() would also take "1_000", "nan" and other scripts' digits.
+_NUMBER: Final = re.compile(r"\s*[+-]?[0-9]{1,400}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,5})?\s*", re.ASCII)
 _DAY_MS: Final = 86_400_000
 # What admit.lua answers, as a code and why.
 _ANSWERS: Final = (
@@ -92,7 +96,7 @@ class Verdict(msgspec.Struct, frozen=True):
 def read_snapshot(body: bytes) -> Snapshot:
     """The limits in an answer of Zion, `data` enveloped or bare. Of two limits of one metric the one with less left counts.
 
-    Raises ValueError where the body is not the JSON of such an answer.
+    Raises ValueError where the body is not the JSON of such an answer, or a figure in it is not a number.
     """
     try:
         answer = _decode(body)
@@ -162,18 +166,21 @@ def _named(entry: Mapping[str, Any]) -> Iterator[tuple[Metric, Mapping[str, Any]
         yield _NAMES[name], entry
     elif name == _UNIFIED_NAME or name is None:
         for key, metric in _UNIFIED.items():
-            if isinstance(entry.get(key), dict):
-                yield metric, entry[key]
+            figures = entry.get(key)
+            if isinstance(figures, dict):
+                yield metric, figures
+            elif figures is not None:
+                raise ValueError(f"{key} is not an object")
 
 
 def _limit(figures: Mapping[str, Any], entry: Mapping[str, Any]) -> MetricLimit:
     """Amounts from `figures`, the period from there or from the entry around it."""
-    limit = _number(figures.get("limit"), math.floor)
+    limit = _number(figures, "limit", math.floor)
     if limit is not None and limit < 0:
         limit = None
-    used = _number(figures.get("used"), math.ceil)
+    used = _number(figures, "used", math.ceil)
     if used is None:
-        left = _number(figures.get("remaining"), math.floor)
+        left = _number(figures, "remaining", math.floor)
         used = 0 if limit is None or left is None else limit - left
     period = figures.get("resetPeriod") or entry.get("resetPeriod")
     period = period.strip().upper() if isinstance(period, str) else ""
@@ -191,16 +198,20 @@ def _left(limit: MetricLimit) -> float:
     return math.inf if limit.limit is None else limit.limit - limit.used
 
 
-def _number(value: Any, whole: Any) -> int | None:
-    """A JSON number or its text as an int within the bounds of the ledger, rounded by `whole`; None for anything else."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def _number(figures: Mapping[str, Any], name: str, whole: Callable[[float], int]) -> int | None:
+    """A JSON number or its text as an int within the bounds of the ledger, rounded by `whole`; None where there is none.
+
+    Raises ValueError for anything else.
+    """
+    value = figures.get(name)
+    if value is None:
         return None
-    return max(-NUMBER_MAX, min(NUMBER_MAX, int(whole(value))))
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Before it is rounded: what is infinite, or an integer too large for a float, is beyond the bounds too.
+        return int(whole(max(-NUMBER_MAX, min(NUMBER_MAX, value))))
+    raise ValueError(f"{name} is not a number: {value!r:.40}")
 
 
 def _unix_ms(value: Any) -> int:
