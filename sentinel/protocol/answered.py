@@ -1,6 +1,7 @@
 """What an answer is, by its head: how it is metered, and which headers go down with it. Pure; nothing here fails."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from sentinel.protocol import headers
 from sentinel.protocol.bodies import BodyMeter, PassMeter
@@ -8,6 +9,9 @@ from sentinel.protocol.fields import Line
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
 from sentinel.records import Call, Dialect
+
+# Without content, so that a length would be waited for (RFC 9110 §8.6, §15.3.6).
+_BODILESS: Final = frozenset((204, 205, 304))
 
 
 def opened(status: int, sent: Sequence[Line], call: Call) -> tuple[Meter, list[Line], int | None]:
@@ -23,7 +27,7 @@ def opened(status: int, sent: Sequence[Line], call: Call) -> tuple[Meter, list[L
         stream = StreamMeter(call.dialect, usage_hidden=call.usage_hidden, names=bool(call.leaves), choices=call.choices)
         return stream, kept + unbuffered, None
     meter = _plain(kind, status, call)
-    lengths = values(sent, b"content-length")
+    lengths = [] if status in _BODILESS else values(sent, b"content-length")
     head += [(b"content-length", length) for length in lengths]
     return meter, head, int(lengths[0]) if lengths else None
 

@@ -109,6 +109,7 @@ class Answer:
             self.keeps = False
         pieces, last = self._pieces, b""
         if pieces and not self._bodiless:
+            self._check_interim()
             last = pieces[-1]
             arrived = last if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
@@ -202,7 +203,13 @@ class Answer:
         if self.begun:
             self.whole = True
         else:
+            self._check_interim()
             self._fields = []
+
+    def _check_interim(self) -> None:
+        """What a status below 200 brought as a body, which it may not have, is no part of the answer behind it."""
+        if self._pieces and not self.begun:
+            raise BrokenError("an interim answer with a body")
 
     def _read_head(self, version: str) -> None:
         """How the body ends (RFC 9112 §6.3), after the parser has refused what is in doubt, and what it is."""
@@ -226,7 +233,10 @@ class Answer:
                 self.codings = [*(self.codings or ()), value]
             elif name == b"keep-alive":
                 self.keep_s = _timeout_s(value)
-        if self.status not in {204, 304}:
+        if self.status == 205:
+            # It has no content (RFC 9110 §15.3.6), of which the parser knows nothing: what comes all the same is nobody's.
+            self._bodiless, self.keeps = True, False
+        elif self.status not in {204, 304}:
             self._left = left
             self._until_close = left == _UNTIL_CLOSE
 
