@@ -76,19 +76,24 @@ def check_framing(fields: Fields) -> None:
     """
     first, repeated = fields.first, fields.repeated
     if b"host" in repeated or not first.get(b"host", b"").strip():
-        raise BadRequestError("A request must have exactly one Host header.")
+        raise _doubtful("A request must have exactly one Host header.")
     coding = first.get(b"transfer-encoding")
     if coding is not None and (b"transfer-encoding" in repeated or coding.lower() != b"chunked"):
-        raise BadRequestError("No Transfer-Encoding but 'chunked' is supported.")
+        raise _doubtful("No Transfer-Encoding but 'chunked' is supported.")
     length = first.get(b"content-length")
     if length is not None and (
         b"content-length" in repeated or coding is not None or not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX
     ):
-        raise BadRequestError("A request must have at most one Content-Length header, a number.")
+        raise _doubtful("A request must have at most one Content-Length header, a number.")
     media = first.get(b"content-type", b"")
     # A comma may stand in a parameter, such as a boundary, but in no type.
     if b"content-type" in repeated or (_COMMA in media and _COMMA in media.partition(b";")[0]):
         raise BadRequestError("A request must have at most one Content-Type.")
+
+
+def _doubtful(message: str) -> BadRequestError:
+    """Where one server sees the end of this request another may see the middle: nothing behind it is read."""
+    return BadRequestError(message, headers=((b"connection", b"close"),))
 
 
 def client_request_id(fields: Fields) -> str:
