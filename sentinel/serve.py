@@ -7,6 +7,7 @@ start anew.
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -27,13 +28,13 @@ from sentinel.settings import Settings
 
 _BACKLOG: Final = 4096
 _ADMIN_BACKLOG: Final = 128
-# Connections a worker takes before the kernel queues the rest; idle keep-alive ones count.
-_CONNECTIONS_MAX: Final = 8192
 _HEADER_BYTES_MAX: Final = 131_072
 # Granian calls a second death within 5.5 s of a respawn a crash loop.
 _RESPAWN_S: Final = 3.5
 # After the drain deadline: settle, flush usage and close the edges.
 _CLOSE_S: Final = 10
+
+_log: Final = logs.Log("serve")
 
 
 class _Server(MPServer):
@@ -95,7 +96,7 @@ def serve(settings: Settings) -> None:
     # Read by prometheus-client when a worker first imports it, which is why nothing here may import it earlier.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
     try:
-        server = _server(settings, address)
+        server = _server(settings, address, _places(settings.connections_max))
         _listen(listener, lambda: [heartbeat.read(Path(figures), pid) for pid in server.pids()])
         server.serve(spawn_target=_serve_as_worker)
     finally:
@@ -112,6 +113,17 @@ def _listen(listener: socket.socket, workers: Callable[[], list[dict[str, Any]]]
     Admin(listener, workers, metrics_page.MetricsPage().text, metrics_page.CONTENT_TYPE).start()
 
 
+def _places(connections_max: int) -> int:
+    """How many connections a worker may take, with all open files allowed that can be: each may need one to the provider."""
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
+    places = connections_max if allowed == resource.RLIM_INFINITY else min(connections_max, allowed // 2)
+    if places < connections_max:
+        needed = 2 * connections_max
+        _log.error("too few open files allowed", allowed=allowed, needed=needed, connections_max=places)
+    return places
+
+
 def _serve_as_worker(worker_id: int, name: str | None, load: Callable[[], Any], sock: Any, *rest: Any) -> None:
     """What a worker process runs: Granian's own, with a socket that the application can look at.
 
@@ -124,7 +136,7 @@ def _serve_as_worker(worker_id: int, name: str | None, load: Callable[[], Any], 
     MPServer._spawn_asgi_lifespan_worker(worker_id, name, lambda: app, ((None, holder), None), *rest)
 
 
-def _server(settings: Settings, address: str) -> _Server:
+def _server(settings: Settings, address: str, places: int) -> _Server:
     return _Server(
         "sentinel.app:create",
         factory=True,
@@ -137,7 +149,7 @@ def _server(settings: Settings, address: str) -> _Server:
         workers=settings.workers,
         runtime_mode=RuntimeModes.st,
         backlog=_BACKLOG,
-        backpressure=_CONNECTIONS_MAX,
+        backpressure=places,
         http1_settings=HTTP1Settings(
             header_read_timeout=int(settings.head_timeout_s * 1000), max_buffer_size=_HEADER_BYTES_MAX
         ),

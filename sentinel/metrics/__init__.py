@@ -55,6 +55,10 @@ _RATIOS: Final = (0.5, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.25, 2, 5)
 REQUESTS: Final = _counts("sentinel_requests_total", "Requests answered, by route and status.", ["route", "status"])
 ENDINGS: Final = _counts("sentinel_endings_total", "Admitted requests, by route and how they ended.", ["route", "ending"])
 IN_FLIGHT: Final = _level("sentinel_requests_in_flight", "Requests being worked on.", multiprocess_mode="livesum")
+CONNECTIONS: Final = _level("sentinel_connections", "Connections of clients that are open.", multiprocess_mode="livesum")
+CONNECTIONS_ENDED: Final = _counts(
+    "sentinel_connections_ended_total", "Connections ended because no request came over them, by the reason.", ["reason"]
+)
 DURATION: Final = _spreads(
     "sentinel_request_seconds", "From the first byte read to the last byte sent.", ["route"], buckets=_SECONDS
 )

@@ -69,6 +69,26 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
             high=60,
         ),
     ] = 60.0
+    first_request_timeout_s: Annotated[
+        float,
+        Variable(
+            "SENTINEL_FIRST_REQUEST_TIMEOUT_SECONDS",
+            "How long a new connection may take until the head of its first request is there.",
+            "s",
+            low=1,
+            high=60,
+        ),
+    ] = 10.0
+    connections_max: Annotated[
+        int,
+        Variable(
+            "SENTINEL_CONNECTIONS_MAX",
+            "Connections of clients that one worker takes, idle ones too; more wait. At most half of the open files allowed.",
+            "connections",
+            low=16,
+            high=1_000_000,
+        ),
+    ] = 8192
     downstream_idle_s: Annotated[
         float,
         Variable(
@@ -96,18 +116,8 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
         ),
     ] = "false"
     jwt_cache_ttl_s: Annotated[
-        int, Variable("JWT_CACHE_TTL_SECONDS", "How long a token's profile counts as fresh.", "s", low=1, high=86400)
+        int, Variable("JWT_CACHE_TTL_SECONDS", "How long a token's profile is kept at most.", "s", low=1, high=86400)
     ] = 300
-    jwt_stale_s: Annotated[
-        int,
-        Variable(
-            "SENTINEL_STALE_PROFILES_SECONDS",
-            "How much longer it is used while Zion is slow or away; then 503.",
-            "s",
-            low=0,
-            high=86400,
-        ),
-    ] = 600
     jwt_refusal_ttl_s: Annotated[
         float,
         Variable(

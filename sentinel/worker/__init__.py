@@ -11,6 +11,7 @@ import socket
 from typing import Final
 
 from sentinel import metrics, vocab
+from sentinel.edges.connections import Connections
 from sentinel.edges.exchange import Exchange
 from sentinel.errors import ClientGoneError, DrainingError
 from sentinel.journey import Journey
@@ -39,6 +40,8 @@ _COLLECT_EVERY: Final = 20_000
 # How late it may be noticed that a client has left, or does not send its body; and so many looks later, that one does not read.
 _LOOK_S: Final = 0.1
 _LOOKS_AT_ALL: Final = 10
+# How often connections are looked at.
+_END_IDLE_S: Final = 1.0
 # How often metrics are handed over: how late another worker's page may show them, and what a kill can lose of them.
 _HAND_OVER_S: Final = 0.25
 
@@ -76,9 +79,10 @@ class Worker:
         self._settlement = Settlement(self._ledger, self._journal, tokenizer)
         self._recovery = Recovery(self._ledger, self._journal)
         self._reporting = parts.reporting(settings, self._ledger, gate, self._zion)
-        self._auth = auth = parts.auth(settings, self._ledger, self._zion)
+        auth = parts.auth(settings, self._ledger, self._zion)
         self.usage_page = parts.usage_page(settings, auth, self._admission, self._ledger)
         self._listener = listener
+        self._connections = parts.connections(settings, listener)
         self.health = Health(self._ledger, self._journal, standby, self._zion, self._admitting)
         self._heartbeat = parts.heartbeat(self.health)
         self.metrics_page = MetricsPage()
@@ -112,6 +116,8 @@ class Worker:
         if self._heartbeat is not None:
             self._heartbeat.open()
         self._beside = [asyncio.create_task(self._look()), asyncio.create_task(self._hand_over())]
+        if self._connections is not None:
+            self._beside.append(asyncio.create_task(self._end_idle(self._connections)))
         _calm_collector()
         _log.info("worker open", boot=self._boot)
 
@@ -165,7 +171,6 @@ class Worker:
         await self._admission.close()
         await self._answer_cache.close()
         await self._provider.close()
-        await self._auth.close()
         await self._zion.close()
         self._gate.close()
         self._journal.close()
@@ -217,6 +222,14 @@ class Worker:
             try:
                 metrics.hand_over()
             except Exception as error:  # noqa: BLE001 - without it, what is observed would be kept for ever
+                _log.error("defect", exception=error)
+
+    async def _end_idle(self, connections: Connections) -> None:
+        while True:
+            await asyncio.sleep(_END_IDLE_S)
+            try:
+                await connections.end_idle(lambda: {exchange.peer for exchange in self._exchanges if exchange.peer})
+            except Exception as error:  # noqa: BLE001 - without it, who asks for nothing would keep others out
                 _log.error("defect", exception=error)
 
     def _end_open(self) -> None:

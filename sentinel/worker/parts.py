@@ -1,10 +1,12 @@
 """The parts of a worker, each built from the settings it needs. Cannot fail on settings that were checked."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Final
 
 from sentinel.edges.bodies import BodyBudget
+from sentinel.edges.connections import Connections
 from sentinel.edges.http import Client
 from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger, open_redis
@@ -122,7 +124,6 @@ def auth(settings: Settings, ledger: Ledger, zion: Zion) -> Auth:
         ledger,
         zion,
         profile_ttl_s=settings.jwt_cache_ttl_s,
-        stale_s=settings.jwt_stale_s,
         refusal_ttl_s=settings.jwt_refusal_ttl_s,
         entries_max=settings.jwt_cache_entries_max,
     )
@@ -145,6 +146,13 @@ def usage_page(settings: Settings, auth: Auth, admission: Admission, ledger: Led
     """A caller's own page."""
     stale_ms = settings.limits_stale_s * 1000
     return UsagePage(auth, admission, ledger.books, limits_stale_ms=stale_ms, window_s=settings.rate_window_s)
+
+
+def connections(settings: Settings, listener: socket.socket | None) -> Connections | None:
+    """What ends connections that ask for nothing; None where nobody knows the socket they come to."""
+    if listener is None:
+        return None
+    return Connections(listener, first_s=settings.first_request_timeout_s, places=settings.connections_max)
 
 
 def heartbeat(health: Health) -> Heartbeat | None:

@@ -64,7 +64,6 @@ COMMANDS: Final = (
     "hscan",
     "hset",
     "info",
-    "mget",
     "ping",
     "scan",
     "set",
