@@ -11,8 +11,10 @@ import resource
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +31,9 @@ from sentinel.settings import Settings
 _BACKLOG: Final = 4096
 _ADMIN_BACKLOG: Final = 128
 _HEADER_BYTES_MAX: Final = 131_072
+_DEAF_S: Final = 5.0
+# Of an answer that its client does not take, the kernel would keep up to 4 MiB (net.ipv4.tcp_wmem) beside what it has sent.
+_UNSENT_BYTES_MAX: Final = 131_072
 # Granian calls a second death within 5.5 s of a respawn a crash loop.
 _RESPAWN_S: Final = 3.5
 # After the drain deadline: settle, flush usage and close the edges.
@@ -98,7 +103,7 @@ def serve(settings: Settings) -> None:
     try:
         server = _server(settings, address, _places(settings.connections_max))
         _listen(listener, lambda: [heartbeat.read(Path(figures), pid) for pid in server.pids()])
-        server.serve(spawn_target=_serve_as_worker)
+        server.serve(spawn_target=partial(_serve_as_worker, settings.downstream_idle_s))
     finally:
         shutil.rmtree(figures, ignore_errors=True)
 
@@ -124,7 +129,9 @@ def _places(connections_max: int) -> int:
     return places
 
 
-def _serve_as_worker(worker_id: int, name: str | None, load: Callable[[], Any], sock: Any, *rest: Any) -> None:
+def _serve_as_worker(
+    downstream_idle_s: float, worker_id: int, name: str | None, load: Callable[[], Any], sock: Any, *rest: Any
+) -> None:
     """What a worker process runs: Granian's own, with a socket that the application can look at.
 
     Granian would make the socket itself, later, and show it to nobody. It begins to listen when the application is open.
@@ -133,7 +140,17 @@ def _serve_as_worker(worker_id: int, name: str | None, load: Callable[[], Any], 
     holder = spec.build()
     app = load()
     app.listener = socket.socket(fileno=os.dup(holder.get_fd()))
+    _close_deaf(app.listener, downstream_idle_s)
     MPServer._spawn_asgi_lifespan_worker(worker_id, name, lambda: app, ((None, holder), None), *rest)
+
+
+def _close_deaf(listener: socket.socket, idle_s: float) -> None:
+    """Let the kernel close connections whose client takes nothing for `idle_s`, and some seconds for the application to be
+    first and settle. Every connection that is accepted inherits it; Granian itself waits for such a client for ever.
+    """
+    if sys.platform == "linux":
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int((idle_s + _DEAF_S) * 1000))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES_MAX)
 
 
 def _server(settings: Settings, address: str, places: int) -> _Server:

@@ -93,7 +93,7 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
         float,
         Variable(
             "SENTINEL_DOWNSTREAM_IDLE_TIMEOUT_SECONDS",
-            "How long a client may go without reading its answer.",
+            "How long a client may go without reading its answer; soon after, its connection is closed.",
             "s",
             low=1,
             high=3600,
