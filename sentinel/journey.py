@@ -129,6 +129,8 @@ class Journey:
         kept = await self._answer_cache.find(name) if name else None
         if kept is not None:
             return kept
+        if call.method == "DELETE":
+            await self._background.before_delete(hold.caller, call.path)
         self._settlement.start(hold)
         reply = await self._forward.open(call, exchange.headers, hold, lease.mark_sent, upload)
         return self._answer_cache.watch(name, reply) if name else reply
@@ -162,6 +164,9 @@ class Journey:
             if ended is None:
                 return
             outcome = replace(ended, upstream_request_id=outcome.upstream_request_id)
+        elif call.lasts and outcome.usage is None and outcome.ending is not Ending.UPSTREAM_ERROR:
+            # It may work on, and nobody knows its name.
+            outcome = replace(outcome, unseen="no_usage" if outcome.ending is Ending.SUCCESS else outcome.ending.value)
         bill, settled = await self._settlement.settle(hold, call, outcome)
         self._admission.settle(hold, bill)
         if settled is not None:

@@ -246,7 +246,8 @@ class Outcome(Struct, frozen=True):
 
     `started` says that the provider may have begun to work (the request was sent). `usage` is the provider's own figure;
     `produced` is what came after it, everything where it is None or has no output. `left` holds the ids the answer names, by
-    the paths of `Call.leaves`; `unfinished` says that the work goes on after it (wire.md P3).
+    the paths of `Call.leaves`; `unfinished` says that the work goes on after it (wire.md P3). `unseen` is the reason why its
+    cost will never be known, so that what was held is charged; "" where all is known that there is to know.
     """
 
     ending: Ending
@@ -258,6 +259,7 @@ class Outcome(Struct, frozen=True):
     upstream_request_id: str = ""
     left: Mapping[str, Sequence[str]] = {}
     unfinished: bool = False
+    unseen: str = ""
 
 
 class Bill(Struct, frozen=True):

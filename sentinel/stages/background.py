@@ -1,9 +1,9 @@
 """background.follow: work that goes on at the provider after its answer is looked at until its cost is known, then settled.
 
 A background response, a batch or a run answers before it has worked. Its hold stays, with its lease, and a record in Redis
-names it, so that another worker goes on where this one ends. Fails late, never silently: what cannot be looked at is tried
-again; what the provider forgets, or has not finished after two days, is charged by the estimate; where no record can be
-written, at once.
+names it, so that another worker goes on where this one ends. Before an object is deleted, what it has cost is noted there.
+Fails late, never silently, and never free: what cannot be looked at is tried again; what is gone, has ended without usage, or
+has not ended after two days, is charged by its hold, and marked; where no record can be written, at once.
 """
 
 import asyncio
@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
+
+from msgspec.structs import replace
 
 from sentinel import metrics
 from sentinel.edges.ledger import Ledger
@@ -21,11 +23,13 @@ from sentinel.logs import Log
 from sentinel.protocol import headers
 from sentinel.protocol.bodies import BodyMeter
 from sentinel.protocol.fields import Fields
-from sentinel.records import Caller, Dialect, Ending, Entry, Hold, Outcome, Remaining
+from sentinel.records import Caller, Dialect, Ending, Entry, Hold, Outcome, Remaining, Usage
 
 _log: Final = Log("background")
 
 _GIVE_UP_S: Final = 172_800.0
+# Work that is cancelled ends soon, and then tells what it has cost; a caller who deletes it waits for that.
+_ENDING_S: Final = (0.1, 0.4, 1.0)
 _FIRST_LOOK_S: Final = 1.0
 # More is left to other workers, or to later: each costs a call to the provider in every round.
 _FOLLOWED_MAX: Final = 1000
@@ -77,15 +81,30 @@ class Background:
         """
         caller = hold.caller
         work = Work(
-            hold.request_id, caller.external_id, caller.email, hold.model, hold.input_tokens, path, int(self._now_s() * 1000)
+            hold.request_id,
+            caller.external_id,
+            caller.email,
+            hold.model,
+            hold.input_tokens,
+            path,
+            int(self._now_s() * 1000),
+            hold.output_tokens,
         )
         try:
             await self._ledger.unfinished.claim(work, self._worker, renew=True)
             await self._ledger.unfinished.add(work)
         except LedgerUnavailableError:
-            _log.error("unfinished work cannot be noted: it is charged by estimate", request_id=hold.request_id)
-            return outcome
+            _log.error("unfinished work cannot be noted: it is charged by its hold", request_id=hold.request_id)
+            return replace(outcome, unseen="unfinished")
         return await self._watch(work, hold)
+
+    async def before_delete(self, caller: Caller, path: str) -> None:
+        """Note what the caller's work has cost that is deleted with `path` (below `/v1`): afterwards nobody could see it.
+
+        What has not ended is cancelled first. Raises LedgerUnavailableError.
+        """
+        works = [work for work in await self._ledger.unfinished.of(caller.external_id) if work.lies_in(path)]
+        await asyncio.gather(*map(self._note_cost, works))
 
     async def opened(self, opening: asyncio.Task[Reply]) -> Reply | None:
         """What `opening` gives that nobody waits for any more; None where it fails, or is given up since this worker ends."""
@@ -117,7 +136,7 @@ class Background:
                     return outcome
                 if self._now_s() - work.since_ms / 1000 > _GIVE_UP_S:
                     _log.warning("unfinished work is given up", request_id=work.request_id)
-                    return Outcome(Ending.TRUNCATED, 504, started=True)
+                    return Outcome(Ending.TRUNCATED, 504, started=True, unseen="unfinished")
             return None
         finally:
             self._followed.discard(work.request_id)
@@ -131,10 +150,23 @@ class Background:
             _log.debug("lease of unfinished work not renewed", request_id=work.request_id)
 
     async def _look(self, work: Work) -> Outcome | None:
-        """The outcome if the provider shows an end, None while it works or does not answer."""
+        """The outcome if an end is known, None while the provider works or does not answer."""
+        outcome = await self._ask("GET", work, work.path)
+        if outcome is None or outcome.status != 404:
+            return outcome
+        try:
+            noted = await self._ledger.unfinished.find(work)
+        except LedgerUnavailableError:
+            return None
+        if noted is None or noted.cost is None:
+            return outcome
+        return Outcome(Ending.SUCCESS, 200, started=True, usage=Usage(*noted.cost))
+
+    async def _ask(self, method: str, work: Work, path: str) -> Outcome | None:
+        """What the provider answers of the state of `work`."""
         sent = headers.upstream(Fields(()), request_id=work.request_id, key=self._provider.key)
         try:
-            reply = await self._provider.send("GET", work.path, b"", sent, b"", _ignore, _PATIENCE)
+            reply = await self._provider.send(method, path, b"", sent, b"", _ignore, _PATIENCE)
             try:
                 return await _read(reply)
             finally:
@@ -142,6 +174,18 @@ class Background:
         except UpstreamError as error:
             _log.debug("unfinished work cannot be looked at", request_id=work.request_id, error=error.message)
             return None
+
+    async def _note_cost(self, work: Work) -> None:
+        """Note what `work` has cost, if the provider tells."""
+        outcome = await self._ask("GET", work, work.path)
+        if outcome is None:
+            await self._ask("POST", work, f"{work.path}/cancel")
+            for wait_s in _ENDING_S:
+                if (outcome := await self._ask("GET", work, work.path)) is not None:
+                    break
+                await asyncio.sleep(wait_s)
+        if outcome is not None and not outcome.unseen:
+            await self._ledger.unfinished.add(replace(work, cost=_tokens(work, outcome)))
 
     async def _closes_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):
@@ -169,12 +213,12 @@ class Background:
     async def _adopt(self, work: Work) -> None:
         """Follow `work` of a worker that is gone, and settle it: the truth corrects what its ended lease was charged."""
         caller = Caller(work.external_id, work.email)
-        hold = Hold(work.request_id, caller, work.model, work.input_tokens, 0, _UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN)
+        unknown = (_UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN)
+        hold = Hold(work.request_id, caller, work.model, work.input_tokens, work.output_tokens, *unknown)
         outcome = await self._watch(work, hold)
         if outcome is None:
             return
-        usage = outcome.usage
-        tokens = (work.input_tokens, 0) if usage is None else (usage.input_tokens or work.input_tokens, usage.output_tokens)
+        tokens = _tokens(work, outcome)
         at_ms = int(self._now_s() * 1000)
         entry = Entry("settled", at_ms, work.request_id, work.external_id, work.email, work.model, *tokens, 1)
         try:
@@ -194,8 +238,9 @@ class Background:
 
 
 async def _read(reply: Reply) -> Outcome | None:
+    """What the state of some work says. One that has ended without usage was paid for all the same, unless it failed."""
     if reply.status == 404:
-        return Outcome(Ending.TRUNCATED, 404, started=True)
+        return Outcome(Ending.TRUNCATED, 404, started=True, unseen="gone")
     if reply.status != 200:
         return None
     meter = BodyMeter(Dialect.EVENTS)
@@ -204,7 +249,17 @@ async def _read(reply: Reply) -> Outcome | None:
     meter.finish()
     if meter.unfinished or not meter.finished:
         return None
-    return Outcome(Ending.SUCCESS, 200, started=True, usage=meter.usage)
+    failed = (meter.fields() or {}).get("status") == "failed"
+    unseen = "" if failed or meter.usage is not None else "no_usage"
+    return Outcome(Ending.SUCCESS, 200, started=True, usage=meter.usage, unseen=unseen)
+
+
+def _tokens(work: Work, outcome: Outcome) -> tuple[int, int]:
+    """What `work` is charged."""
+    if outcome.unseen:
+        return work.input_tokens, work.output_tokens
+    usage = outcome.usage
+    return (work.input_tokens, 0) if usage is None else (usage.input_tokens or work.input_tokens, usage.output_tokens)
 
 
 def _ignore() -> None:

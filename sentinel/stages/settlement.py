@@ -101,6 +101,8 @@ class Settlement:
         usage, produced, ending = outcome.usage, outcome.produced, outcome.ending
         if not outcome.started:
             return Bill(0, 0, 0)
+        if outcome.unseen:
+            return await self._unseen(hold, call, outcome)
         if usage is None and call.prompt is None:
             return Bill(1, 0, 0)
         if ending is Ending.UPSTREAM_ERROR or usage == NO_TOKENS:
@@ -124,6 +126,12 @@ class Settlement:
         if charged > output_tokens:
             output_tokens, reason = charged, "unread"
         return Bill(1, input_tokens, output_tokens, reason)
+
+    async def _unseen(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
+        """The bill of what nobody will ever see: what was held, or what is known of it where that is more."""
+        usage = outcome.usage or NO_TOKENS
+        counted = usage.output_tokens + await self._count(outcome.produced, call.model)
+        return Bill(1, usage.input_tokens or hold.input_tokens, max(counted, hold.output_tokens), outcome.unseen)
 
     async def _count(self, produced: Produced, model: str) -> int:
         """Tokens of what was produced; long texts off the loop (wire.md K3)."""

@@ -17,7 +17,11 @@ _PAGE: Final = 100
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """A request whose cost is not known yet: `path` (below `/v1`) shows its state, it was answered at `since_ms` (Unix)."""
+    """A request whose cost is not known yet: `path` (below `/v1`) shows its state, it was answered at `since_ms` (Unix).
+
+    `input_tokens` and `output_tokens` are what was held for it. `cost` is what it has cost, input and output, where that was
+    seen before somebody deleted it.
+    """
 
     request_id: str
     external_id: str
@@ -26,6 +30,12 @@ class Work(msgspec.Struct, frozen=True, array_like=True, order=True):
     input_tokens: int
     path: str
     since_ms: int
+    output_tokens: int = 0
+    cost: tuple[int, int] | None = None
+
+    def lies_in(self, path: str) -> bool:
+        """Whether what is deleted with `path` is this work, or holds it: a run lies in its thread."""
+        return self.path == path or self.path.startswith(f"{path}/")
 
 
 _read: Final = msgspec.json.Decoder(Work).decode
@@ -54,15 +64,29 @@ class Unfinished:
         await self._pipeline.command("hdel", key("g", self._at(work)), work.request_id)
         await self._pipeline.command("del", self._claim(work))
 
+    async def find(self, work: Work) -> Work | None:
+        """The record of `work` as it is now."""
+        value = await self._pipeline.command("hget", key("g", self._at(work)), work.request_id)
+        return _read(value) if isinstance(value, bytes) else None
+
     async def all(self) -> AsyncIterator[Work]:
         """Every record, page by page; what moves meanwhile may be missing, or told twice."""
         for partition in range(self._partitions):
-            cursor = -1
-            while cursor:
-                reply = await self._pipeline.command("hscan", key("g", partition), max(cursor, 0), "COUNT", _PAGE)
-                cursor = int(reply[0])
-                for _, value in pairs(reply[1]):
-                    yield _read(value)
+            async for work in self._in(partition):
+                yield work
+
+    async def of(self, external_id: str) -> list[Work]:
+        """The records of one caller."""
+        found = self._in(partition_of(external_id, self._partitions))
+        return [work async for work in found if work.external_id == external_id]
+
+    async def _in(self, partition: int) -> AsyncIterator[Work]:
+        cursor = -1
+        while cursor:
+            reply = await self._pipeline.command("hscan", key("g", partition), max(cursor, 0), "COUNT", _PAGE)
+            cursor = int(reply[0])
+            for _, value in pairs(reply[1]):
+                yield _read(value)
 
     def _at(self, work: Work) -> int:
         return partition_of(work.external_id, self._partitions)

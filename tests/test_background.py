@@ -1,0 +1,201 @@
+"""background: work that is deleted, forgotten or cancelled is charged all the same. Real Redis, a scripted provider."""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.edges.ledger.unfinished import Work
+from sentinel.edges.provider import Patience, Provider
+from sentinel.errors import UpstreamError
+from sentinel.records import Caller, Ending, Hold, Outcome, Remaining, Usage
+from sentinel.stages.background import Background
+from tests.support.redis_server import RedisServer, redis_server
+from tests.test_relay import Answer
+
+__all__ = ["redis_server"]
+
+ADA, BOB = Caller("ada", "ada@example.com"), Caller("bob", "bob@example.com")
+FREE = Remaining(None, None, None)
+HELD = Hold("req_00000000000000aa_1", ADA, "o3", 12, 500, FREE, FREE, FREE, FREE)
+ANSWERED = Outcome(Ending.SUCCESS, 200, started=True, unfinished=True)
+JSON = b"application/json"
+DONE = {"id": "x", "object": "response", "status": "completed", "usage": {"input_tokens": 30, "output_tokens": 90_000}}
+WORKING = {"id": "x", "object": "response", "status": "in_progress", "usage": None}
+CANCELLED = WORKING | {"status": "cancelled"}
+FAILED = WORKING | {"status": "failed"}
+
+
+class Shows(Provider):
+    """A provider that shows one state after the other, the last one again and again; None: it has no such object."""
+
+    name = "shows"
+    chat_cap = ""
+    key = "key"
+
+    def __init__(self, *states: dict[str, Any] | UpstreamError | None) -> None:
+        self.states = list(states)
+        self.asked: list[tuple[str, str]] = []
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        query: bytes,
+        headers: Sequence[str],
+        body: Any,
+        on_sent: Callable[[], None],
+        patience: Patience,
+    ) -> Any:
+        self.asked.append((method, path))
+        if method == "POST":
+            return Answer(JSON, [b"{}"])
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if isinstance(state, UpstreamError):
+            raise state
+        return Answer(JSON, [b"{}" if state is None else json.dumps(state).encode()], 404 if state is None else 200)
+
+    async def close(self) -> None: ...
+
+
+def follower(ledger: Ledger, provider: Provider) -> Background:
+    """One that looks often."""
+    return Background(ledger, provider, "worker", poll_s=0.01, lease_s=60)
+
+
+async def opened(server: RedisServer) -> Ledger:
+    """The ledger over an empty Redis."""
+    redis = open_redis(server.url, 5.0)
+    await redis.flushall()
+    await redis.aclose()
+    return Ledger(
+        open_redis(server.url, 5.0),
+        partitions=1,
+        timeout_s=5.0,
+        lease_ms=60_000,
+        rate_requests=0,
+        rate_window_ms=1000,
+        fresh_ms=10**9,
+        stale_ms=10**9,
+    )
+
+
+@pytest.mark.parametrize(
+    ("states", "usage", "unseen"),
+    [
+        ([WORKING, DONE], Usage(30, 90_000), ""),
+        ([UpstreamError("away"), DONE], Usage(30, 90_000), ""),
+        ([WORKING, None], None, "gone"),
+        ([CANCELLED], None, "no_usage"),
+        ([WORKING | {"status": "expired"}], None, "no_usage"),
+        ([DONE | {"usage": None}], None, "no_usage"),
+        ([FAILED], None, ""),
+        ([FAILED | {"usage": DONE["usage"]}], Usage(30, 90_000), ""),
+    ],
+)
+async def test_an_end_is_billed_or_its_hold(
+    redis_server: RedisServer, states: list[Any], usage: Usage | None, unseen: str
+) -> None:
+    """Issue 11 A1: what has ended is billed by its usage; what is gone, or ended without one, by its hold; a failure is not."""
+    ledger = await opened(redis_server)
+    outcome = await follower(ledger, Shows(*states)).follow(HELD, ANSWERED, "/responses/resp_1")
+    await ledger.close()
+    assert outcome is not None
+    assert (outcome.usage, outcome.unseen) == (usage, unseen)
+
+
+@pytest.mark.parametrize(
+    ("path", "deleted", "whose", "seen"),
+    [
+        ("/responses/resp_1", "/responses/resp_1", ADA, True),
+        ("/threads/t/runs/r", "/threads/t", ADA, True),
+        ("/threads/t/runs/r", "/threads/t/runs/r", ADA, True),
+        ("/evals/e/runs/r", "/evals/e", ADA, True),
+        ("/evals/e/runs/r", "/evals/e/runs/r", ADA, True),
+        ("/responses/resp_12", "/responses/resp_1", ADA, False),
+        ("/responses/resp_1", "/responses/resp_1", BOB, False),
+        ("/batches/b", "/files/f", ADA, False),
+    ],
+)
+async def test_a_delete_is_settled_before_it_goes_up(
+    redis_server: RedisServer, path: str, deleted: str, whose: Caller, seen: bool
+) -> None:
+    """Issue 11 A1: what is deleted, or lies in what is deleted, is looked at first, and billed by that when it is gone."""
+    ledger, provider = await opened(redis_server), Shows(WORKING)
+    worker = follower(ledger, provider)
+    following = asyncio.create_task(worker.follow(HELD, ANSWERED, path))
+    async with asyncio.timeout(10):
+        while not provider.asked:
+            await asyncio.sleep(0.01)
+    provider.states = [DONE]
+    following.cancel()
+    # Another worker is asked to delete it.
+    await follower(ledger, provider).before_delete(whose, deleted)
+    provider.states = [None]
+    outcome = await worker.follow(HELD, ANSWERED, path) if not seen else await _look_again(worker, ledger, path)
+    await ledger.close()
+    assert outcome is not None
+    assert (outcome.usage, outcome.unseen) == ((Usage(30, 90_000), "") if seen else (None, "gone"))
+
+
+async def _look_again(worker: Background, ledger: Ledger, path: str) -> Outcome | None:
+    """What a worker finds that follows what was noted."""
+    (work,) = await ledger.unfinished.of(ADA.external_id)
+    assert work.path == path
+    return await worker._watch(work, HELD)
+
+
+@pytest.mark.parametrize(
+    ("states", "cost"),
+    [
+        ([WORKING, DONE], (30, 90_000)),
+        ([WORKING, WORKING, WORKING | {"status": "cancelling"}, DONE | {"status": "cancelled"}], (30, 90_000)),
+        ([WORKING, FAILED], (12, 0)),
+        ([WORKING, CANCELLED], None),
+        ([WORKING], None),
+        ([None], None),
+        ([UpstreamError("away")], None),
+    ],
+)
+async def test_what_works_is_cancelled_before_it_is_deleted(
+    redis_server: RedisServer, states: list[Any], cost: tuple[int, int] | None
+) -> None:
+    """Issue 11 A1: work that goes on is cancelled, since only then it tells its cost; who tells nothing pays the hold."""
+    ledger, provider = await opened(redis_server), Shows(*states)
+    work = Work(HELD.request_id, "ada", "", "o3", 12, "/threads/t/runs/r", 0, 500)
+    await ledger.unfinished.add(work)
+    await follower(ledger, provider).before_delete(ADA, "/threads/t")
+    (noted,) = await ledger.unfinished.of("ada")
+    await ledger.close()
+    assert noted.cost == cost
+    assert (("POST", "/threads/t/runs/r/cancel") in provider.asked) == (states[0] is not None)
+
+
+@pytest.mark.parametrize(
+    ("states", "charged"),
+    [([None], (12, 500)), ([CANCELLED], (12, 500)), ([DONE], (30, 90_000)), ([FAILED], (12, 0))],
+)
+async def test_what_others_left_costs_the_same(redis_server: RedisServer, states: list[Any], charged: tuple[int, int]) -> None:
+    """Issue 11 A1: work that is adopted is charged as by the worker that began it: gone or untold, by its hold."""
+    ledger = await opened(redis_server)
+    await ledger.unfinished.add(Work(HELD.request_id, "ada", "ada@example.com", "o3", 12, "/responses/resp_1", 0, 500))
+    worker = Background(ledger, Shows(*states), "other", poll_s=0.01, lease_s=0.05, now_s=lambda: 1.0)
+    worker.open()
+    async with asyncio.timeout(10):
+        while await ledger.unfinished.of("ada"):
+            await asyncio.sleep(0.01)
+    await worker.close()
+    sums = [one async for one in ledger.books.sums()]
+    await ledger.close()
+    assert [(one.input_tokens, one.output_tokens, one.requests) for one in sums] == [(*charged, 1)]
+
+
+def test_a_record_of_an_older_version_is_read() -> None:
+    """What a worker before this version has noted is still followed."""
+    from sentinel.edges.ledger import unfinished
+
+    work = unfinished._read(b'["r","ada","a@b","o3",12,"/responses/resp_1",7]')
+    assert (work.output_tokens, work.cost, work.lies_in("/responses/resp_1")) == (0, None, True)
