@@ -87,8 +87,11 @@ class Journey:
         outcome, origin = _UNSENT, _PLAINLY
         passage = _Passage(exchange, match, lease, partial(self._owners.keep, caller), begun_s)
         opening: asyncio.Task[Reply] | None = None
+        section = exchange.connected()
+        if not call.lasts:
+            section.stays = lambda reason: isinstance(reason, ClientGoneError) and self._stays(exchange, call)
         try:
-            with exchange.connected():
+            with section:
                 sent_s = time.perf_counter()
                 metrics.OVERHEAD.labels(call.route).observe(sent_s - begun_s)
                 if call.lasts:
@@ -112,7 +115,7 @@ class Journey:
             if origin.cache == "hit":
                 outcome = unpriced(outcome)
         except (ClientGoneError, SentinelError) as error:
-            outcome = _unanswered(error, sent=lease.sent)
+            outcome = self._relay.leaving.judge(call, _unanswered(error, sent=lease.sent))
             raise
         finally:
             task = asyncio.create_task(
@@ -122,6 +125,13 @@ class Journey:
             )
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
+        if exchange.status == 0:
+            # It was read for its usage alone.
+            raise ClientGoneError
+
+    def _stays(self, exchange: Exchange, call: Call) -> bool:
+        """Whether to wait for an answer whose client has left before it came."""
+        return exchange.listens and self._relay.leaving.stays(call, lambda: exchange.interrupt(ClientGoneError()))
 
     async def _open(self, exchange: Exchange, call: Call, upload: Upload | None, hold: Hold, lease: Lease) -> Reply:
         """The answer to `call`: one that was kept, or the provider's. Raises UpstreamError."""

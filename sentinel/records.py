@@ -131,6 +131,8 @@ class Call(Struct, frozen=True):
     the answer names new ones. `lasts` says that the work goes on at the provider whether or not anybody waits for its answer (a
     run, a batch, a response in the background), `of_account` that it is done over what all callers have stored. `trace` are the
     headers that hand the request's trace on. `coding` are the content codings of a body that streams by, "" where it is plain.
+    `unseen_input` says that the model reads what the request does not show (earlier answers, prompt templates, what the
+    provider's tools find), `unseen_output` that it asks for thought.
     """
 
     route: str
@@ -154,14 +156,20 @@ class Call(Struct, frozen=True):
     models: frozenset[str] = frozenset()
     of_account: bool = False
     coding: str = ""
+    unseen_input: bool = False
+    unseen_output: bool = False
 
 
 class Usage(Struct, frozen=True):
-    """Tokens of one answer; 0 where the provider named none for that side. `derived`: one is the total less the other."""
+    """Tokens of one answer; 0 where the provider named none for that side. `derived`: one is the total less the other.
+
+    `reasoning_tokens` are those of the output that were thought, not said.
+    """
 
     input_tokens: int
     output_tokens: int
     derived: bool = False
+    reasoning_tokens: int = 0
 
 
 # Of an answer that is given again.

@@ -138,7 +138,18 @@ def test_the_first_role_is_not_hidden() -> None:
     [
         (FIGURES, Usage(3, 2)),
         ({"prompt_tokens": 3.0, "completion_tokens": "2", "cost": 0.1, "video_tokens": None}, Usage(3, 2)),
-        ({"prompt_tokens": 3, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 9}}, Usage(3, 9)),
+        (
+            {"prompt_tokens": 3, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 9}},
+            Usage(3, 9, reasoning_tokens=9),
+        ),
+        (
+            {"input_tokens": 3, "output_tokens": 9, "output_tokens_details": {"reasoning_tokens": 4}},
+            Usage(3, 9, reasoning_tokens=4),
+        ),
+        ({"input_tokens": 3, "output_tokens": 9, "output_tokens_details": {"reasoning_tokens": -4}}, Usage(3, 9)),
+        ({"input_tokens": 3, "output_tokens": 9, "output_tokens_details": {"reasoning_tokens": "4"}}, Usage(3, 9)),
+        ({"input_tokens": 3, "output_tokens": 9, "output_tokens_details": [4]}, Usage(3, 9)),
+        ({"input_tokens": 3, "output_tokens": 9, "output_tokens_details": None}, Usage(3, 9)),
         ({"input_tokens": 3, "output_tokens": 2}, Usage(3, 2)),
         ({"prompt_tokens": 3, "total_tokens": 5}, Usage(3, 2, derived=True)),
         ({"completion_tokens": 2, "total_tokens": 5}, Usage(3, 2, derived=True)),

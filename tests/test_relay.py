@@ -14,8 +14,9 @@ from sentinel.protocol import sse
 from sentinel.protocol.bodies import BodyMeter, PassMeter
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
+from sentinel.protocol.reasoning import Reasoning
 from sentinel.records import Call, Dialect, Ending, Outcome, Usage
-from sentinel.stages.relay import ReadOn, Relay
+from sentinel.stages.relay import Leaving, ReadOn, Relay
 from tests.samples import cases
 from tests.samples.cases import STREAMS, read
 from tests.support.looking import looked_after
@@ -97,7 +98,7 @@ async def copy(answer: Answer, call: Call, read_on: ReadOn = NONE, *, parts_take
         kept.extend((name, b"".join(message["body"] for message in sent[1:])) for name in names)
 
     async with looked_after(exchange):
-        outcome = await Relay(read_on).copy(answer, exchange, call, [], meters.append, keep)
+        outcome = await Relay(Leaving("drain", read_on, Reasoning(()))).copy(answer, exchange, call, [], meters.append, keep)
     exchange.close()
     body = b"".join(message["body"] for message in sent[1:])
     return Down(sent[0], body, not sent[-1]["more_body"], outcome, meters[0], kept)
@@ -302,7 +303,7 @@ async def test_an_abandoned_answer_is_read_as_far_as_it_names_its_work(
 
     answer = Answer(kind, chunks, failure=UpstreamError("broke off"))
     call = Call("x", "POST", "/x", dialect=dialect, leaves=("id",), lasts=True)
-    outcome = await Relay(NONE).abandon(answer, call, keep)
+    outcome = await Relay(Leaving("cancel", NONE, Reasoning(()))).abandon(answer, call, keep)
     assert outcome.left == ({"id": [expected]} if expected else {})
     assert outcome.unfinished is bool(expected)
     assert outcome.ending is Ending.CLIENT_CLOSED

@@ -1,6 +1,7 @@
 """A section of a task that another may end with a reason, as `asyncio.timeout` ends one when time is up."""
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -8,32 +9,41 @@ from typing import Any
 class Section:
     """A `with` block, entered as often as one likes, one after the other, by the task that entered it first.
 
-    Raises the reason it was interrupted for, inside the block or at the next entrance.
+    Raises the reason it was interrupted for, inside the block or at the next entrance. Whoever sets `stays` before the block is
+    asked at its first interruption whether the block may go on all the same; the second one ends it.
     """
 
-    __slots__ = ("_cancelled", "_cancelling", "_inside", "_reason", "_task")
+    __slots__ = ("_cancelled", "_cancelling", "_inside", "_reason", "_stayed", "_task", "stays")
 
     def __init__(self) -> None:
         self._cancelled = False
         self._cancelling = 0
         self._inside = False
         self._reason: Exception | None = None
+        self._stayed = False
+        self.stays: Callable[[Exception], bool] | None = None
         self._task: asyncio.Task[Any] | None = None
 
     def interrupt(self, reason: Exception) -> None:
         """End it, now or when it is next entered; the first reason stands."""
+        if self._reason is not None and not self._stayed:
+            return
         if self._reason is None:
             self._reason = reason
-            if self._inside:
-                assert self._task is not None
-                self._cancelled = True
-                self._task.cancel()
+            self._stayed = self._inside and self.stays is not None and self.stays(reason)
+            if self._stayed:
+                return
+        self._stayed = False
+        if self._inside:
+            assert self._task is not None
+            self._cancelled = True
+            self._task.cancel()
 
     def forget(self) -> None:
         """It will not be entered again. The reason, once raised, knows the frames it rose through, and these know the section:
         a circle that would keep all of them, and the client's connection with them, until the next collection.
         """
-        self._reason = None
+        self._reason = self.stays = None
 
     def __enter__(self) -> None:
         if self._reason is not None:
@@ -45,7 +55,8 @@ class Section:
         self._inside = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._inside = False
+        self._inside = self._stayed = False
+        self.stays = None
         if not self._cancelled:
             return
         self._cancelled = False

@@ -17,6 +17,12 @@ _ID_CHARACTERS_MAX: Final = 256
 _EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
 
 
+class Details(msgspec.Struct):
+    """What a usage says of its output."""
+
+    reasoning_tokens: Any = None
+
+
 class Figures(msgspec.Struct):
     """A usage, as far as it is read, by either of its names."""
 
@@ -25,6 +31,8 @@ class Figures(msgspec.Struct):
     completion_tokens: Any = None
     output_tokens: Any = None
     total_tokens: Any = None
+    completion_tokens_details: Details | None = None
+    output_tokens_details: Details | None = None
 
 
 class Head(msgspec.Struct):
@@ -83,7 +91,16 @@ def _head(fields: dict[str, Any]) -> Head:
 
 
 def _figures(usage: Any) -> Figures | None:
-    return Figures(*map(usage.get, Figures.__struct_fields__)) if isinstance(usage, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    figures = Figures(*map(usage.get, Figures.__struct_fields__))
+    details = (figures.completion_tokens_details, figures.output_tokens_details)
+    figures.completion_tokens_details, figures.output_tokens_details = map(_details, details)
+    return figures
+
+
+def _details(details: Any) -> Details | None:
+    return Details(details.get("reasoning_tokens")) if isinstance(details, dict) else None
 
 
 def _decode_leniently(text: bytes) -> Any:
@@ -105,14 +122,18 @@ def read_usage(figures: Figures | None) -> Usage | None:
     # Some providers give both names, one of them null.
     given = figures.input_tokens if figures.prompt_tokens is None else figures.prompt_tokens
     produced = figures.output_tokens if figures.completion_tokens is None else figures.completion_tokens
+    details = figures.completion_tokens_details or figures.output_tokens_details
+    thought = 0 if details is None else details.reasoning_tokens
+    thought = thought if type(thought) is int and 0 < thought <= TOKENS_MAX else 0
     if type(given) is int and type(produced) is int and 0 < given <= TOKENS_MAX and 0 < produced <= TOKENS_MAX:
-        return Usage(given, produced)
+        return Usage(given, produced, reasoning_tokens=thought)
     input_tokens, output_tokens, total = _tokens(given), _tokens(produced), _tokens(figures.total_tokens)
     if not input_tokens and not output_tokens:
         return None
     if (input_tokens and output_tokens) or total <= input_tokens + output_tokens:
-        return Usage(input_tokens, output_tokens)
-    return Usage(input_tokens or total - output_tokens, output_tokens or total - input_tokens, derived=True)
+        return Usage(input_tokens, output_tokens, reasoning_tokens=thought)
+    sides = (input_tokens or total - output_tokens, output_tokens or total - input_tokens)
+    return Usage(*sides, derived=True, reasoning_tokens=thought)
 
 
 def latest(before: Usage | None, usage: Usage) -> Usage:
@@ -120,7 +141,8 @@ def latest(before: Usage | None, usage: Usage) -> Usage:
     if before is None or (usage.input_tokens and usage.output_tokens):
         return usage
     sides = (usage.input_tokens or before.input_tokens, usage.output_tokens or before.output_tokens)
-    return Usage(*sides, derived=before.derived or usage.derived)
+    thought = max(before.reasoning_tokens, usage.reasoning_tokens)
+    return Usage(*sides, derived=before.derived or usage.derived, reasoning_tokens=thought)
 
 
 def read_usage_of_models(usages: Any) -> Usage | None:

@@ -106,8 +106,16 @@ _KINDS: Final = (_Chat, _Completions, _Embeddings, _Responses, _Any)
 _NAMES: Final = {kind: (*kind.__struct_fields__, splice.STREAM_OPTIONS, *named.MODELS_KEYS) for kind in _KINDS}
 
 
+# Members by which a request asks for thought, at one vendor or another.
+_THOUGHT: Final = frozenset(
+    {"reasoning", "reasoning_effort", "include_reasoning", "thinking", "thinking_config", "enable_thinking", "extra_body"}
+    | {"chat_template_kwargs", "providerOptions", "provider_options"}
+)
+# Tools of the caller's own; the provider's write into the prompt what they find.
+_OWN_TOOLS: Final = frozenset({"function", "custom"})
 # What of a chat besides its messages and tools becomes input tokens.
 _REST_OF_CHAT: Final = frozenset({"response_format", "tool_choice", "function_call", "prediction", "web_search_options"})
+_UNUSUAL_IN_CHAT: Final = _REST_OF_CHAT | _THOUGHT
 
 # ---- the formats -------------------------------------------------------------------------------------------------------
 
@@ -116,7 +124,7 @@ def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Cal
     """A chat. Its cap is the largest that it declares, for each choice."""
     read, members = _read(body, _chat)
     asking = splice.with_usage(body, members.get(splice.STREAM_OPTIONS)) if read.stream else None
-    rest = {} if _REST_OF_CHAT.isdisjoint(members) else _rest(read)
+    unusual = not _UNUSUAL_IN_CHAT.isdisjoint(members)
     tools = _tools(read) if read.tools or read.functions else ()
     choices = read.n or 1
     cap = max(read.max_tokens or 0, read.max_completion_tokens or 0, read.max_output_tokens or 0)
@@ -129,13 +137,15 @@ def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Cal
         body=asking or body,
         stream=read.stream is True,
         usage_hidden=asking is not None,
-        prompt=ChatPrompt(read.messages, tools, rest),
+        prompt=ChatPrompt(read.messages, tools, _rest(read) if unusual else {}),
         output_tokens_declared=cap * choices if cap else None,
         choices=choices,
         dialect=route.dialect,
         stored=read.store is True,
         named=named.in_chat(body, route.names),
         models=named.models(members),
+        unseen_input=read.web_search_options is not None,
+        unseen_output=unusual and not _THOUGHT.isdisjoint(members),
     )
 
 
@@ -200,6 +210,7 @@ def response(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         "variables": read.prompt and read.prompt.get("variables"),
     }
     model = read.model or ""
+    working = any(not isinstance(tool, dict) or tool.get("type") not in _OWN_TOOLS for tool in read.tools or ())
     return Call(
         route.label,
         method,
@@ -215,6 +226,8 @@ def response(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         background=read.background is True,
         named=named.in_response(body, route.names),
         models=named.models(members) | named.models_of_tools(members),
+        unseen_input=working or _reads_elsewhere(read, body),
+        unseen_output=working or not _THOUGHT.isdisjoint(members),
     )
 
 
@@ -271,6 +284,12 @@ def _refuse_model() -> NoReturn:
 def _rest(read: _Chat) -> dict[str, Any]:
     """What beside its messages and tools a chat gives the model to read, by name."""
     return {name: value for name in sorted(_REST_OF_CHAT) if (value := getattr(read, name)) is not None}
+
+
+def _reads_elsewhere(read: _Responses, body: bytes) -> bool:
+    """Whether the model of a response reads what lies elsewhere; ids of objects are seen to by themselves."""
+    earlier = read.previous_response_id or read.conversation or read.prompt
+    return earlier is not None or b"item_reference" in body or b"file_url" in body
 
 
 def _tools(read: _Chat) -> Sequence[Any]:

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from sentinel.settings import lists
 from sentinel.settings.provider import ProviderSettings
 from sentinel.settings.variable import Variable
 
@@ -47,14 +48,25 @@ class ObjectSettings(ProviderSettings, frozen=True, kw_only=True):
         str,
         Variable(
             "SENTINEL_ON_DISCONNECT",
-            "When a client leaves its answer: close the provider's at once, or read it on for its usage.",
-            choices=("cancel", "drain"),
+            "When a client leaves its answer: close the provider's, read it on for its usage, or that where some is hidden.",
+            choices=("auto", "cancel", "drain"),
         ),
-    ] = "cancel"
+    ] = "auto"
+    reasoning_models: Annotated[
+        str,
+        Variable(
+            "SENTINEL_REASONING_MODELS",
+            "Models that think unseen, as patterns without their vendor; others are known by their usage.",
+            reads=lists.patterns,
+        ),
+    ] = (
+        "o[0-9]*,gpt-[5-9]*,gpt-oss*,codex*,computer-use*,*deep-research*,*think*,*reason*,r1*,*-r1*,qwq*,qwen3*,magistral*,"
+        "grok-[3-9]*,gemini-2.5*,gemini-[3-9]*,kimi-k*,glm-*,minimax-m*"
+    )
     read_on_s: Annotated[
         float,
         Variable("SENTINEL_READ_ON_SECONDS", "How long such an answer is read on.", "s", low=0.1, high=3600),
-    ] = 60.0
+    ] = 600.0
     read_on_bytes_max: Annotated[
         int, Variable("SENTINEL_READ_ON_BYTES_MAX", "How much of it is read on.", "bytes", low=1024, high=2**40)
     ] = 8 * 2**20

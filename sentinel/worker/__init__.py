@@ -88,7 +88,8 @@ class Worker:
         self.metrics_page = MetricsPage()
         self.public_pages = parts.public_pages(settings)
         self._answer_cache = AnswerCache(self._ledger, ttl_s=settings.answer_cache_s, bytes_max=settings.answer_cache_bytes_max)
-        self._read_on = parts.read_on(settings)
+        leaving = parts.leaving(settings)
+        self._read_on = leaving.read_on
         owners = Owners(self._ledger, mode=settings.passthrough, life_s=settings.object_life_s)
         self.journey = Journey(
             auth=auth,
@@ -97,7 +98,7 @@ class Worker:
             admission=self._admission,
             answer_cache=self._answer_cache,
             forward=parts.forward(settings, self._provider),
-            relay=Relay(self._read_on),
+            relay=Relay(leaving),
             leases=self._leases,
             settlement=self._settlement,
             reporting=self._reporting,

@@ -19,6 +19,7 @@ from sentinel.ops.health import Health
 from sentinel.ops.heartbeat import Heartbeat
 from sentinel.ops.usage_page import UsagePage
 from sentinel.protocol.models import Fallbacks, Models
+from sentinel.protocol.reasoning import Reasoning
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.settings import Settings, lists
 from sentinel.stages.admission import Admission
@@ -26,7 +27,7 @@ from sentinel.stages.auth import Auth
 from sentinel.stages.forward import Forward, RetryBudget
 from sentinel.stages.intake import Intake
 from sentinel.stages.owners import Owners
-from sentinel.stages.relay import ReadOn
+from sentinel.stages.relay import Leaving, ReadOn
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.reporting.delivery import Delivery
 
@@ -191,10 +192,11 @@ def admission(settings: Settings, ledger: Ledger, standby: Standby, zion: Zion, 
     )
 
 
-def read_on(settings: Settings) -> ReadOn:
+def leaving(settings: Settings) -> Leaving:
     """What becomes of answers whose client has left."""
-    return ReadOn(
-        answers_max=settings.read_on_answers_max if settings.on_disconnect == "drain" else 0,
+    read_on = ReadOn(
+        answers_max=settings.read_on_answers_max,
         timeout_s=settings.read_on_s,
         bytes_max=settings.read_on_bytes_max,
     )
+    return Leaving(settings.on_disconnect, read_on, Reasoning(lists.patterns(settings.reasoning_models)))

@@ -56,7 +56,9 @@ CHATS = {
     "chat/chat_usage_cr.sse": Case(Usage(19, 10), [], CHAT_ID, (9,)),
     "chat/tools_usage.sse": Case(Usage(84, 42), [], CHAT_ID, (6,)),
     "chat/refusal.sse": Case(None, ["I'm sorry, I cannot."], CHAT_ID),
-    "chat/reasoning.sse": Case(Usage(8, 100), [], "gen-1763000000-x7", (6,), left=b": OPENROUTER PROCESSING\n"),
+    "chat/reasoning.sse": Case(
+        Usage(8, 100, reasoning_tokens=100), [], "gen-1763000000-x7", (6,), left=b": OPENROUTER PROCESSING\n"
+    ),
     "chat/choices.sse": Case(None, ["Hello", "Good day"], CHAT_ID),
     "chat/choices_logprobs_usage.sse": Case(Usage(9, 4), [], "chatcmpl-Da01", (5,)),
     "chat/logprobs_usage.sse": Case(Usage(19, 2), [], CHAT_ID, (4,)),
@@ -91,7 +93,7 @@ RESPONSES = {
     "responses/function_call_truncated.sse": Case(
         None, ['get_weather{"city":"Oslo"}', "runprint(1)"], "resp_call01", terminated=False, finished=False, unfinished=True
     ),
-    "responses/reasoning_summary.sse": Case(Usage(12, 140), [], "resp_reason01"),
+    "responses/reasoning_summary.sse": Case(Usage(12, 140, reasoning_tokens=128), [], "resp_reason01"),
     "responses/reasoning_summary_truncated.sse": Case(
         None, ["**Plan**", "Then act", "42"], "resp_reason01", terminated=False, finished=False, unfinished=True
     ),
@@ -134,7 +136,7 @@ BODIES = {
     "chat/completions.json": Case(Usage(4, 6), [], "cmpl-CcBTf0"),
     "chat/no_usage.json": Case(None, ["No bill", "at all", "Hm."], CHAT_ID),
     "chat/error.json": Case(None, [], failed=True),
-    "responses/text.json": Case(Usage(30, 12), [], "resp_body01"),
+    "responses/text.json": Case(Usage(30, 12, reasoning_tokens=8), [], "resp_body01"),
     "responses/all_items.json": Case(
         None,
         ["**Plan**", "Then act", "raw", 'get_weather{"city":"Oslo"}', "runprint(1)", "1+1", 'roll{"d":6}', "Four.", "No."],

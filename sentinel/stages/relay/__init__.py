@@ -23,9 +23,10 @@ from sentinel.protocol.finds import Finds
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
 from sentinel.records import NOTHING_PRODUCED, Call, Ending, Outcome, Produced
+from sentinel.stages.relay.leaving import Leaving
 from sentinel.stages.relay.rest import ReadOn, pass_rest, read_rest
 
-__all__ = ["Keep", "ReadOn", "Relay"]
+__all__ = ["Keep", "Leaving", "ReadOn", "Relay"]
 
 _log: Final = Log("relay")
 
@@ -51,8 +52,8 @@ _ENDINGS: Final[tuple[tuple[type[Exception], Ending], ...]] = (
 class Relay:
     """Copies answers."""
 
-    def __init__(self, read_on: ReadOn) -> None:
-        self._read_on = read_on
+    def __init__(self, leaving: Leaving) -> None:
+        self.leaving = leaving
         # Reading long answers is pure Python: several at once would only take turns with the event loop.
         self._reading = asyncio.Semaphore(1)
 
@@ -98,13 +99,16 @@ class Relay:
                     await read_rest(reply, meter)
                 elif call.lasts:
                     await self._read_names(reply, meter, finds, keep)
-                else:
-                    await self._read_on.read(reply, meter)
+                elif self.leaving.reads_on(call):
+                    await self.leaving.read_on.read(reply, meter)
             else:
                 await self._tell(exchange, meter, failure)
         finally:
             reply.close()
         outcome = await _outcome(reply, exchange, meter, None if whole else failure, self._reading)
+        if not whole:
+            outcome = self.leaving.judge(call, outcome, whole=_has_told(meter))
+        self.leaving.learn(call, outcome.usage)
         return _with_left(outcome, meter, finds) if call.leaves else outcome
 
     async def abandon(self, reply: Reply, call: Call, keep: Keep) -> Outcome:
@@ -227,6 +231,11 @@ def _truncation(meter: Meter) -> UpstreamError | None:
     if not isinstance(meter, StreamMeter) or meter.terminated or meter.failed or meter.finished:
         return None
     return UpstreamError("The provider ended its stream before the answer was complete.", code="upstream_truncated")
+
+
+def _has_told(meter: Meter) -> bool:
+    """Whether an answer has told all it will of its cost: a stream may tell its usage behind the last of its words."""
+    return meter.terminated or (meter.finished and (meter.usage is not None or not isinstance(meter, StreamMeter)))
 
 
 async def _outcome(

@@ -25,10 +25,9 @@ _ENDED_BY_DONE: Final = frozenset((Dialect.CHAT, Dialect.EVENTS, Dialect.MEDIA))
 
 
 class ReadOn:
-    """Reads answers on whose client has left, for the provider's own figures: SENTINEL_ON_DISCONNECT=drain.
+    """Reads answers on whose client has left, for the provider's own figures.
 
-    At most `answers_max` at a time (0: none), each for `timeout_s` and `bytes_max`; what goes beyond is closed, and billed by
-    what was produced until then.
+    At most `answers_max` at a time, each for `timeout_s` and `bytes_max`; what goes beyond is closed.
     """
 
     def __init__(self, *, answers_max: int, timeout_s: float, bytes_max: int) -> None:
@@ -36,6 +35,13 @@ class ReadOn:
         self._timeout_s = timeout_s
         self._bytes_max = bytes_max
         self._bounds: set[asyncio.Timeout] = set()
+
+    def wait(self, interrupt: Callable[[], None]) -> bool:
+        """Whether there is room to wait for the head of such an answer; `interrupt` is called when its time is over."""
+        if len(self._bounds) >= self._answers_max:
+            return False
+        asyncio.get_running_loop().call_later(self._timeout_s, interrupt)
+        return True
 
     async def read(self, reply: Reply, meter: Meter) -> None:
         """Feed the rest of `reply` to `meter`, within the bounds. Never fails."""

@@ -1,0 +1,165 @@
+"""Issue 11 A2: leaving before the usage, through real Granian: what nobody saw is read on, or charged by its hold."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from sentinel.devstack.stack import Stack
+from sentinel.protocol.tokens import Tokenizer
+from sentinel.vocab import ranks
+from tests.support.running import HELLO, User, booked, make_user
+from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, plain
+
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
+
+SETTINGS = {"SENTINEL_RATE_LIMIT_REQUESTS": "0", "SENTINEL_REPORT_INTERVAL_MS": "20", "SENTINEL_READ_ON_SECONDS": "3"}
+TOKENIZER = Tokenizer.load(ranks)
+WORD = "Forty-two is the answer."
+SAID = TOKENIZER.text(WORD, "gpt-4o")
+PROMPT = TOKENIZER.text(HELLO[0]["content"], "gpt-4o") + 7
+CAP = 700
+# What the provider charges.
+GIVEN, PRODUCED, THOUGHT = 50_000, 90_000, 89_990
+
+
+@dataclass
+class Town:
+    """A stack of a mode, whose provider does what a test says."""
+
+    stack: Stack
+    provider: Scripted
+    mode: str
+
+    async def bill(self, user: User, requests: int = 1) -> tuple[int, int]:
+        """Input and output that Zion has booked for `user`, once it has so many requests."""
+        async with asyncio.timeout(20):
+            while (sums := await booked(self.stack)).get(user.email, (0,))[0] < requests:
+                await asyncio.sleep(0.02)
+        return sums[user.email][1:]
+
+    async def left(self, act: str, path: str, *, sees: bytes, **fields: Any) -> User:
+        """The user who has asked, and left when it saw `sees` (b"": as soon as the provider was asked)."""
+        user, known = await make_user(self.stack), len(self.provider.asked)
+        asks = {"input": HELLO} if path == "/responses" else {"messages": HELLO}
+        body = json.dumps({"model": "gpt-4o", "stream": True, "act": act} | asks | fields).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.stack.port)
+        head = f"POST /v1{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {user.token}\r\n"
+        writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        async with asyncio.timeout(10):
+            if sees:
+                await reader.readuntil(sees)
+            while len(self.provider.asked) == known:
+                await asyncio.sleep(0.01)
+        writer.transport.abort()
+        return user
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["auto", "cancel", "drain"])
+async def town(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
+    """One stack for each mode; what the default is, a unit test says."""
+    async with Scripted() as provider:
+        provider.acts |= {"stream": stream, "plain": whole, "endless": endless, "responds": responds}
+        settings = SETTINGS | {"OPENAI_API_URL": provider.url, "SENTINEL_ON_DISCONNECT": request.param}
+        async with Stack(tmp_path_factory.mktemp("leaving"), workers=1, settings=settings) as stack:
+            yield Town(stack, provider, request.param)
+
+
+def figures(names: tuple[str, str]) -> dict[str, Any]:
+    """The usage of an answer, in the words of its route."""
+    details = {"reasoning_tokens": THOUGHT}
+    return {names[0]: GIVEN, names[1]: PRODUCED, "total_tokens": GIVEN + PRODUCED, f"{names[1]}_details": details}
+
+
+CHAT_USAGE = {"id": "chatcmpl-x", "choices": [], "usage": figures(("prompt_tokens", "completion_tokens"))}
+RESPONSE = {
+    "id": "resp_left1",
+    "object": "response",
+    "status": "completed",
+    "usage": figures(("input_tokens", "output_tokens")),
+}
+
+
+async def stream(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """A word, and half a second later what it has cost."""
+    writer.write(STREAM_HEAD + chunk(event(WORD, finish="stop")))
+    await writer.drain()
+    await asyncio.sleep(0.5)
+    writer.write(chunk(b"data: " + json.dumps(CHAT_USAGE).encode() + b"\n\n") + chunk(DONE) + END)
+
+
+async def responds(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """The same as a response."""
+    delta = {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": WORD}
+    writer.write(STREAM_HEAD + chunk(b"data: " + json.dumps(delta).encode() + b"\n\n"))
+    await writer.drain()
+    await asyncio.sleep(0.5)
+    last = {"type": "response.completed", "response": RESPONSE}
+    writer.write(chunk(b"data: " + json.dumps(last).encode() + b"\n\n") + END)
+
+
+async def whole(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """A plain answer that takes its time."""
+    await asyncio.sleep(1.0)
+    message = {"index": 0, "message": {"role": "assistant", "content": WORD}, "finish_reason": "stop"}
+    writer.write(plain(json.dumps(CHAT_USAGE | {"choices": [message]}).encode()))
+
+
+async def endless(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """A word, and no end."""
+    writer.write(STREAM_HEAD + chunk(event(WORD)))
+    await writer.drain()
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("model", ["o3", "vendor/unheard-of"])
+@pytest.mark.parametrize("capped", [True, False])
+async def test_hidden_thought_is_paid(town: Town, model: str, capped: bool) -> None:
+    """Issue 11 A2: whoever leaves with the visible answer pays what was thought: what it cost, or what was held for it."""
+    cap = {"max_completion_tokens": CAP} if capped else {}
+    user = await town.left("stream", "/chat/completions", sees=WORD.encode(), model=model, **cap)
+    held = (PROMPT, CAP if capped else 4096)
+    assert await town.bill(user) == (held if town.mode == "cancel" else (GIVEN, PRODUCED))
+
+
+async def test_what_was_all_seen_is_ended(town: Town) -> None:
+    """Issue 11 A2: the usual chat costs what was said, and its provider is left at once, unless it is always read on."""
+    user = await town.left("stream", "/chat/completions", sees=WORD.encode())
+    assert await town.bill(user) == ((GIVEN, PRODUCED) if town.mode == "drain" else (PROMPT, SAID))
+
+
+async def test_a_plain_answer_is_paid_by_who_did_not_wait(town: Town) -> None:
+    """Issue 11 A2: of an answer that does not stream nothing is seen before its end, so that leaving it is not free."""
+    user = await town.left("plain", "/chat/completions", sees=b"", model="gpt-4.1", stream=False, max_tokens=CAP)
+    assert await town.bill(user) == ((PROMPT, CAP) if town.mode == "cancel" else (GIVEN, PRODUCED))
+
+
+@pytest.mark.parametrize("fields", [{"prompt": {"id": "pmpt_1"}}, {"tools": [{"type": "web_search"}]}], ids=["prompt", "tool"])
+async def test_what_only_the_provider_sees_is_read_on(town: Town, fields: dict[str, Any]) -> None:
+    """Issue 11 A2: a prompt template, or what the provider's tools find, is input that only its usage tells."""
+    user = await town.left("responds", "/responses", sees=WORD.encode(), model="gpt-4.1", max_output_tokens=CAP, **fields)
+    given, produced = await town.bill(user)
+    if town.mode == "cancel":
+        assert given >= PROMPT
+        assert produced == (CAP if "tools" in fields else SAID)
+    else:
+        assert (given, produced) == (GIVEN, PRODUCED)
+
+
+async def test_beyond_the_bounds_the_hold_is_charged(town: Town) -> None:
+    """Issue 11 A2: an answer that is not over in time is ended, and what was hidden of it costs what was held."""
+    user = await town.left("endless", "/chat/completions", sees=WORD.encode(), model="o4-mini", max_completion_tokens=CAP)
+    assert await town.bill(user) == (PROMPT, CAP)
+
+
+async def test_a_model_is_known_by_its_usage(town: Town) -> None:
+    """Issue 11 A2: a model whose usage had tokens of thought is read on from then on, whatever its name says."""
+    for _ in range(2):
+        user = await town.left("stream", "/chat/completions", sees=DONE, model="gpt-4-hidden")
+        assert await town.bill(user) == (GIVEN, PRODUCED)
+    user = await town.left("stream", "/chat/completions", sees=WORD.encode(), model="gpt-4-hidden", max_tokens=CAP)
+    assert await town.bill(user) == ((PROMPT, CAP) if town.mode == "cancel" else (GIVEN, PRODUCED))

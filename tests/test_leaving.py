@@ -1,0 +1,178 @@
+"""What becomes of an answer whose client leaves before its usage, and what it is charged. Over both seams, no process."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from sentinel.edges.section import Section
+from sentinel.errors import ClientGoneError, DrainingError
+from sentinel.protocol.reasoning import Reasoning
+from sentinel.records import Call, Dialect, Ending, Ids, Outcome, Usage
+from sentinel.settings import lists, read
+from sentinel.stages.relay import Leaving, ReadOn
+from tests.support.documents import ROOT
+from tests.test_relay import call
+from tests.test_wire import CHAT, RESPONSE
+from tests.test_wire import read as read_call
+
+PATTERNS = lists.patterns(read({}, dotenv=ROOT / ".env.example").reasoning_models)
+LEFT = Outcome(Ending.CLIENT_CLOSED, 200, started=True)
+
+
+def leaving(mode: str = "auto", *, answers_max: int = 1) -> Leaving:
+    """One of a mode."""
+    return Leaving(mode, ReadOn(answers_max=answers_max, timeout_s=0.01, bytes_max=10**6), Reasoning(PATTERNS))
+
+
+@pytest.mark.parametrize(
+    ("model", "thinks"),
+    [
+        *((name, False) for name in ("gpt-4o", "gpt-4.1-mini", "openai/gpt-4o", "ft:gpt-4o-mini:org::id", "gpt-3.5-turbo")),
+        *((name, True) for name in ("o1", "o3-mini", "openai/o4-mini", "gpt-5", "gpt-5.1-codex", "deepseek/deepseek-r1")),
+        *((name, True) for name in ("xai/grok-4", "google/gemini-2.5-pro", "O3", "ft:o4-mini:org::id", "qwen/qwq-32b")),
+        # Nobody knows yet.
+        *((name, True) for name in ("", "anthropic/claude-opus-4", "a-new-one")),
+    ],
+)
+def test_models_are_known_by_name(model: str, *, thinks: bool) -> None:
+    """Issue 11 A2: families that think, and those that never do; one of which nothing is known may think."""
+    assert Reasoning(PATTERNS).may_think(model) is thinks
+
+
+def test_models_are_known_by_their_usage() -> None:
+    """Issue 11 A2: a usage says whether a model thinks; one that once did may do it again; a name is believed first."""
+    reasoning = Reasoning(PATTERNS)
+    reasoning.learn("a", Usage(1, 1))
+    assert not reasoning.may_think("a")
+    reasoning.learn("gpt-4o", Usage(1, 9, reasoning_tokens=8))
+    reasoning.learn("gpt-4o", Usage(1, 9))
+    reasoning.learn("o3", Usage(1, 9))
+    assert reasoning.may_think("gpt-4o")
+    assert reasoning.may_think("o3")
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    """Issue 11 A2: the models that were seen longest ago are forgotten, and may think again."""
+    reasoning = Reasoning((), models_max=2)
+    for model in ("a", "b", "a", "c"):
+        reasoning.learn(model, Usage(1, 1))
+    assert sorted(reasoning.known) == ["a", "c"]
+    assert reasoning.may_think("b")
+
+
+HOSTED = {"type": "web_search"}
+OWN = {"type": "function", "name": "f", "parameters": {}}
+FILE = {"type": "file", "file": {"file_id": "file-1"}}
+TEMPLATE = {"id": "pmpt_1", "variables": {"a": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("route", "fields", "reads_on"),
+    [
+        ("chat_completions", {}, False),
+        ("chat_completions", {"n": 2, "tools": [{"type": "function", "function": {"name": "f"}}]}, False),
+        ("chat_completions", {"tool_choice": "auto"}, False),
+        ("chat_completions", {"stream": False}, True),
+        ("chat_completions", {"model": "o3"}, True),
+        ("chat_completions", {"model": "unheard-of"}, True),
+        ("chat_completions", {"reasoning_effort": "high"}, True),
+        ("chat_completions", {"providerOptions": {"anthropic": {"thinking": {}}}}, True),
+        ("chat_completions", {"web_search_options": {}}, True),
+        ("chat_completions", {"messages": [{"role": "user", "content": [FILE]}]}, True),
+        ("completions", {"prompt": "a", "messages": None}, False),
+        ("responses", {}, False),
+        ("responses", {"tools": [OWN, {"type": "custom", "name": "c"}]}, False),
+        ("responses", {"tools": [OWN, HOSTED]}, True),
+        ("responses", {"reasoning": {"effort": "low"}}, True),
+        ("responses", {"previous_response_id": "resp_1"}, True),
+        ("responses", {"conversation": "conv_1"}, True),
+        ("responses", {"conversation": {"id": "conv_1"}}, True),
+        ("responses", {"prompt": TEMPLATE}, True),
+        ("responses", {"input": [{"type": "item_reference", "id": "msg_1"}]}, True),
+        ("responses", {"input": [{"role": "user", "content": [{"type": "input_file", "file_url": "https://a/b"}]}]}, True),
+    ],
+)
+def test_what_is_read_on(route: str, fields: dict[str, Any], *, reads_on: bool) -> None:
+    """Issue 11 A2: an answer is ended where all of it was seen, and read on where some of its cost was not."""
+    given = (RESPONSE if route == "responses" else CHAT) | {"stream": True} | fields
+    assert leaving().reads_on(read_call(given, route)) is reads_on
+    assert leaving("drain").reads_on(read_call(given, route))
+    assert not leaving("cancel").reads_on(read_call(given, route))
+
+
+CHARGES: list[tuple[Call, str]] = [
+    (call(Dialect.CHAT, model="gpt-4o", stream=True), ""),
+    (call(Dialect.CHAT, model="gpt-4o", stream=True, unseen_input=True), ""),
+    (call(Dialect.CHAT, model="gpt-4o"), "unseen"),
+    (call(Dialect.CHAT, model="o3", stream=True), "unseen"),
+    (call(Dialect.RESPONSES, model="gpt-4o", stream=True, unseen_output=True), "unseen"),
+    (call(Dialect.EVENTS, model="gpt-image-1", stream=True), "unseen"),
+    (call(Dialect.EVENTS, model="text-embedding-3-small", output_tokens_declared=0), ""),
+    (call(Dialect.NONE, named=Ids(frozenset({"file-1"}))), ""),
+]
+
+
+@pytest.mark.parametrize(("asked", "unseen"), CHARGES)
+def test_what_was_hidden_is_charged_by_its_hold(asked: Call, unseen: str) -> None:
+    """Issue 11 A2: output that was not seen is marked, unless the answer has told its cost, or the client has stayed."""
+    for mode in ("auto", "cancel", "drain"):
+        assert leaving(mode).judge(asked, LEFT).unseen == unseen
+        assert leaving(mode).judge(asked, LEFT, whole=True).unseen == ""
+        assert leaving(mode).judge(asked, Outcome(Ending.SUCCESS, 200, started=True)).unseen == ""
+
+
+# ---- before the answer comes -------------------------------------------------------------------------------------------
+
+
+async def waits(section: Section, stays: bool, *reasons: Exception) -> str:
+    """Wait inside of `section`, which may go on after the first of these; what came of it."""
+    section.stays = lambda _reason: stays
+    done = asyncio.Event()
+
+    async def wait() -> str:
+        try:
+            with section:
+                await done.wait()
+        except (ClientGoneError, DrainingError) as error:
+            return type(error).__name__
+        return "went on"
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    for reason in reasons:
+        section.interrupt(reason)
+        await asyncio.sleep(0)
+    done.set()
+    return await task
+
+
+@pytest.mark.parametrize(
+    ("stays", "reasons", "expected"),
+    [
+        (False, [], "went on"),
+        (False, [ClientGoneError()], "ClientGoneError"),
+        (True, [ClientGoneError()], "went on"),
+        (True, [ClientGoneError(), ClientGoneError()], "ClientGoneError"),
+        (True, [ClientGoneError(), DrainingError("It restarts.")], "ClientGoneError"),
+    ],
+)
+async def test_an_answer_is_waited_for_without_its_client(stays: bool, reasons: list[Exception], expected: str) -> None:
+    """Issue 11 A2: where its cost would not be known, an answer is waited for; the next block knows that the client is gone."""
+    section = Section()
+    assert await waits(section, stays, *reasons) == expected
+    if reasons:
+        with pytest.raises(ClientGoneError), section:
+            pass
+    section.forget()
+
+
+async def test_waiting_has_bounds() -> None:
+    """Issue 11 A2: no longer than an answer is read on, no more than so many at once, and only where it would be read on."""
+    asked, interrupted = call(Dialect.CHAT, model="o3"), asyncio.Event()
+    assert leaving().stays(asked, interrupted.set)
+    async with asyncio.timeout(5):
+        await interrupted.wait()
+    assert not leaving(answers_max=0).stays(asked, interrupted.set)
+    assert not leaving("cancel").stays(asked, interrupted.set)
+    assert not leaving().stays(call(Dialect.CHAT, model="gpt-4o", stream=True), interrupted.set)
