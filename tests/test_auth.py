@@ -1,5 +1,6 @@
 """auth: what Zion's profile says of a caller, over real HTTP and a real Redis, and what becomes of other names."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -29,11 +30,18 @@ class World:
 
     def __init__(self, zion: Zion, ledger: Ledger, redis: Any) -> None:
         self.profile: Any = {}
+        self.status, self.asked = 200, 0
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.turns: list[str] = []
+        self.now_s = 1_700_000_000.0
         self.zion, self.ledger, self.redis = zion, ledger, redis
-        self.workers = [
-            Auth(ledger, zion, profile_ttl_s=300, refusal_ttl_s=0.0, entries_max=100, now_s=lambda: 1_700_000_000.0)
-            for _ in range(2)
-        ]
+        self.workers = [self.worker() for _ in range(2)]
+
+    def worker(self) -> Auth:
+        """One that knows nobody."""
+        times = {"profile_ttl_s": 300, "stale_s": 600, "refusal_ttl_s": 0.0}
+        return Auth(self.ledger, self.zion, **times, entries_max=100, now_s=lambda: self.now_s)
 
     async def identify(self, token: str, worker: int = 0, claims: Any = None) -> Caller:
         """Who this token belongs to."""
@@ -64,6 +72,10 @@ async def world(redis_server: RedisServer) -> AsyncIterator[World]:
     )
 
     async def me(_request: web.Request) -> web.Response:
+        made.asked += 1
+        await made.answers.wait()
+        if made.status != 200:
+            return web.json_response({"success": False}, status=made.status)
         return web.Response(text=json.dumps(made.profile), content_type="application/json")
 
     application = web.Application()
@@ -71,9 +83,19 @@ async def world(redis_server: RedisServer) -> AsyncIterator[World]:
     server = TestServer(application)
     await server.start_server()
     gate = ledger.gate(requests_per_s=1_000, failures_max=3, open_s=30.0, zion_timeout_s=5.0, waiting_max=64, processes=1)
+    turn = gate.turn
+
+    async def noted(kind: Any, *, first: bool) -> None:
+        made.turns.append(kind)
+        await turn(kind, first=first)
+
+    gate.turn = noted  # type: ignore[method-assign]
     zion = Zion(open_session(connect_s=5.0, idle_s=5.0, connections_max=4), str(server.make_url("")), "key", 5.0, gate)
     made = World(zion, ledger, redis)
     yield made
+    made.answers.set()
+    for worker in made.workers:
+        await worker.close()
     await zion.close()
     await server.close()
     await ledger.close()
@@ -158,3 +180,133 @@ async def test_an_expired_token_is_refused_before_anybody_is_asked(world: World,
     with pytest.raises(UnauthorizedError) as refused:
         await world.identify("token", claims={"exp": exp})
     assert refused.value.code == "token_expired"
+
+
+ADA = {"id": "u-1", "externalId": "ada", "email": "ada@x.test"}
+KNOWN = Caller("ada", "ada@x.test")
+
+
+async def aged(world: World, age_s: float = 300.0) -> None:
+    """Ada is known to the first worker, and her profile is so old; the second worker knows of her what is in Redis."""
+    world.profile = ADA
+    assert await world.identify("token") == KNOWN
+    assert (world.asked, world.turns) == (1, ["new"])
+    world.now_s += age_s
+
+
+@pytest.mark.parametrize("worker", [0, 1], ids=["from memory", "from redis"])
+async def test_an_aged_profile_is_renewed(world: World, worker: int) -> None:
+    """Zion is asked again, before never-seen tokens, and the answer counts at once; then it is fresh for everybody."""
+    await aged(world)
+    world.profile = ADA | {"email": "ada@new.test"}
+    for again in (worker, worker, 1 - worker):
+        assert await world.identify("token", again) == Caller("ada", "ada@new.test")
+    assert (world.asked, world.turns) == (2, ["new", "known"])
+
+
+@pytest.mark.parametrize("worker", [0, 1], ids=["from memory", "from redis"])
+async def test_an_aged_profile_goes_on_while_zion_is_slow(world: World, worker: int) -> None:
+    """However many ask, Zion is asked once; its answer is used when it is there."""
+    await aged(world, 899.9)
+    world.answers.clear()
+    assert set(await asyncio.gather(*(world.identify("token", worker) for _ in range(9)))) == {KNOWN}
+    assert await world.identify("token", worker) == KNOWN
+    assert world.asked == 2
+    world.profile = ADA | {"email": "ada@new.test"}
+    world.answers.set()
+    while await world.identify("token", worker) == KNOWN:
+        await asyncio.sleep(0.01)
+    assert await world.identify("token", worker) == Caller("ada", "ada@new.test")
+    assert world.asked == 2
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_an_aged_profile_goes_on_to_its_bound_while_zion_is_away(world: World, status: int) -> None:
+    """It is tried again every 10 s; after its bound nobody is known any more."""
+    await aged(world)
+    world.status = status
+    for moment in range(60):
+        assert await world.identify("token") == KNOWN
+        assert await world.identify("token") == KNOWN
+        assert world.asked <= 2 + moment
+        world.now_s += 10
+    with pytest.raises(ZionUnavailableError):
+        await world.identify("token")
+    with pytest.raises(ZionUnavailableError):
+        await world.identify("token", 1)
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, UnauthorizedError), (403, ForbiddenError), (431, UnauthorizedError)])
+async def test_a_token_that_was_taken_back_is_refused(world: World, status: int, error: type[SentinelError]) -> None:
+    """By the first request after its profile has aged, and by the other workers, even where they cannot ask Zion then."""
+    await aged(world)
+    world.status = status
+    with pytest.raises(error):
+        await world.identify("token")
+    world.status = 500
+    for worker in (0, 1):
+        with pytest.raises(ZionUnavailableError):
+            await world.identify("token", worker)
+
+
+async def test_a_token_that_is_taken_back_while_zion_is_slow(world: World) -> None:
+    """It goes on until Zion says so, and no longer."""
+    await aged(world)
+    world.status = 401
+    world.answers.clear()
+    assert await world.identify("token") == KNOWN
+    world.answers.set()
+    with pytest.raises(UnauthorizedError):
+        while await world.identify("token") == KNOWN:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("left_s", [100, 300, 301, 500, 899])
+async def test_no_profile_outlives_its_token(world: World, left_s: int) -> None:
+    """`exp` ends it, fresh or aged, whoever is away."""
+    world.profile = ADA
+    claims = {"exp": world.now_s + left_s}
+    assert await world.identify("token", claims=claims) == KNOWN
+    world.status = 500
+    world.now_s += left_s - 0.5
+    assert await world.identify("token", claims=claims) == KNOWN
+    world.now_s += 0.5
+    for worker in (0, 1):
+        with pytest.raises(UnauthorizedError) as refused:
+            await world.identify("token", worker, claims)
+        assert refused.value.code == "token_expired"
+
+
+async def test_a_profile_of_an_older_version(world: World) -> None:
+    """What Redis keeps without a time of freshness has aged, and is used to its end."""
+    await aged(world, 0.0)
+    [name] = [name async for name in world.redis.scan_iter("jwt:*")]
+    kept = json.loads(await world.redis.get(name))
+    kept["until_s"] = world.now_s + 300
+    del kept["fresh_s"]
+    await world.redis.set(name, json.dumps(kept))
+    world.status = 500
+    world.now_s += 299
+    assert await world.identify("token", 1) == KNOWN
+    world.now_s += 1
+    with pytest.raises(ZionUnavailableError):
+        await world.identify("token", 1)
+
+
+async def test_a_token_that_comes_again_goes_first(world: World) -> None:
+    """Where Zion could not be asked about it; one that comes for the first time does not."""
+    went: list[bool] = []
+    profile = world.zion.profile
+
+    async def noted(token: str, kind: Any = "new", *, first: bool = False) -> Any:
+        went.append(first)
+        return await profile(token, kind, first=first)
+
+    world.zion.profile = noted  # type: ignore[method-assign]
+    world.profile, world.status = ADA, 500
+    for token in ("one", "two", "one", "one"):
+        with pytest.raises(ZionUnavailableError):
+            await world.identify(token)
+    world.status = 200
+    await world.identify("two")
+    assert went == [False, False, True, True, True]

@@ -12,7 +12,7 @@ from sentinel.edges.provider import judged, judging
 from sentinel.edges.provider.reply import within
 from sentinel.errors import UpstreamError, UpstreamTimeoutError
 from sentinel.protocol import sse
-from sentinel.protocol.kinds import Kind, relabelled, told
+from sentinel.protocol.kinds import Kind, errs, is_usual, relabelled, told
 from sentinel.protocol.meter import StreamMeter
 from sentinel.records import Call, Dialect, Ending, Origin
 from tests.support.metering import run, ways
@@ -253,3 +253,28 @@ async def test_a_whole_answer_under_the_label_of_a_stream_is_billed() -> None:
     assert down.body == b"data: " + body + b"\n\n" + sse.DONE
     assert down.outcome.ending is Ending.SUCCESS
     assert down.outcome.usage is not None
+
+
+ERRORS: list[tuple[bytes, bool]] = [
+    (b'{"error":{"message":"x"}}', True),
+    (b'{ "error" : "x"}', True),
+    (b'\r\n{\n"error":\t{', True),
+    (BOM + b'{"error":{', True),
+    (b'{"error":null,"choices":[]}', False),
+    (b'{"error":[],"a":1}', False),
+    (b'{"errors":{}}', False),
+    (b'{"erro":{}}', False),
+    (b'{"id":"x","error":{"message":"y"}}', False),
+    (b'{"a":"error\\":{"}', False),
+    (b"{}", False),
+    (b"[{", False),
+]
+
+
+@pytest.mark.parametrize(("start", "is_error"), ERRORS)
+def test_an_error_is_told_by_its_first_member(start: bytes, is_error: bool) -> None:
+    """Issue 10 §8: of every beginning it is told right, or more is wanted; what is usual is never an error."""
+    assert errs(start) is is_error
+    for at in range(len(start)):
+        assert errs(start[:at]) in (None, is_error)
+        assert not (is_usual(start[:at]) and is_error)

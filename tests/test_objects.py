@@ -49,6 +49,18 @@ async def test_an_owner_is_known_as_long_as_the_object_is_used(pipeline: Pipelin
     assert 4000 < await redis.ttl("o:{s00}:file-1") <= 5000
 
 
+async def test_owners_of_many_are_known_at_once(pipeline: Pipeline, redis: Redis) -> None:
+    """Whatever its partition, each is told with its owner; who has none is not told, and no life is prolonged."""
+    owners = Owners(pipeline, partitions=16)
+    assert await owners.known([]) == {}
+    names = [f"file-{number}" for number in range(100)]
+    await owners.keep("anna", [(name, 100) for name in names[:40]])
+    await owners.keep("bert", [(name, 100) for name in names[40:60]])
+    assert await owners.known(names) == {name: "anna" if name in names[:40] else "bert" for name in names[:60]}
+    for kept in await redis.keys("o:*"):
+        assert 0 < await redis.ttl(kept) <= 100
+
+
 async def test_unfinished_work_is_kept_until_it_is_settled(pipeline: Pipeline, redis: Redis) -> None:
     """A record is told to every worker, claimed by one, taken over only when the claim has ended, and gone when it is done."""
     unfinished = Unfinished(pipeline, partitions=4, claim_ms=60_000)

@@ -3,6 +3,7 @@
 Never fails: what is neither JSON nor a stream of events is OTHER.
 """
 
+import re
 from collections.abc import Sequence
 from enum import Enum
 from typing import Final
@@ -21,6 +22,25 @@ class Kind(Enum):
 _BOM: Final = b"\xef\xbb\xbf"
 # The fields of an event, and a comment (WHATWG HTML 9.2.6); a stream begins with one of them.
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+
+# Of an object whose first member is no error: written out, so that it is told from one of which too little has come.
+_NO_ERROR: Final = rb'(?:[^\s"]|"(?:[^e]|e[^r]|er[^r]|err[^o]|erro[^r]|error[^"]|error"\s*:\s*[^\s{"]))'
+_BEGINS_USUAL: Final = re.compile(rb"\[|\{\s*" + _NO_ERROR)
+_BEGINS_ERROR: Final = re.compile(rb'\{\s*"error"\s*:\s*[{"]')
+
+
+# Whether JSON that begins so is no error, and nothing stands before it; no function of ours, since every answer is asked.
+is_usual: Final = _BEGINS_USUAL.match
+
+
+def errs(start: bytes) -> bool | None:
+    """Whether JSON that begins with `start` is an error, as some gateways send it under a status of success.
+
+    None where more of it is needed.
+    """
+    said = start.removeprefix(_BOM).lstrip()
+    return True if _BEGINS_ERROR.match(said) else False if _BEGINS_USUAL.match(said) else None
 
 
 def told(start: bytes) -> Kind | None:

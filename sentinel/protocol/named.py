@@ -1,8 +1,8 @@
 """The ids of a provider's objects in a body: at the places where the API takes one, and what only looks like one elsewhere.
 
 An id at a place of the API (protocol/places.py) is an object of the account. Anywhere else a text is the application's own, and
-what looks like an id is only looked up, so that a new field of the API cannot reach another caller's object. Ids that are too
-many, or too long at a place of the API, raise BadRequestError. Bodies that hold nothing of the kind are told apart by a look at
+what looks like an id is only looked up, so that a new field of the API cannot reach another caller's object. Too many ids at
+places of the API, or one too long, raise BadRequestError. Bodies that hold nothing of the kind are told apart by a look at
 their bytes, so that most cost next to nothing.
 """
 
@@ -115,8 +115,8 @@ def in_json(body: bytes, places: Places) -> Ids:
 
 
 def ids(objects: set[str], alike: set[str]) -> Ids:
-    """What was found. Raises BadRequestError where that is too much."""
-    if len(objects) + len(alike) > NAMED_MAX:
+    """What was found. Raises BadRequestError for too many objects; texts of an application are as many as a body can hold."""
+    if len(objects) > NAMED_MAX:
         raise BadRequestError(f"The body names too many objects: at most {NAMED_MAX} are read.", code="invalid_body")
     return Ids(frozenset(objects), frozenset(alike - objects)) if objects or alike else NO_IDS
 

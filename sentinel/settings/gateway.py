@@ -116,8 +116,18 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
         ),
     ] = "false"
     jwt_cache_ttl_s: Annotated[
-        int, Variable("JWT_CACHE_TTL_SECONDS", "How long a token's profile is kept at most.", "s", low=1, high=86400)
+        int, Variable("JWT_CACHE_TTL_SECONDS", "How long a token's profile counts as fresh.", "s", low=1, high=86400)
     ] = 300
+    jwt_stale_s: Annotated[
+        int,
+        Variable(
+            "SENTINEL_STALE_PROFILES_SECONDS",
+            "How much longer it is used while Zion is slow or away; then 503.",
+            "s",
+            low=0,
+            high=86400,
+        ),
+    ] = 600
     jwt_refusal_ttl_s: Annotated[
         float,
         Variable(

@@ -1,18 +1,19 @@
 """auth.identify: who is asking. JWT → this worker's memory → Redis → Zion, with one question per token at a time.
 
-Fails closed: no usable token is `UnauthorizedError`, a known but unpermitted one `ForbiddenError`, and where neither
-memory nor Redis knows it while Zion is away, `ZionUnavailableError`. Zion's failures are never remembered; its
-refusals are, for seconds. What is no JWT, or has expired, is refused before anybody is asked. The token is not verified here
-(Zion does that) but its `exp` is honoured on every hit. Only its SHA-256 is kept.
+Fails closed: no usable token is `UnauthorizedError`, a known but unpermitted one `ForbiddenError`, and where neither memory nor
+Redis knows it while Zion is away, `ZionUnavailableError`. Zion's failures are never remembered; its refusals are, for seconds.
+A profile that has aged is asked for anew, and goes on to its bound where Zion is slow or away. What is no JWT, or has expired,
+is refused before anybody is asked. The token is not verified here (Zion does that) but its `exp` is honoured on every hit. Only
+its SHA-256 is kept.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from hashlib import sha256
-from typing import Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -30,13 +31,17 @@ _T = TypeVar("_T")
 _log: Final = Log("auth")
 _REFUSALS_MAX: Final = 10_000
 _TURNED_AWAY_MAX: Final = 10_000
+# How long a request waits until an aged profile is renewed, or refused; and how soon Zion is asked again where it failed.
+_PATIENCE_S: Final = 0.25
+_RENEW_AGAIN_S: Final = 10.0
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """A profile and the wall-clock second until which it may be used."""
+    """A profile, and the wall-clock seconds until which it may be used, and until which nobody has to be asked."""
 
     caller: Caller
     until_s: float
+    fresh_s: float = 0.0  # older versions kept none
 
 
 _read_known: Final = msgspec.json.Decoder(_Known).decode
@@ -52,6 +57,7 @@ class Auth:
         zion: Zion,
         *,
         profile_ttl_s: int,
+        stale_s: int,
         refusal_ttl_s: float,
         entries_max: int,
         now_s: Callable[[], float] = time.time,
@@ -59,6 +65,7 @@ class Auth:
         self._ledger = ledger
         self._zion = zion
         self._profile_ttl_s = profile_ttl_s
+        self._stale_s = stale_s
         self._refusal_ttl_s = refusal_ttl_s
         self._entries_max = entries_max
         self._now_s = now_s
@@ -80,7 +87,7 @@ class Auth:
 
     def _remembered(self, digest: bytes) -> Caller | None:
         known = self._known.get(digest)
-        if known is None or known.until_s <= self._now_s():
+        if known is None or known.fresh_s <= self._now_s():
             return None
         self._known.move_to_end(digest)
         metrics.AUTH.labels("memory").inc()
@@ -95,18 +102,41 @@ class Auth:
         _, expires_s = credentials.read_jwt(token)
         if expires_s <= self._now_s():
             raise UnauthorizedError("The token has expired.", code="token_expired")
-        refusal = self._refused.get(digest)
-        if refusal is not None and refusal[0] > self._now_s():
-            metrics.AUTH.labels("refused").inc()
-            refused = refusal[1]()
-            raise refused
-        # Shielded: the first asker may leave while others wait for the same answer.
-        return (await asyncio.shield(self._ask_once(token, digest, expires_s))).caller
+        known = self._known.get(digest)
+        if known is None or known.until_s <= self._now_s():
+            refusal = self._refused.get(digest)
+            if refusal is not None and refusal[0] > self._now_s():
+                metrics.AUTH.labels("refused").inc()
+                refused = refusal[1]()
+                raise refused
+            # Shielded: the first asker may leave while others wait for the same answer.
+            known = await asyncio.shield(self._once(digest, partial(self._ask, token, digest, expires_s)))
+        if known.fresh_s <= self._now_s():
+            known = await self._renewed(token, digest, expires_s, known)
+        return known.caller
 
-    def _ask_once(self, token: str, digest: bytes, expires_s: float) -> asyncio.Task[_Known]:
+    async def _renewed(self, token: str, digest: bytes, expires_s: float, aged: _Known) -> _Known:
+        """What Zion says by now of a profile that has aged, where it says so soon; else the aged one."""
+        task = self._once(digest, partial(self._renew, token, digest, expires_s, aged))
+        await asyncio.wait({task}, timeout=_PATIENCE_S)
+        if task.done():
+            return task.result()
+        metrics.AUTH.labels("stale").inc()
+        return aged
+
+    async def close(self) -> None:
+        """Ask about nobody any more."""
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _once(self, digest: bytes, work: Callable[[], Coroutine[Any, Any, _Known]]) -> asyncio.Task[_Known]:
+        """The question about a token that is under way, or a new one."""
         task = self._asking.get(digest)
         if task is None:
-            task = asyncio.create_task(self._ask(token, digest, expires_s))
+            task = asyncio.create_task(work())
             self._asking[digest] = task
             task.add_done_callback(lambda done: self._asked(digest, done))
         return task
@@ -119,19 +149,36 @@ class Auth:
 
     async def _ask(self, token: str, digest: bytes, expires_s: float) -> _Known:
         """Redis, then Zion; what either says is remembered."""
-        now_s = self._now_s()
         known = await self._recall(digest)
-        if known is not None and known.until_s > now_s:
+        if known is not None and known.until_s > self._now_s():
             metrics.AUTH.labels("redis").inc()
         else:
-            known = await self._ask_zion(token, digest, min(expires_s, now_s + self._profile_ttl_s))
+            known = await self._ask_zion(token, digest, expires_s, "new", first=digest in self._turned_away)
         _note(self._known, digest, known, self._entries_max)
         return known
 
-    async def _ask_zion(self, token: str, digest: bytes, until_s: float) -> _Known:
+    async def _renew(self, token: str, digest: bytes, expires_s: float, aged: _Known) -> _Known:
+        """A known profile again: from Redis, where another worker has asked, or from Zion, before never-seen tokens."""
+        known = await self._recall(digest)
+        if known is None or known.fresh_s <= self._now_s():
+            try:
+                known = await self._ask_zion(token, digest, expires_s, "known", first=True)
+            except ZionUnavailableError:
+                known = msgspec.structs.replace(aged, fresh_s=min(aged.until_s, self._now_s() + _RENEW_AGAIN_S))
+            except (UnauthorizedError, ForbiddenError):
+                self._known.pop(digest, None)
+                await self._forget(digest)
+                raise
+        _note(self._known, digest, known, self._entries_max)
+        return known
+
+    async def _ask_zion(
+        self, token: str, digest: bytes, expires_s: float, kind: Literal["known", "new"], *, first: bool
+    ) -> _Known:
         metrics.AUTH.labels("zion").inc()
+        now_s = self._now_s()
         try:
-            user_id, caller = await self._zion.profile(token, first=digest in self._turned_away)
+            user_id, caller = await self._zion.profile(token, kind, first=first)
         except ZionUnavailableError:
             _note(self._turned_away, digest, None, _TURNED_AWAY_MAX)
             raise
@@ -140,15 +187,23 @@ class Auth:
             again = partial(type(refusal), refusal.message, code=refusal.code)
             _note(self._refused, digest, (self._now_s() + self._refusal_ttl_s, again), _REFUSALS_MAX)
             raise
-        known = _Known(caller, until_s)
+        fresh_s = now_s + self._profile_ttl_s
+        known = _Known(caller, min(expires_s, fresh_s + self._stale_s), min(expires_s, fresh_s))
         try:
-            ttl_s = max(1, int(until_s - self._now_s()))
+            ttl_s = max(1, int(known.until_s - self._now_s()))
             await asyncio.gather(
                 self._ledger.keep_profile(digest.hex(), _write_known(known), ttl_s), self._ledger.names.learn(user_id, caller)
             )
         except LedgerUnavailableError:
             _log.warning("profile not kept in redis")
         return known
+
+    async def _forget(self, digest: bytes) -> None:
+        """Zion has taken a token back: other workers are not to find it in Redis."""
+        try:
+            await self._ledger.forget_profile(digest.hex())
+        except LedgerUnavailableError:
+            _log.warning("profile not taken out of redis")
 
     async def _recall(self, digest: bytes) -> _Known | None:
         """What Redis knows of the token; nothing where Redis is away or holds something else, since Zion can still be asked."""

@@ -140,7 +140,7 @@ class Forward:
             return attempt if attempt.ready else await _begun(attempt)
         # Who asked for events is told at once that they come; the body is the stream's own matter then.
         usual = attempt.fits and (call.stream or attempt.kind is not Kind.EVENTS)
-        return attempt if usual else await _judged(attempt)
+        return attempt if usual else await _judged(attempt, self._provider.key, hold.request_id)
 
     async def _after_failure(self, call: Call, asking: _Asking, attempt: _Attempt, hold: Hold) -> tuple[Call, Opened]:
         """The call that was asked last and its answer, after an attempt that was no success: of the first model that is
@@ -221,12 +221,20 @@ async def _begun(reply: Opened) -> Reply:
         raise
 
 
-async def _judged(attempt: Opened) -> Reply:
+async def _judged(attempt: Opened, key: str, request_id: str) -> Reply:
+    """The attempt as what it is. An error in it, under whatever status, says nothing of the provider's account."""
     try:
-        return await judged(attempt)
+        begun = await judged(attempt)
     except UpstreamError as error:
         metrics.UPSTREAM.labels(error.code).inc()
         raise
+    if not begun.errs:
+        return begun
+    failed = await looked_into(begun, key)
+    code = account.refusal(failed.beginning)
+    if code:
+        tell_refused("account", request_id, failed.status, code)
+    return _shown(failed, "account" if code else "", request_id)
 
 
 async def _why(attempt: _Attempt, key: str) -> tuple[_Attempt, str]:
@@ -259,7 +267,7 @@ def _shown(attempt: Opened, why: str, request_id: str) -> Opened:
         attempt.close()
         attempt.broken.sent = False  # it refused, and served nothing
         raise attempt.broken
-    if attempt.status < 300:
+    if attempt.status < 300 and not why:
         return attempt
     attempt.close()
     if why == "key":

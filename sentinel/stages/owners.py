@@ -20,8 +20,10 @@ from sentinel.records import Call, Caller, Scope
 
 _log: Final = Log("owners")
 
-# Objects one request may name: OpenAI takes 20 files in a tool, and 500 in a batch of files. So many are looked up at a time.
+# Objects one request may name: OpenAI takes 20 files in a tool, and 500 in a batch of files.
 _NAMED_MAX: Final = 512
+# Of what only looks like an id: others are served between two rounds.
+_LOOKED_UP_AT_ONCE_MAX: Final = 1024
 _MODELS: Final = "/models/"
 _TUNED: Final = "ft:"
 # What the name of a model has behind it where an earlier state of it is meant.
@@ -59,10 +61,12 @@ class Owners:
                 param="data_source",
             )
         if match.named or call.named.objects:
-            await self._check_named(caller, [*match.named, *_with_kinds(call.named.objects)])
+            await self._check_named(
+                caller, [*match.named, *[(routes.kind_of(name), name) for name in sorted(call.named.objects)]]
+            )
         if self._mode is Scope.OWNED:
             if call.named.alike:
-                await self._check_alike(caller, _with_kinds(call.named.alike))
+                await self._check_alike(caller, list(call.named.alike))
             if call.models or call.model.startswith(_TUNED) or call.path.startswith(_MODELS):
                 await self._check_tuned(caller, _tuned(call))
             return call
@@ -84,21 +88,21 @@ class Owners:
             raise ForbiddenError(f"A request may name at most {_NAMED_MAX} objects.", code="too_many_objects")
         if self._mode is not Scope.OWNED:
             raise routes.not_found(*named[0])
-        for kind, name, owner in await self._owners(named):
+        found = await self._ledger.owners.find([(name, self._life(kind)) for kind, name in named])
+        for (kind, name), owner in zip(named, found, strict=True):
             if owner != caller.external_id:
                 raise routes.not_found(kind, name)
 
-    async def _check_alike(self, caller: Caller, named: list[tuple[str, str]]) -> None:
+    async def _check_alike(self, caller: Caller, names: list[str]) -> None:
         """What looks like an id is refused only where it is another caller's: the API might take it where that is not known."""
-        for start in range(0, len(named), _NAMED_MAX):
-            for kind, name, owner in await self._owners(named[start : start + _NAMED_MAX]):
-                if owner not in (None, caller.external_id):
-                    raise routes.not_found(kind, name)
-
-    async def _owners(self, named: list[tuple[str, str]]) -> list[tuple[str, str, str | None]]:
-        """These (kind, id) with their owners."""
-        found = await self._ledger.owners.find([(name, self._life(kind)) for kind, name in named])
-        return [(kind, name, owner) for (kind, name), owner in zip(named, found, strict=True)]
+        for start in range(0, len(names), _LOOKED_UP_AT_ONCE_MAX):
+            found = await self._ledger.owners.known(names[start : start + _LOOKED_UP_AT_ONCE_MAX])
+            for name, owner in found.items():
+                if owner != caller.external_id:
+                    raise routes.not_found(routes.kind_of(name), name)
+            if found:
+                # One's own was used, and lives on.
+                await self._ledger.owners.find([(name, self._life(routes.kind_of(name))) for name in found])
 
     async def _check_tuned(self, caller: Caller, models: list[str]) -> None:
         """A fine-tuned model is its maker's; one that nobody has made here was made for everybody."""
@@ -112,10 +116,6 @@ class Owners:
     def _life(self, kind: str) -> int:
         """At most as long as the setting says, so that an operator can bound what Redis remembers."""
         return min(routes.KINDS[kind].life_s or self._life_s, self._life_s)
-
-
-def _with_kinds(names: Iterable[str]) -> list[tuple[str, str]]:
-    return [(routes.kind_of(name), name) for name in sorted(names)]
 
 
 def _tuned(call: Call) -> list[str]:

@@ -79,7 +79,7 @@ class Worker:
         self._settlement = Settlement(self._ledger, self._journal, tokenizer)
         self._recovery = Recovery(self._ledger, self._journal)
         self._reporting = parts.reporting(settings, self._ledger, gate, self._zion)
-        auth = parts.auth(settings, self._ledger, self._zion)
+        self._auth = auth = parts.auth(settings, self._ledger, self._zion)
         self.usage_page = parts.usage_page(settings, auth, self._admission, self._ledger)
         self._listener = listener
         self._connections = parts.connections(settings, listener)
@@ -172,6 +172,7 @@ class Worker:
         await self._admission.close()
         await self._answer_cache.close()
         await self._provider.close()
+        await self._auth.close()
         await self._zion.close()
         self._gate.close()
         self._journal.close()

@@ -125,6 +125,7 @@ def auth(settings: Settings, ledger: Ledger, zion: Zion) -> Auth:
         ledger,
         zion,
         profile_ttl_s=settings.jwt_cache_ttl_s,
+        stale_s=settings.jwt_stale_s,
         refusal_ttl_s=settings.jwt_refusal_ttl_s,
         entries_max=settings.jwt_cache_entries_max,
     )

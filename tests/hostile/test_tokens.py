@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 SETTINGS = {
     "SENTINEL_RATE_LIMIT_REQUESTS": "0",
     "SENTINEL_DRAIN_SECONDS": "1",
+    # Profiles of known callers age in the midst of it.
+    "JWT_CACHE_TTL_SECONDS": "1",
     # A busy machine is not what is tried here.
     "SENTINEL_REDIS_TIMEOUT_SECONDS": "0.5",
 }

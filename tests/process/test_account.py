@@ -132,6 +132,40 @@ async def test_an_error_does_not_say_whose_account_it_is(
     assert SECRET not in town.stack.child("sentinel").output()
 
 
+@pytest.mark.parametrize("label", ["application/json", "text/plain", "application/problem+json"])
+@pytest.mark.parametrize("space", ["", "\r\n ", "\ufeff"])
+@pytest.mark.parametrize("step", [0, 7])
+async def test_an_error_under_a_status_of_success_is_one(
+    town: Town, http: aiohttp.ClientSession, user_of_town: User, label: str, space: str, step: int
+) -> None:
+    """Issue 10 §8: some gateways say 200 to everything; what begins as an error in JSON is looked into all the same."""
+    said = (space + json.dumps(error(SAID), ensure_ascii=False)).encode()
+    pieces = [said[at : at + step] for at in range(0, len(said), step)] if step else [said]
+
+    async def act(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(plain(said, kind=label).removesuffix(said))
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0.001)
+
+    response, passed = await town.ask(http, user_of_town, act)
+    expected = (space + json.dumps(error(HIDDEN), ensure_ascii=False)).encode()
+    assert (response.status, passed) == (200, expected)
+    line = await town.logged("provider names its account in an error", response.headers["x-request-id"])
+    assert (line["status"], line["ids"]) == (200, [ORG, PROJECT, TEAM])
+
+
+@pytest.mark.parametrize("start", ['{"error":null,', '{"error" : null,', '{"errors":["x"],'])
+async def test_an_answer_with_an_empty_error_is_none(
+    town: Town, http: aiohttp.ClientSession, user_of_town: User, start: str
+) -> None:
+    """Issue 10 §8: an answer whose error is null is an answer, and passes byte for byte."""
+    counts = '"usage":{"prompt_tokens":3,"completion_tokens":4}}'
+    said = f'{start}"choices":[{{"index":0,"message":{{"content":"{TEXT}"}}}}],{counts}'
+    response, passed = await town.ask(http, user_of_town, says(plain(said.encode())))
+    assert (response.status, passed) == (200, said.encode())
+
+
 def chunked(said: bytes, size: int, *, head: str = "") -> bytes:
     """A 404 in chunks of this size."""
     pieces = [said[at : at + size] for at in range(0, len(said), size)]
@@ -333,6 +367,7 @@ UNSERVED = [
     pytest.param(402, error("Payment required", None), id="402 with other words"),
     pytest.param(402, "<html>Pay</html>", id="402 in HTML"),
     pytest.param(402, "", id="402 without a body"),
+    pytest.param(200, error("quota", "insufficient_quota"), id="200"),
 ]
 
 

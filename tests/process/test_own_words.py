@@ -94,6 +94,16 @@ async def test_fields_of_an_application_pass(callers: Callers, path: str, fields
     assert status == 200, answer
 
 
+@pytest.mark.parametrize("path", ASKED)
+async def test_an_application_may_say_as_much_as_it_likes(callers: Callers, path: str) -> None:
+    """Thousands of texts that look like ids are no reason to refuse; another's object is found among them all the same."""
+    words = [{"session_id": f"conv_{number}"} for number in range(6000)]
+    status, answer = await callers.ask(callers.bert, path, {**ASKED[path], "extra": words})
+    assert status == 200, answer
+    words[5000] = {"session_id": callers.file}
+    assert (await callers.ask(callers.bert, path, {**ASKED[path], "extra": words}))[0] == 404
+
+
 @pytest.mark.parametrize("path", ["/chat/completions", "/responses"])
 @pytest.mark.parametrize("call_id", CALLS)
 async def test_ids_of_tool_calls_pass(callers: Callers, path: str, call_id: str) -> None:

@@ -212,6 +212,10 @@ class Ledger(Outbox):
         """Keep a token's caller for `ttl_s`."""
         await self._pipeline.command("set", f"jwt:{token_sha256}", value, "EX", ttl_s)
 
+    async def forget_profile(self, token_sha256: str) -> None:
+        """Keep a token's caller no longer."""
+        await self._pipeline.command("del", f"jwt:{token_sha256}")
+
     async def limits(self, external_id: str) -> bytes | None:
         """Zion's last answer for a caller, as it was kept."""
         return _optional_bytes(await self._pipeline.command("get", f"limits:{external_id}"))

@@ -22,6 +22,20 @@ class Owners:
         calls = [self._pipeline.command("getex", self._key(name), "EX", life_s) for name, life_s in objects]
         return [None if owner is None else owner.decode() for owner in await asyncio.gather(*calls)]
 
+    async def known(self, names: Iterable[str]) -> dict[str, str]:
+        """The owners of those of `names` that have one, asked for all at once; no life is prolonged."""
+        by_partition: dict[int, list[str]] = {}
+        for name in names:
+            by_partition.setdefault(partition_of(name, self._partitions), []).append(name)
+        calls = [
+            self._pipeline.command("mget", *[key("o", partition, name) for name in some])
+            for partition, some in by_partition.items()
+        ]
+        found: dict[str, str] = {}
+        for some, owners in zip(by_partition.values(), await asyncio.gather(*calls), strict=True):
+            found |= {name: owner.decode() for name, owner in zip(some, owners, strict=True) if owner is not None}
+        return found
+
     async def keep(self, external_id: str, objects: Iterable[tuple[str, int]]) -> None:
         """Note that these (id, life_s) are the caller's; what has an owner keeps it."""
         calls = [self._pipeline.command("set", self._key(name), external_id, "NX", "EX", life_s) for name, life_s in objects]

@@ -64,6 +64,7 @@ COMMANDS: Final = (
     "hscan",
     "hset",
     "info",
+    "mget",
     "ping",
     "scan",
     "set",

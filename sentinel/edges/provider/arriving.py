@@ -13,7 +13,7 @@ from sentinel.edges.provider.plain import Inflated, coding_of
 from sentinel.edges.provider.reply import Headers, Opened, within
 from sentinel.edges.provider.upload import Sending
 from sentinel.errors import UpstreamError, UpstreamTimeoutError
-from sentinel.protocol.kinds import Kind
+from sentinel.protocol.kinds import Kind, is_usual
 from sentinel.records import Origin
 
 _STREAM: Final = b"text/event-stream"
@@ -38,7 +38,7 @@ def opened(
     if is_json:
         reply.bounded_s = ends_s
         reply.kind = Kind.JSON
-        reply.fits = bool(answer.arrivals) and answer.arrivals[0].startswith((b"{", b"["))
+        reply.fits = bool(answer.arrivals) and is_usual(answer.arrivals[0]) is not None
     elif is_stream:
         reply.ready = True
         reply.kind = Kind.EVENTS

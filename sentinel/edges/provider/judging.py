@@ -8,10 +8,10 @@ import time
 from typing import Final
 
 from sentinel.edges.provider.plain import inflated
-from sentinel.edges.provider.reply import Begun, Opened, Reply
+from sentinel.edges.provider.reply import Begun, Opened
 from sentinel.errors import UpstreamError
 from sentinel.logs import Log
-from sentinel.protocol.kinds import Kind, relabelled, told
+from sentinel.protocol.kinds import Kind, errs, relabelled, told
 
 _log: Final = Log("provider")
 _now: Final = time.monotonic
@@ -24,8 +24,11 @@ _BLANK_S: Final = 0.1
 _SHOWN_BYTES: Final = 512
 
 
-async def judged(reply: Opened) -> Reply:
-    """`reply` under the label that its first bytes deserve; they come first in it. An empty one is neither JSON nor events."""
+async def judged(reply: Opened) -> Begun:
+    """`reply` under the label that its first bytes deserve; they come first in it. An empty one is neither JSON nor events.
+
+    It `errs` where it is an error in JSON.
+    """
     try:
         plain = inflated(reply)
         reply.bound(as_stream=False)
@@ -38,6 +41,7 @@ async def judged(reply: Opened) -> Reply:
         raise _other(reply, start)
     reply.bound(as_stream=kind is Kind.EVENTS)
     begun = Begun(plain, start)
+    begun.errs = kind is Kind.JSON and bool(errs(start))
     if kind is not reply.kind:
         _log.debug("an answer under a wrong label", status=reply.status, kind=kind.name)
         begun.headers = relabelled(begun.headers, kind)
@@ -48,7 +52,7 @@ async def _look(reply: Opened) -> tuple[bytes, Kind]:
     """The first bytes of `reply`, as many as are needed to tell its kind, and that."""
     start = chunk = await reply.read()
     believed_s = _now() + _BLANK_S
-    while chunk and told(start) is None and len(start) <= _LOOKED_AT_BYTES_MAX:
+    while chunk and not _is_told(start) and len(start) <= _LOOKED_AT_BYTES_MAX:
         if reply.kind is Kind.JSON:
             more = await reply.more(believed_s - _now())
             if more is None:
@@ -58,6 +62,11 @@ async def _look(reply: Opened) -> tuple[bytes, Kind]:
             chunk = await reply.read()
         start += chunk
     return start, told(start) or Kind.OTHER
+
+
+def _is_told(start: bytes) -> bool:
+    kind = told(start)
+    return kind is not None and (kind is not Kind.JSON or errs(start) is not None)
 
 
 def _other(reply: Opened, start: bytes) -> UpstreamError:

@@ -94,10 +94,11 @@ class Through:
 
 
 class Begun(Through):
-    """A reply whose first bytes were read to see what they say: they come first, then the rest."""
+    """A reply whose first bytes were read to see what they say: they come first, then the rest. `errs`: they are an error's."""
 
     ready = True
     fits = True
+    errs = False
 
     def __init__(self, reply: Opened, first: bytes) -> None:
         super().__init__(reply)
