@@ -81,7 +81,7 @@ class _Answering:
     async def run(self) -> None:
         exchange = self._exchange
         metrics.IN_FLIGHT.inc()
-        self._worker.look_after(exchange)
+        self._worker.look_after(exchange, self._scope)
         try:
             await self._answer()
         except ClientGoneError:

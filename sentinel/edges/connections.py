@@ -8,9 +8,9 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sentinel import metrics
 
@@ -39,23 +39,24 @@ class Connections:
         self._places = places
         self._taken = 0
 
-    async def end_idle(self, busy: Callable[[], set[Peer]]) -> None:
-        """Look at all, in a thread, and end those that have waited too long. `busy` are the clients whose requests are under
-        way; asked afterwards, so that one that came meanwhile is among them.
+    async def end_idle(self, under_way: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        """Look at all, in a thread, and end those that have waited too long. `under_way` gives the scopes of the requests that
+        are; it is asked afterwards, so that one that came meanwhile is among them.
         """
         pressed = self._taken > self._places / 2
         after_s = min(_PRESSED_S, self._first_s) if pressed else self._first_s
         self._taken, quiet = await asyncio.to_thread(_quiet, self._port, after_s, new_only=not pressed)
         metrics.CONNECTIONS.set(self._taken)
-        under_way = busy()
+        # Granian gives the port as text.
+        busy = {(client[0], int(client[1])) for scope in under_way() if (client := scope.get("client"))}
         for connection in quiet:
             with connection:
-                _end(connection, under_way, "pressed" if pressed else "first request")
+                _end(connection, busy, "pressed" if pressed else "first request")
 
 
-def _end(connection: socket.socket, under_way: set[Peer], reason: str) -> None:
+def _end(connection: socket.socket, busy: set[Peer], reason: str) -> None:
     try:
-        if connection.getpeername()[:2] not in under_way:
+        if connection.getpeername()[:2] not in busy:
             connection.shutdown(socket.SHUT_RDWR)
             metrics.CONNECTIONS_ENDED.labels(reason).inc()
     except OSError:

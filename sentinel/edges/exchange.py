@@ -45,7 +45,6 @@ class Exchange:
         "_due_s",
         "_pushing",
         "_receive",
-        "_scope",
         "_section",
         "_send",
         "_trace",
@@ -72,7 +71,6 @@ class Exchange:
         self.bytes_down = 0
         self.ended = False
         self.always: Iterable[tuple[bytes, bytes]] = ()
-        self._scope = scope
         self._receive = receive
         self._send = send
         self._trace: Trace | None = None
@@ -85,13 +83,6 @@ class Exchange:
         self._pushing: Pushing | None = None
         self._watch: asyncio.Future[MutableMapping[str, Any]] | None = None
         self._section = Section()
-
-    @property
-    def peer(self) -> tuple[str, int] | None:
-        """The client's address and port, where the server knows them."""
-        client = self._scope.get("client")
-        # Granian gives the port as text.
-        return (client[0], int(client[1])) if client else None
 
     @property
     def started(self) -> bool:

@@ -8,11 +8,12 @@ import gc
 import itertools
 import secrets
 import socket
+from collections.abc import Iterable
 from typing import Final
 
 from sentinel import metrics, vocab
 from sentinel.edges.connections import Connections
-from sentinel.edges.exchange import Exchange
+from sentinel.edges.exchange import Exchange, Scope
 from sentinel.errors import ClientGoneError, DrainingError
 from sentinel.journey import Journey
 from sentinel.logs import Log
@@ -61,7 +62,8 @@ class Worker:
         self._closing: asyncio.Task[None] | None = None
         self._boot = secrets.token_hex(8)
         self._sequence = itertools.count(1)
-        self._exchanges: set[Exchange] = set()
+        # Those that are open, each with its scope, where its client is named.
+        self._exchanges: dict[Exchange, Scope] = {}
         # Those of them that still read their request, or are too new to have been looked at.
         self._beginning: set[Exchange] = set()
         self._ledger = parts.ledger(settings)
@@ -131,14 +133,14 @@ class Worker:
         if self.draining:
             raise DrainingError("This gateway is restarting.", retry_after_s=1)
 
-    def look_after(self, exchange: Exchange) -> None:
+    def look_after(self, exchange: Exchange, scope: Scope) -> None:
         """An exchange begins: from now on somebody keeps its deadlines, and ends it when the drain is over."""
-        self._exchanges.add(exchange)
+        self._exchanges[exchange] = scope
         self._beginning.add(exchange)
 
     def forget(self, exchange: Exchange) -> None:
         """An exchange is over."""
-        self._exchanges.discard(exchange)
+        self._exchanges.pop(exchange, None)
         self._beginning.discard(exchange)
 
     def drain(self) -> None:
@@ -201,7 +203,7 @@ class Worker:
             await asyncio.sleep(_LOOK_S)
             self._look_at(self._beginning if count % _LOOKS_AT_ALL else self._exchanges, loop.time())
 
-    def _look_at(self, exchanges: set[Exchange], now_s: float) -> None:
+    def _look_at(self, exchanges: Iterable[Exchange], now_s: float) -> None:
         """Look after open exchanges; end those whose client has not read for too long: the server itself never does.
 
         Not part of the loop above, which would keep the last of them while it sleeps, and its connection open.
@@ -230,7 +232,7 @@ class Worker:
         while True:
             await asyncio.sleep(_END_IDLE_S)
             try:
-                await connections.end_idle(lambda: {exchange.peer for exchange in self._exchanges if exchange.peer})
+                await connections.end_idle(self._exchanges.values)
             except Exception as error:  # noqa: BLE001 - without it, who asks for nothing would keep others out
                 _log.error("defect", exception=error)
 
