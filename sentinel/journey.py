@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from sentinel import metrics
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Reply
+from sentinel.edges.section import Section
 from sentinel.edges.upload import Upload
 from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
 from sentinel.logs import Log
@@ -87,11 +88,8 @@ class Journey:
         outcome, origin = _UNSENT, _PLAINLY
         passage = _Passage(exchange, match, lease, partial(self._owners.keep, caller), begun_s)
         opening: asyncio.Task[Reply] | None = None
-        section = exchange.connected()
-        if not call.lasts:
-            section.stays = lambda reason: isinstance(reason, ClientGoneError) and self._stays(exchange, call)
         try:
-            with section:
+            with self._waiting(exchange, call):
                 sent_s = time.perf_counter()
                 metrics.OVERHEAD.labels(call.route).observe(sent_s - begun_s)
                 if call.lasts:
@@ -125,12 +123,15 @@ class Journey:
             )
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
-        if exchange.status == 0:
-            # It was read for its usage alone.
-            raise ClientGoneError
+
+    def _waiting(self, exchange: Exchange, call: Call) -> Section:
+        """The section that waits for the answer: it may go on without its client, where the cost would not be known else."""
+        section = exchange.connected()
+        if not call.lasts:
+            section.stays = lambda reason: isinstance(reason, ClientGoneError) and self._stays(exchange, call)
+        return section
 
     def _stays(self, exchange: Exchange, call: Call) -> bool:
-        """Whether to wait for an answer whose client has left before it came."""
         return exchange.listens and self._relay.leaving.stays(call, lambda: exchange.interrupt(ClientGoneError()))
 
     async def _open(self, exchange: Exchange, call: Call, upload: Upload | None, hold: Hold, lease: Lease) -> Reply:

@@ -95,12 +95,7 @@ class Relay:
             if failure is None:
                 await reply.drain(_TAIL_S)
             elif isinstance(failure, ClientGoneError):
-                if meter.terminated:
-                    await read_rest(reply, meter)
-                elif call.lasts:
-                    await self._read_names(reply, meter, finds, keep)
-                elif self.leaving.reads_on(call):
-                    await self.leaving.read_on.read(reply, meter)
+                await self._read_on(reply, call, meter, finds, keep)
             else:
                 await self._tell(exchange, meter, failure)
         finally:
@@ -164,6 +159,15 @@ class Relay:
             await keep(new)
         if held:
             await exchange.send(held)
+
+    async def _read_on(self, reply: Reply, call: Call, meter: Meter, finds: Finds, keep: Keep) -> None:
+        """Read what an answer still tells of its cost, though its client has left."""
+        if meter.terminated:
+            await read_rest(reply, meter)
+        elif call.lasts:
+            await self._read_names(reply, meter, finds, keep)
+        elif self.leaving.reads_on(call):
+            await self.leaving.read_on.read(reply, meter)
 
     async def _read_names(self, reply: Reply, meter: Meter, finds: Finds, keep: Keep) -> None:
         """Read on until the work that goes on has a name under which it can be looked at."""
