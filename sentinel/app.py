@@ -119,9 +119,6 @@ class _Answering:
             raise BadRequestError("A query must be percent-encoded.")
         self._worker.require_open()
         await self._worker.journey.travel(exchange, match)
-        if not exchange.started:
-            # It was read for its usage alone.
-            raise ClientGoneError
 
     def _check_upgrade(self) -> None:
         """Before anything else is asked: a client of a WebSocket tries again and again until it is told that there is none."""

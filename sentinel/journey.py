@@ -109,9 +109,7 @@ class Journey:
                     call, hold = replace(call, model=origin.model), replace(hold, model=origin.model)
                 metrics.FIRST_BYTE.labels(call.route).observe(time.perf_counter() - sent_s)
             extra = [*self.answer_headers(hold), *headers.origin(origin)]
-            outcome = await self._relay.copy(reply, exchange, call, extra, lease.watch, passage.keep)
-            if origin.cache == "hit":
-                outcome = unpriced(outcome)
+            outcome, failure = await self._relay.copy(reply, exchange, call, extra, lease.watch, passage.keep)
         except (ClientGoneError, SentinelError) as error:
             outcome = self._relay.leaving.judge(call, _unanswered(error, sent=lease.sent))
             raise
@@ -123,6 +121,8 @@ class Journey:
             )
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
+        if failure is not None:
+            raise failure
 
     def _waiting(self, exchange: Exchange, call: Call) -> Section:
         """The section that waits for the answer: it may go on without its client, where the cost would not be known else."""
@@ -167,6 +167,8 @@ class Journey:
     async def _end(self, passage: "_Passage", hold: Hold, call: Call, outcome: Outcome, origin: Origin) -> None:
         """Settle, at once or when the work is done that goes on at the provider."""
         self._leases.drop(passage.lease)
+        if origin.cache == "hit":
+            outcome = unpriced(outcome)
         # A client that left has ended its own answer, but not work that lasts (wire.md P3).
         goes_on = outcome.unfinished and (call.lasts or outcome.ending is Ending.SUCCESS)
         match = passage.match

@@ -1,7 +1,7 @@
 """The relay copies every kind of answer, ends it as its kind ends, and says what happened. Over both seams, no process."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -9,12 +9,13 @@ import pytest
 from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Through
-from sentinel.errors import UpstreamError, UpstreamTimeoutError
+from sentinel.errors import ClientGoneError, DrainingError, UpstreamError, UpstreamTimeoutError
 from sentinel.protocol import sse
 from sentinel.protocol.bodies import BodyMeter, PassMeter
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
 from sentinel.protocol.reasoning import Reasoning
+from sentinel.protocol.routes import ROUTES
 from sentinel.records import Call, Dialect, Ending, Outcome, Usage
 from sentinel.stages.relay import Leaving, ReadOn, Relay
 from tests.samples import cases
@@ -65,19 +66,34 @@ class Down:
     """What came down, and what the relay said of it."""
 
     def __init__(
-        self, head: dict[str, Any], body: bytes, whole: bool, outcome: Outcome, meter: Meter, kept: list[tuple[str, bytes]]
+        self,
+        sent: list[Any],
+        body: bytes,
+        untold: Exception | None,
+        outcome: Outcome,
+        meter: Meter,
+        kept: list[tuple[str, bytes]],
     ) -> None:
-        self.headers = dict(head["headers"])
+        self.headers = dict(sent[0]["headers"]) if sent else {}
         self.body = body
-        self.whole = whole
+        self.whole = bool(sent) and not sent[-1]["more_body"]
+        # What the client is still to be told.
+        self.untold = untold
         self.outcome = outcome
         self.meter = meter
         # Each id that was kept, and what had come down by then.
         self.kept = kept
 
 
-async def copy(answer: Answer, call: Call, read_on: ReadOn = NONE, *, parts_taken: int = 10**9) -> Down:
-    """Relays `answer` to a client that takes so many parts of the body, and then leaves."""
+async def copy(
+    answer: Answer,
+    call: Call,
+    read_on: ReadOn = NONE,
+    *,
+    parts_taken: int = 10**9,
+    before: Callable[[Exchange], None] = lambda _: None,
+) -> Down:
+    """Relays `answer` to a client that takes so many parts of the body, and then leaves; `before` is done to the exchange."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -97,11 +113,16 @@ async def copy(answer: Answer, call: Call, read_on: ReadOn = NONE, *, parts_take
     async def keep(names: list[str]) -> None:
         kept.extend((name, b"".join(message["body"] for message in sent[1:])) for name in names)
 
+    before(exchange)
     async with looked_after(exchange):
-        outcome = await Relay(Leaving("drain", read_on, Reasoning(()))).copy(answer, exchange, call, [], meters.append, keep)
+        relay = Relay(Leaving("drain", read_on, Reasoning(())))
+        outcome, untold = await relay.copy(answer, exchange, call, [], meters.append, keep)
     exchange.close()
+    # A head goes down with what follows it at once, or not at all.
+    assert len(sent) != 1
+    assert (untold is None) is bool(sent)
     body = b"".join(message["body"] for message in sent[1:])
-    return Down(sent[0], body, not sent[-1]["more_body"], outcome, meters[0], kept)
+    return Down(sent, body, untold, outcome, meters[0], kept)
 
 
 def call(kind: Dialect, **fields: Any) -> Call:
@@ -237,6 +258,45 @@ async def test_other_content_breaks_off_short() -> None:
     answer = Answer(b"audio/mpeg", [b"\xff\xf3"], failure=UpstreamError("It broke.", code="upstream_error"))
     down = await copy(answer, call(Dialect.NONE))
     assert (down.body, down.whole, down.outcome.ending) == (b"\xff\xf3", False, Ending.TRUNCATED)
+
+
+FAILURES: dict[str, tuple[Exception, Ending]] = {
+    "broken": (UpstreamError("It broke.", code="upstream_error"), Ending.TRUNCATED),
+    "silent": (UpstreamTimeoutError("It fell silent.", code="upstream_timeout"), Ending.UPSTREAM_TIMEOUT),
+}
+NAMING = list(dict.fromkeys((route.dialect, route.leaves) for route in ROUTES if route.leaves))
+
+
+@pytest.mark.parametrize("why", FAILURES)
+@pytest.mark.parametrize(("dialect", "leaves"), NAMING)
+async def test_a_plain_answer_that_names_objects_breaks_off_honestly(
+    dialect: Dialect, leaves: tuple[str, ...], why: str
+) -> None:
+    """Issue 11 E1: cut at every byte, of every such route: an error that can still be told, or a body that is short, and either
+    way the cost of what came; never a head alone, which the server would answer with a 500 of its own.
+    """
+    body = b'{"id":"x_1","usage":{"prompt_tokens":7,"completion_tokens":3}}'
+    failure, ending = FAILURES[why]
+    for cut_at in range(len(body)):
+        for pieces in ([body[:cut_at]], [body[: cut_at // 2], body[cut_at // 2 : cut_at]]):
+            chunks = [piece for piece in pieces if piece]
+            down = await copy(Answer(b"application/json", chunks, failure=failure), call(dialect, leaves=leaves))
+            assert (down.body, down.whole) == (b"".join(chunks[:-1]), False)
+            assert down.untold is (failure if len(chunks) < 2 else None)
+            assert down.outcome.status == (failure.status if len(chunks) < 2 else 200)  # type: ignore[attr-defined]
+            assert (down.outcome.ending, down.outcome.started, down.kept) == (ending, True, [])
+
+
+@pytest.mark.parametrize("kind", [EVENTS, b"application/json", b"audio/mpeg"])
+@pytest.mark.parametrize("leaves", [(), ("id",)])
+@pytest.mark.parametrize("reason", [DrainingError("Restarting."), ClientGoneError()])
+async def test_what_ends_an_exchange_before_its_answer_is_told(kind: bytes, leaves: tuple[str, ...], reason: Exception) -> None:
+    """Issue 11 E1: a drain, or a client that leaves, between the provider's head and the first byte: nothing goes down."""
+    down = await copy(
+        Answer(kind, [b"{}"]), call(Dialect.CHAT, leaves=leaves), before=lambda exchange: exchange.interrupt(reason)
+    )
+    assert (down.untold, down.body) == (reason, b"")
+    assert down.outcome.ending is (Ending.INTERNAL if isinstance(reason, DrainingError) else Ending.CLIENT_CLOSED)
 
 
 async def test_the_usage_of_a_failed_response_is_its_bill() -> None:

@@ -1,8 +1,9 @@
 """relay.copy: the provider's answer to the client, byte for byte, while a meter looks on.
 
-Never fails: however an answer ends, `copy` returns an Outcome that says how and what is known of its cost. A failure after the
-first byte is told in the stream (wire.md F1, F5) where there is one; a body that was promised a length is left short of it, so
-that the client can tell. The relay follows the content type of the answer, not the request (wire.md S5).
+Never fails: however an answer ends, `copy` returns an Outcome that says how and what is known of its cost. A failure before
+anything went down is returned beside it, to be told as any other. One after the first byte is told in the stream (wire.md F1,
+F5) where there is one; a body that was promised a length is left short of it, so that the client can tell. The relay follows
+the content type of the answer, not the request (wire.md S5).
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from sentinel.errors import ClientGoneError, DrainingError, SentinelError, Upstr
 from sentinel.logs import Log
 from sentinel.protocol.answered import opened, values
 from sentinel.protocol.bodies import BodyMeter, PassMeter
+from sentinel.protocol.fields import Line
 from sentinel.protocol.finds import Finds
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
@@ -31,6 +33,7 @@ __all__ = ["Keep", "Leaving", "ReadOn", "Relay"]
 _log: Final = Log("relay")
 
 Keep = Callable[[list[str]], Awaitable[None]]
+Failure = ClientGoneError | SentinelError
 
 # The client has its whole answer by then; only the connection to the provider is at stake (wire.md D5).
 _TAIL_S: Final = 1.0
@@ -65,23 +68,27 @@ class Relay:
         extra: list[tuple[bytes, bytes]],
         watch: Callable[[Meter], None],
         keep: Keep,
-    ) -> Outcome:
+    ) -> tuple[Outcome, Failure | None]:
         """Copy `reply` to the client under its own headers and `extra` (request id and limits).
 
-        `watch` is given its meter, `keep` the ids of new objects, before the client can know them.
+        `watch` is given its meter, `keep` the ids of new objects, before the client can know them. A failure is returned where
+        nothing of the answer went down: the caller is to raise it.
         """
         meter, head, length = opened(reply.status, reply.headers, call)
         finds = Finds(call.leaves)
         watch(meter)
-        failure: Exception | None = None
+        failure: Failure | None = None
         try:
             try:
                 with exchange.connected():
-                    await exchange.start(reply.status, [*head, *extra])
-                    if call.leaves and reply.status < 300:
+                    if not call.leaves or reply.status >= 300:
+                        await exchange.start(reply.status, [*head, *extra])
+                        await self._pump(reply, exchange, call, meter, length)
+                    elif isinstance(meter, StreamMeter):
+                        await exchange.start(reply.status, [*head, *extra])
                         await self._pump_found(reply, exchange, call, meter, finds, keep)
                     else:
-                        await self._pump(reply, exchange, call, meter, length)
+                        await self._pump_held(reply, exchange, [*head, *extra], meter, finds, keep)
                     failure = _truncation(meter)
                     if failure is None:
                         if not exchange.ended:
@@ -94,17 +101,15 @@ class Relay:
             whole = failure is None or meter.terminated
             if failure is None:
                 await reply.drain(_TAIL_S)
-            elif isinstance(failure, ClientGoneError):
-                await self._read_on(reply, call, meter, finds, keep)
             else:
-                await self._tell(exchange, meter, failure)
+                await self._after(failure, reply, exchange, call, meter, finds, keep)
         finally:
             reply.close()
         outcome = await _outcome(reply, exchange, meter, None if whole else failure, self._reading)
         if not whole:
             outcome = self.leaving.judge(call, outcome, whole=_has_told(meter))
         self.leaving.learn(call, outcome.usage)
-        return _with_left(outcome, meter, finds) if call.leaves else outcome
+        return _with_left(outcome, meter, finds) if call.leaves else outcome, None if exchange.started else failure
 
     async def abandon(self, reply: Reply, call: Call, keep: Keep) -> Outcome:
         """The outcome of an answer whose client left before it came, read as far as it names what it leaves. Never fails."""
@@ -136,33 +141,45 @@ class Relay:
         if passed := meter.finish():
             await exchange.send(passed)
 
-    async def _pump_found(self, reply: Reply, exchange: Exchange, call: Call, meter: Meter, finds: Finds, keep: Keep) -> None:
-        """The same for an answer that names new objects: each is kept before the client has its id.
+    async def _pump_found(
+        self, reply: Reply, exchange: Exchange, call: Call, meter: StreamMeter, finds: Finds, keep: Keep
+    ) -> None:
+        """The same for a stream that names new objects: each is kept before the client has its id."""
+        send = partial(_send_found, exchange, meter, finds, keep)
+        while not meter.terminated and (chunk := await reply.read()):
+            await send(meter.feed(chunk))
+        if meter.terminated:
+            await pass_rest(reply, meter, call, send)
+        await send(meter.finish())
 
-        The ids of a plain body are known when it is whole, so its last piece waits for that.
+    async def _pump_held(
+        self, reply: Reply, exchange: Exchange, head: list[Line], meter: Meter, finds: Finds, keep: Keep
+    ) -> None:
+        """The same for a plain body. Its ids are known when it is whole, so its last piece waits for that, and the head waits
+        with it: a server that has a head and nothing else would answer a failure with words of its own.
         """
-        if isinstance(meter, StreamMeter):
-            send = partial(_send_found, exchange, meter, finds, keep)
-            while not meter.terminated and (chunk := await reply.read()):
-                await send(meter.feed(chunk))
-            if meter.terminated:
-                await pass_rest(reply, meter, call, send)
-            await send(meter.finish())
-            return
         held = b""
         while chunk := await reply.read():
             passed, held = held, meter.feed(chunk)
             if passed:
+                if not exchange.started:
+                    await exchange.start(reply.status, head)
                 await exchange.send(passed)
         meter.finish()
         if isinstance(meter, BodyMeter) and (new := finds.in_body(meter)):
             await keep(new)
+        if not exchange.started:
+            await exchange.start(reply.status, head)
         if held:
             await exchange.send(held)
 
-    async def _read_on(self, reply: Reply, call: Call, meter: Meter, finds: Finds, keep: Keep) -> None:
-        """Read what an answer still tells of its cost, though its client has left."""
-        if meter.terminated:
+    async def _after(
+        self, failure: Failure, reply: Reply, exchange: Exchange, call: Call, meter: Meter, finds: Finds, keep: Keep
+    ) -> None:
+        """What is still owed after a failure: the rest of the answer to its meter, or a word to the client."""
+        if not isinstance(failure, ClientGoneError):
+            await self._tell(exchange, meter, failure)
+        elif meter.terminated:
             await read_rest(reply, meter)
         elif call.lasts:
             await self._read_names(reply, meter, finds, keep)
@@ -186,11 +203,10 @@ class Relay:
         if new:
             await keep(new)
 
-    async def _tell(self, exchange: Exchange, meter: Meter, failure: Exception) -> None:
+    async def _tell(self, exchange: Exchange, meter: Meter, failure: SentinelError) -> None:
         """End a stream with the failure; leave a plain body short, so that the server closes the connection under it."""
-        if not isinstance(meter, StreamMeter) or exchange.ended:
+        if not isinstance(meter, StreamMeter) or exchange.ended or not exchange.started:
             return
-        assert isinstance(failure, SentinelError)
         last = meter.finish()
         last += meter.failure(failure.message, failure.type, failure.code)
         try:
@@ -243,9 +259,12 @@ def _has_told(meter: Meter) -> bool:
 
 
 async def _outcome(
-    reply: Reply, exchange: Exchange | None, meter: Meter, failure: Exception | None, reading: asyncio.Semaphore
+    reply: Reply, exchange: Exchange | None, meter: Meter, failure: Failure | None, reading: asyncio.Semaphore
 ) -> Outcome:
     bytes_down = 0 if exchange is None else exchange.bytes_down
+    status = reply.status
+    if isinstance(failure, SentinelError) and exchange is not None and not exchange.started:
+        status = failure.status
     ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
     if reply.status >= 400:
         ending = Ending.REFUSED
@@ -258,7 +277,7 @@ async def _outcome(
             tell_disclosed(meter.disclosed, "" if exchange is None else exchange.request_id, reply.status)
     return Outcome(
         ending=ending,
-        status=reply.status,
+        status=status,
         started=reply.status < 400,
         usage=meter.usage,
         produced=await _produced(bytes_down, meter, ending, reading),
