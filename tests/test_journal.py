@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from sentinel.edges.journal import Journal, Receipt
 from sentinel.edges.journal.orphans import adopt
-from sentinel.edges.journal.segment import entries
 from sentinel.edges.ledger import Ledger, open_redis
 from sentinel.protocol.increments import Item
 from sentinel.protocol.limits import MetricLimit, Snapshot
 from sentinel.records import Bill, Caller, Entry, Hold, Remaining
 from sentinel.stages.recovery import Recovery
+from tests.support.journals import entries_of
 from tests.support.redis_server import RedisServer, redis_server, remove_server, start_server
 
 __all__ = ["redis_server"]
@@ -54,14 +54,14 @@ def journal(directory: Path, boot: str = BOOT, clock: Clock | None = None, **cha
     clock = clock or Clock()
     given = {"bytes_max": 2**20, "keep_s": KEEP_S, "refuse_when_full": True, "at_end_of_tick": never, **changes}
     opened = Journal(directory, boot, now_s=lambda: clock.s, now_ms=clock.ms, **given)
-    opened.open()
+    opened.tend()
     return opened
 
 
 def lines(directory: Path) -> list[tuple[str, int]]:
     """(kind, input tokens) of every whole line, by file name."""
     files = sorted(directory.glob("*.jsonl"))
-    return [(entry.kind, entry.input_tokens) for path in files for told in entries(path) for entry in told]
+    return [(entry.kind, entry.input_tokens) for path in files for entry in entries_of(path)]
 
 
 def told(directory: Path) -> list[tuple[str, str, int]]:
@@ -76,20 +76,31 @@ def told(directory: Path) -> list[tuple[str, str, int]]:
 def settle(written: Journal, sequence: int, input_tokens: int = 10) -> Receipt:
     """Start and settle one request."""
     written.started(hold(sequence))
-    receipt = written.settled(hold(sequence), Bill(1, input_tokens, 5))
-    assert receipt is not None
-    return receipt
+    return written.settled(hold(sequence), Bill(1, input_tokens, 5))
+
+
+def memory(written: Journal) -> int:
+    """How many bills are in memory alone."""
+    return len(written._unwritten)
+
+
+def waiting(written: Journal) -> list[int]:
+    """The input tokens of the bills that are to be told again."""
+    return [entry.input_tokens for some in written.untold() for entry, _ in some]
 
 
 def test_a_tick_is_one_write_to_a_private_file(tmp_path: Path) -> None:
-    """Lines gather until the end of the tick; directory and file are nobody else's."""
+    """Bills gather until the end of the tick, what is started stands at once; directory and file are nobody else's."""
     due: list[Callable[[], None]] = []
     written = journal(tmp_path / "data", at_end_of_tick=due.append)
-    settle(written, 1, 7)
-    settle(written, 2, 8)
-    assert (lines(tmp_path / "data"), len(due)) == ([], 1)
+    written.started(hold(1))
+    assert lines(tmp_path / "data") == [("started", 10)]
+    written.started(hold(2))
+    for sequence, tokens in ((1, 7), (2, 8)):
+        written.settled(hold(sequence), Bill(1, tokens, 5))
+    assert (lines(tmp_path / "data"), len(due)) == ([("started", 10)] * 2, 1)
     due.pop()()
-    assert lines(tmp_path / "data") == [("started", 10), ("settled", 7), ("started", 10), ("settled", 8)]
+    assert lines(tmp_path / "data") == [("started", 10), ("started", 10), ("settled", 7), ("settled", 8)]
     (path,) = (tmp_path / "data").iterdir()
     assert (path.name, path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (
         f"{BOOT}-000001.jsonl",
@@ -120,7 +131,7 @@ def test_names_that_no_json_can_carry_are_written_as_the_ledger_writes_them(tmp_
     odd = Hold("req_1", Caller("\ud800", 'a"\n'), "\udfff", 1, 0, NONE, NONE, NONE, NONE)
     written.settled(odd, Bill(1, 2, 3))
     written.flush()
-    ((entry,),) = entries(next(tmp_path.iterdir()))
+    (entry,) = entries_of(next(tmp_path.iterdir()))
     assert (entry.external_id, entry.email, entry.model) == ("\\ud800", 'a"\n', "\\udfff")
 
 
@@ -160,7 +171,7 @@ def test_bills_that_redis_did_not_take_are_told_from_the_disk(tmp_path: Path) ->
     receipts = [settle(written, at, at) for at in range(60)]
     for at, receipt in enumerate(receipts):
         if at % 3 == 1:
-            assert written.wait(receipt)
+            written.wait(receipt)
         elif at % 3 == 2:
             written.take(receipt)
     assert written.waiting == 20
@@ -174,7 +185,9 @@ def test_bills_that_redis_did_not_take_are_told_from_the_disk(tmp_path: Path) ->
 
 
 def test_a_full_journal_refuses_new_work_and_keeps_room_for_what_runs(tmp_path: Path) -> None:
-    """Past its bound new work is refused, then lines are dropped and said so; when Redis takes bills, there is room again."""
+    """Past its bound new work is refused, then bills stay in memory; when Redis takes bills there is room, and they are written
+    first.
+    """
     clock = Clock()
     written = journal(tmp_path, clock=clock, bytes_max=65_536)
     receipts = []
@@ -183,9 +196,11 @@ def test_a_full_journal_refuses_new_work_and_keeps_room_for_what_runs(tmp_path: 
     assert 0.95 * 65_536 < written.bytes_used < 65_536
     written.tend()
     assert written.state == "full"
-    while (receipt := written.settled(hold(9999), Bill(1, 1, 1))) is not None:
-        receipts.append(receipt)
-    written.flush()
+    while not memory(written):
+        receipts.append(written.settled(hold(9999), Bill(1, 1, 1)))
+    unwritten = written.settled(hold(9998), Bill(1, 777, 1))
+    written.wait(unwritten)
+    assert waiting(written) == [777]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 65_536
     assert not journal(tmp_path, OTHER_BOOT, bytes_max=65_536, refuse_when_full=False).refuses
     for receipt in receipts:
@@ -194,7 +209,10 @@ def test_a_full_journal_refuses_new_work_and_keeps_room_for_what_runs(tmp_path: 
     written._safe_s = clock.s - KEEP_S
     written.tend()
     written.tend()
-    assert (written.state, written.refuses) == ("ok", False)
+    assert (written.state, written.refuses, memory(written), waiting(written)) == ("ok", False, 0, [777])
+    assert ("settled", 777) in lines(tmp_path)
+    written.take(unwritten)
+    assert (written.waiting, waiting(written)) == (0, [])
 
 
 def test_a_place_that_cannot_be_written_is_said_once_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -205,33 +223,75 @@ def test_a_place_that_cannot_be_written_is_said_once_and_tried_again(tmp_path: P
     for _ in range(3):
         written.tend()
     assert (written.refuses, written.state.startswith("cannot be written")) == (True, True)
-    assert written.settled(hold(1), Bill(1, 1, 1)) is None
+    settle(written, 1)
+    assert memory(written) == 1
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     blocked.unlink()
     written.tend()
-    assert (written.refuses, written.state) == (False, "ok")
-    assert written.wait(settle(written, 2))
+    assert (written.refuses, written.state, memory(written)) == (False, "ok", 0)
+    written.wait(settle(written, 2, 22))
+    assert waiting(written) == [22]
+
+
+def test_bills_in_memory_are_written_first_thing(tmp_path: Path) -> None:
+    """Issue 11 E9: what a full disk did not take stands in the journal as soon as it takes anything, in its order, whether
+    Redis has not taken it, has yet to, or takes it later; kill -9 right afterwards loses none.
+    """
+    blocked = tmp_path / "data"
+    blocked.write_text("")
+    written = journal(blocked, refuse_when_full=False)
+    receipts = [settle(written, at, at) for at in range(1, 7)]
+    for receipt in receipts[:3]:
+        written.wait(receipt)
+    written.take(receipts[1])
+    assert (written.waiting, waiting(written), memory(written)) == (2, [1, 3], 5)
+    blocked.unlink()
+    written.tend()
+    assert lines(blocked) == [("settled", at) for at in (1, 3, 4, 5, 6)]
+    assert (written.waiting, waiting(written), memory(written)) == (2, [1, 3], 0)
+    for receipt in (receipts[0], receipts[5]):
+        written.take(receipt)
+        written.take(receipt)
+    written.wait(receipts[4])
+    assert waiting(written) == [3, 5]
+
+
+def test_memory_for_bills_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Past the bound the oldest is dropped, and named."""
+    blocked = tmp_path / "data"
+    blocked.write_text("")
+    written = journal(blocked, unwritten_max=3)
+    for at in range(1, 6):
+        written.wait(settle(written, at, at))
+    assert waiting(written) == [3, 4, 5]
+    lost = [vars(record)["fields"]["request_id"] for record in caplog.records if "settlement lost" in record.message]
+    assert lost == [hold(1).request_id, hold(2).request_id]
 
 
 def test_a_disk_that_fails_in_the_middle_of_a_line_loses_only_that_tick(tmp_path: Path) -> None:
-    """What the kernel refuses is not in the journal and its bills are kept elsewhere; earlier and later lines are whole."""
+    """What the kernel refuses is in memory until the next try; earlier and later lines are whole."""
     written = journal(tmp_path)
     first = settle(written, 1, 1)
     written.flush()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    second = settle(written, 2, 2)
+    written.started(hold(2))
+    second, other = (written.settled(hold(at), Bill(1, at, 5)) for at in (2, 4))
     resource.setrlimit(resource.RLIMIT_FSIZE, (sum(path.stat().st_size for path in tmp_path.iterdir()) + 130, hard))
     try:
-        kept = written.wait(second)
+        written.wait(second)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (kept, written.wait(first), written.refuses) == (False, True, True)
-    written.tend()
+    written.wait(first)
+    assert (memory(written), written.refuses, waiting(written)) == (2, True, [2, 1])
     third = settle(written, 3, 3)
-    assert written.wait(third)
+    written.tend()
+    written.wait(third)
+    written.take(other)
+    assert waiting(written) == [1, 2, 3]
     written.take(second)
-    assert [entry.input_tokens for some in written.untold() for entry, _ in some] == [1, 3]
-    assert lines(tmp_path) == [("started", 10), ("settled", 1), ("started", 10), ("settled", 3)]
+    assert waiting(written) == [1, 3]
+    told = [("settled", at) for at in (2, 4, 3)]
+    assert lines(tmp_path) == [("started", 10), ("settled", 1), ("started", 10), *told]
 
 
 def test_a_living_workers_journal_is_nobody_elses(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from sentinel import metrics
-from sentinel.edges.journal import Journal, Orphan
+from sentinel.edges.journal import Journal, Orphan, adopt
 from sentinel.edges.ledger import Ledger
 from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
@@ -63,7 +63,7 @@ class Recovery:
         if self._now_s() >= self._adopt_at_s:
             # Jittered, so that the workers of a host do not all look at once.
             self._adopt_at_s = self._now_s() + _ADOPT_S * random.uniform(0.5, 1.0)
-            while (found := self._journal.adopt()) is not None:
+            while (found := adopt(self._journal.directory)) is not None:
                 await self._adopt(found)
 
     async def _run(self) -> None:

@@ -2,12 +2,10 @@
 
 Always runs, whatever happened before. The provider's own usage wins; else the prompt's estimate and a local count of what was
 produced are billed, marked with the reason. A bill stands in the journal before Redis is asked, and what Redis does not take is
-told again from there (a duplicate changes nothing). Only where the journal cannot be written do bills wait in memory; past
-`waiting_max` the oldest is dropped with an error, the one way usage can be lost here.
+told again from there (a duplicate changes nothing), as are the voids of requests that were refused.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,20 +20,21 @@ from sentinel.records import NO_TOKENS, NOTHING_PRODUCED, Bill, Call, Ending, En
 _log: Final = Log("settlement")
 _RETRY_S: Final = 1.0
 _JOURNAL_RETRY_S: Final = 5.0
+# At the end, for a Redis that is away for a moment only.
+_LAST_TRIES: Final = 8
+_LAST_TRY_S: Final = 0.25
 # Told again at a time: each of these calls has the deadline of a live one, and live ones travel with them.
 _AT_ONCE: Final = 32
 _INLINE_CHARACTERS_MAX: Final = 16_384
 
 
 class Settlement:
-    """Writes bills. `open` starts the second tries, `close` makes the last one."""
+    """Writes bills. `open` starts the second tries, `close` makes the last ones."""
 
-    def __init__(self, ledger: Ledger, journal: Journal, tokenizer: Tokenizer, *, waiting_max: int = 100_000) -> None:
+    def __init__(self, ledger: Ledger, journal: Journal, tokenizer: Tokenizer) -> None:
         self._ledger = ledger
         self._journal = journal
         self._tokenizer = tokenizer
-        self._waiting: deque[tuple[Hold, Bill]] = deque()
-        self._waiting_max = waiting_max
         self._retries: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -43,13 +42,15 @@ class Settlement:
         self._retries = asyncio.create_task(self._try_again())
 
     async def close(self) -> None:
-        """Try once more what waits; the journal keeps what Redis still does not take, and the rest is named in an error."""
+        """Try what waits a little longer; the journal keeps what Redis still does not take."""
         if self._retries is not None:
             self._retries.cancel()
             await asyncio.wait([self._retries])
         await self._tell()
-        if self._waiting:
-            _log.error("settlements lost at shutdown", count=len(self._waiting))
+        for _ in range(_LAST_TRIES):
+            if self._journal.waiting:
+                await asyncio.sleep(_LAST_TRY_S)
+                await self._tell()
 
     def require_journal(self) -> None:
         """Raises JournalFullError where new work is refused because nobody could tell of it after a crash."""
@@ -77,24 +78,16 @@ class Settlement:
         except LedgerUnavailableError:
             _log.debug("settlement waits for redis", request_id=hold.request_id)
         finally:
-            if settled is not None and receipt is not None:
+            if settled is not None:
                 self._journal.take(receipt)
-            elif settled is None:
-                if receipt is None or not self._journal.wait(receipt):
-                    self._keep(hold, bill)
+            else:
+                self._journal.wait(receipt)
                 self._show()
         return bill, settled
 
     async def _write_blind(self, hold: Hold, bill: Bill) -> Settled:
         _log.warning("redis has lost a hold", request_id=hold.request_id)
         return await self._ledger.settle(hold, bill, blind=True)
-
-    def _keep(self, hold: Hold, bill: Bill) -> None:
-        """In memory, since the journal cannot."""
-        self._waiting.append((hold, bill))
-        if len(self._waiting) > self._waiting_max:
-            lost, _ = self._waiting.popleft()
-            _log.error("settlement lost: too many wait for redis", request_id=lost.request_id)
 
     async def _estimated(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
         """The bill of what did not simply end well with the provider's own figures."""
@@ -155,19 +148,11 @@ class Settlement:
     async def _tell(self) -> None:
         """Tell the ledger what waits, until it is away again."""
         try:
-            while self._waiting:
-                hold, bill = self._waiting.popleft()
-                try:
-                    if (await self._ledger.settle(hold, bill, blind=hold.local)).why == "unknown":
-                        await self._write_blind(hold, bill)
-                except LedgerUnavailableError:
-                    self._waiting.appendleft((hold, bill))
-                    raise
             for told in self._journal.untold():
                 for at in range(0, len(told), _AT_ONCE):
                     await self._tell_some(told[at : at + _AT_ONCE])
         except (LedgerUnavailableError, OSError) as error:
-            _log.debug("settlements wait", error=str(error), count=self._journal.waiting + len(self._waiting))
+            _log.debug("settlements wait", error=str(error), count=self._journal.waiting)
         self._show()
 
     async def _tell_some(self, told: Sequence[tuple[Entry, Receipt]]) -> None:
@@ -184,7 +169,7 @@ class Settlement:
             raise failures[0]
 
     def _show(self) -> None:
-        metrics.SETTLEMENTS_WAITING.set(self._journal.waiting + len(self._waiting))
+        metrics.SETTLEMENTS_WAITING.set(self._journal.waiting)
 
 
 def _echoes(call: Call, produced: Produced) -> bool:

@@ -111,7 +111,7 @@ class Worker:
         """Start what runs beside the requests."""
         await self._ledger.open()
         self._leases.open()
-        self._journal.open()
+        self._journal.tend()
         self._settlement.open()
         self._recovery.open()
         self._reporting.open()

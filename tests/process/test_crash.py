@@ -4,6 +4,8 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,8 +17,8 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 
 from sentinel.devstack.stack import Stack
-from sentinel.edges.journal.segment import entries
 from tests.process.test_lifecycle import _children
+from tests.support.journals import entries_of
 from tests.support.running import HELLO, User, booked, kill_workers, make_user, reconciled, redis_away, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
@@ -55,11 +57,7 @@ def journals(stack: Stack) -> list[Path]:
 def settled(stack: Stack, user: User) -> list[Path]:
     """The files in which a request of this user is settled, one for each."""
     return [
-        path
-        for path in journals(stack)
-        for told in entries(path)
-        for entry in told
-        if entry.kind == "settled" and entry.email == user.email
+        path for path in journals(stack) for entry in entries_of(path) if entry.kind == "settled" and entry.email == user.email
     ]
 
 
@@ -102,6 +100,48 @@ async def test_killed_before_the_provider_answers(own: Stack) -> None:
     given, taken = await reconciled(own, [user])
     assert given == taken
     assert taken[user.email][0] == 1
+
+
+def kill_at_the_second_request(listening: socket.socket, pid: int) -> None:
+    """A provider that answers one request, and kills its client as soon as a byte of the next has come."""
+    connection, _ = listening.accept()
+    with connection:
+        while b"\r\n\r\n" not in connection.recv(65_536):
+            pass
+        connection.sendall(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\r\n{"data":[]}')
+        connection.recv(1)
+        os.kill(pid, signal.SIGKILL)
+
+
+async def test_killed_at_the_first_byte_that_goes_up(tmp_path: Path) -> None:
+    """Issue 11 E8: a worker that dies when the provider gets a byte, while Redis is away, has that in its journal: the prompt
+    is booked, once.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        settings = {
+            "SENTINEL_REDIS_TIMEOUT_SECONDS": "0.2",
+            "SENTINEL_DRAIN_SECONDS": "1",
+            "OPENAI_API_URL": f"http://127.0.0.1:{listening.getsockname()[1]}/v1",
+        }
+        async with Stack(tmp_path, workers=1, settings=settings) as stack:
+            user = await make_user(stack)
+            (pid,) = _children(stack.child("sentinel").pid)
+            provider = threading.Thread(target=kill_at_the_second_request, args=(listening, pid), daemon=True)
+            provider.start()
+            async with sdk(stack, user.token) as client:
+                await client.models.list()
+                await stack.kill("redis")
+                with pytest.raises(openai.APIConnectionError):
+                    await client.chat.completions.create(**CHAT, user=user.email)
+            provider.join()
+            await stack.start("redis")
+            async with asyncio.timeout(WAIT_S):
+                while (await booked(stack)).get(user.email, (0, 0, 0))[0] < 2:
+                    await asyncio.sleep(0.1)
+            await asyncio.sleep(1)  # a second charge would come with the next looks at the journals
+            requests, given, produced = (await booked(stack))[user.email]
+            assert (requests, produced) == (2, 0)
+            assert given > 0
 
 
 async def test_killed_in_the_middle_of_a_stream(own: Stack) -> None:

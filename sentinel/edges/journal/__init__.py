@@ -1,8 +1,9 @@
 """The journal of one worker: what it started and what it settled, in an append-only file that survives kill -9.
 
-The lines of one tick of the loop are written at its end, with one write, so that the page cache has them before Redis is asked.
-Fails loudly, never the request at hand: a full or unwritable disk is an error in the log, a metric, and `state`; what is
-settled then is not journalled (`settled` gives None, `wait` False), and `refuses` says whether new work is turned away.
+What is started is written at once, so that the page cache has it before the provider is asked; the bills of one tick of the
+loop are written at its end, with one write. Fails loudly, never the request at hand: a full or unwritable disk is an error in
+the log, a metric, and `state`; bills wait in memory then and are written first thing when it is well again, and `refuses` says
+whether new work is turned away.
 """
 
 import asyncio
@@ -14,12 +15,12 @@ from typing import Any, Final
 
 from sentinel import metrics
 from sentinel.edges.journal.orphans import Orphan, adopt
-from sentinel.edges.journal.segment import Receipt, Segment, create, entries, size
+from sentinel.edges.journal.segment import Receipt, Segment, create, entries, remove, sizes_in, written
+from sentinel.edges.journal.unwritten import Unwritten
 from sentinel.logs import Log
-from sentinel.protocol.users import who
 from sentinel.records import Bill, Entry, Hold
 
-__all__ = ["Journal", "Orphan", "Receipt"]
+__all__ = ["Journal", "Orphan", "Receipt", "adopt"]
 
 _log: Final = Log("journal")
 
@@ -37,8 +38,9 @@ _REFUSE: Final = 0.95
 class Journal:
     """Append-only files of `boot` in `directory`, which all workers of a host share, bounded to `bytes_max` together.
 
-    `keep_s`: how long a bill stays after Redis has taken it, above what Redis loses when it dies. `now_s` is a monotonic clock,
-    `now_ms` Unix time; `at_end_of_tick` calls a function when everything else of this tick is done.
+    `keep_s`: how long a bill stays after Redis has taken it, above what Redis loses when it dies. `unwritten_max`: how many
+    bills wait in memory while the disk takes none. `now_s` is a monotonic clock, `now_ms` Unix time; `at_end_of_tick` calls a
+    function when everything else of this tick is done.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Journal:
         bytes_max: int,
         keep_s: float,
         refuse_when_full: bool,
+        unwritten_max: int = 100_000,
         now_s: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         at_end_of_tick: Callable[[Callable[[], None]], Any] | None = None,
@@ -67,7 +70,9 @@ class Journal:
         self._current: Segment | None = None
         self._number = 0
         self._buffer = bytearray()
-        self._buffer_bills = 0
+        # The bills among what is buffered.
+        self._bills: list[Receipt] = []
+        self._unwritten = Unwritten(unwritten_max)
         self._own_bytes = 0
         self._others_bytes = 0
         self._room = 0
@@ -89,76 +94,68 @@ class Journal:
     @property
     def waiting(self) -> int:
         """Bills that Redis has not taken when it was asked."""
-        return sum(segment.waiting for segment in self._segments)
-
-    def open(self) -> None:
-        """Begin to write. A disk that cannot be written is tried again by `tend`."""
-        self.tend()
+        return self._unwritten.waiting + sum(segment.waiting for segment in self._segments)
 
     def started(self, hold: Hold) -> None:
-        """A request goes to the provider."""
-        line = self._line("started", hold, hold.input_tokens, 0, 1)
+        """A request is about to go to the provider: when this returns, that stands on the disk, if it can."""
+        line = written("started", self.now_ms(), hold, hold.input_tokens, 0, 1)
         segment = self._append(line)
         if segment is not None:
             self._running[hold.request_id] = (segment, line)
+            self.flush()
 
-    def settled(self, hold: Hold, bill: Bill) -> Receipt | None:
-        """A request is over, and this is its bill; None where it cannot be written down."""
-        segment = self._append(self._line("settled", hold, bill.input_tokens, bill.output_tokens, bill.requests))
+    def settled(self, hold: Hold, bill: Bill) -> Receipt:
+        """A request is over, and this is its bill; `take` it or let it `wait`."""
+        line = written("settled", self.now_ms(), hold, bill.input_tokens, bill.output_tokens, bill.requests)
         self._running.pop(hold.request_id, None)
-        if segment is None:
-            return None
-        self._buffer_bills += 1
-        return Receipt(segment, segment.append())
+        receipt = Receipt(self._unwritten, 0, line)
+        if (segment := self._append(line)) is None:
+            self._unwritten.keep(receipt)
+        else:
+            if not self._bills:
+                self._at_end_of_tick(self.flush)
+            self._bills.append(receipt)
+            receipt.place, receipt.position = segment, segment.append()
+        return receipt
 
     def take(self, receipt: Receipt) -> None:
         """Redis has taken the bill."""
-        receipt.segment.take(receipt.position, self._now_s())
+        receipt.place.take(receipt.position, self._now_s())
 
-    def wait(self, receipt: Receipt) -> bool:
-        """Redis has not taken the bill: whether it stands here and will be among `untold`."""
+    def wait(self, receipt: Receipt) -> None:
+        """Redis has not taken the bill: it will be among `untold`."""
         self.flush()
-        return receipt.segment.wait(receipt.position)
+        receipt.place.wait(receipt.position)
 
     def untold(self) -> Iterator[list[tuple[Entry, Receipt]]]:
         """The bills that wait for Redis, some at a time; `take` each that Redis has taken."""
+        yield from self._unwritten.told()
         for segment in [segment for segment in self._segments if segment.waiting]:
-            position = 0
-            for told in entries(segment.path):
-                found: list[tuple[Entry, Receipt]] = []
-                for entry in told:
-                    if entry.kind == "settled":
-                        if segment.waits(position):
-                            found.append((entry, Receipt(segment, position)))
-                        position += 1
-                if found:
-                    yield found
+            yield from segment.told()
 
     def settled_since(self, since_ms: int) -> Iterator[list[Entry]]:
         """All bills written since then (Unix ms), some at a time."""
         self.flush()
         for segment in list(self._segments):
-            for told in entries(segment.path):
+            for told in entries(segment.file, segment.path.name):
                 if found := [entry for entry in told if entry.kind == "settled" and entry.at_ms >= since_ms]:
                     yield found
 
-    def adopt(self) -> Orphan | None:
-        """The journal of a worker that is dead, or None."""
-        return adopt(self.directory)
-
     def flush(self) -> None:
-        """Write what this tick has gathered. What the disk does not take is not in the journal."""
-        segment, lines, bills = self._current, bytes(self._buffer), self._buffer_bills
-        self._buffer.clear()
-        self._buffer_bills = 0
+        """Write what this tick has gathered. Bills that the disk does not take stay in memory."""
+        segment, lines = self._current, bytes(self._buffer)
         if segment is None or not lines:
             return
+        self._buffer.clear()
+        bills, self._bills = self._bills, []
         try:
             left = memoryview(lines)
             while left:
                 left = left[os.write(segment.file, left) :]
         except OSError as error:
-            segment.forget(segment.bills - bills)
+            for receipt in bills:
+                self._unwritten.keep(receipt, waits=segment.waits(receipt.position))
+            segment.forget(segment.bills - len(bills))
             self._fail(error)
         else:
             segment.bytes += len(lines)
@@ -169,19 +166,24 @@ class Journal:
         self._safe_s = self._now_s() - self.keep_s
 
     def tend(self) -> None:
-        """Once a second: delete what nobody needs, begin a new file in time, try a disk that failed, show how full it is."""
+        """At the start and once a second: delete what nobody needs, begin a new file in time, try a disk that failed, write
+        down what is in memory, show how full it is.
+        """
         self.flush()
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sizes = sizes_in(self.directory)
+            self._others_bytes = sum(sizes.values()) - sum(sizes.get(segment.path.name, 0) for segment in self._segments)
             current = self._current
-            if current is None or (current.bytes and self._now_s() - current.opened_at_s > _SEGMENT_S):
+            # Gone from its directory, nobody would find it: that was moved away, or another one is mounted over it.
+            gone = current is None or current.path.name not in sizes
+            if current is None or gone or (current.bytes and self._now_s() - current.opened_at_s > _SEGMENT_S):
                 self._begin()
-            own = {segment.path.name for segment in self._segments}
-            with os.scandir(self.directory) as found:
-                self._others_bytes = sum(size(entry) for entry in found if entry.name not in own)
             for segment in list(self._segments):
                 if self._deletable(segment):
                     self._delete(segment)
+            if self._unwritten:
+                self._write_down()
         except OSError as error:
             self._fail(error)
         self._measure()
@@ -191,27 +193,31 @@ class Journal:
         metrics.JOURNAL_ALARM.set(self._current is None or self.bytes_used > _ALARM * self._bytes_max)
 
     def close(self) -> None:
-        """Give up the files: what is still needed of them is adopted by whoever lives."""
+        """Give up the files: what is still needed of them is adopted by whoever lives. What never got there is lost."""
         self.tend()
+        if self._unwritten:
+            _log.error("settlements lost at shutdown", count=len(self._unwritten))
         for segment in self._segments:
             if not segment.bytes:
-                segment.path.unlink(missing_ok=True)
+                remove(segment.path)
             os.close(segment.file)
         self._segments, self._own_bytes, self._room, self._current = [], 0, 0, None
 
-    def _line(self, kind: str, hold: Hold, input_tokens: int, output_tokens: int, requests: int) -> bytes:
-        """An Entry as JSON. A request id is the gateway's own, and has nothing in it to escape."""
-        names = who(hold.caller, hold.model)[1:-1]
-        amounts = f"{input_tokens},{output_tokens},{requests}"
-        return f'["{kind}",{self.now_ms()},"{hold.request_id}",{names},{amounts}]\n'.encode()
+    def _write_down(self) -> None:
+        """What is in memory alone, oldest first, as far as there is room."""
+        while self._unwritten and (segment := self._append(self._unwritten.first.line)) is not None:
+            receipt, waits = self._unwritten.pop()
+            receipt.place, receipt.position = segment, segment.append()
+            self._bills.append(receipt)
+            if waits:
+                segment.wait(receipt.position)
+        self.flush()
 
     def _append(self, line: bytes) -> Segment | None:
-        """The file that gets the line at the end of this tick; None where there is none, or no room."""
+        """The file that gets the line with the next flush; None where there is none, or no room."""
         if len(line) > self._room and not self._make_room(len(line)):
             return None
         self._room -= len(line)
-        if not self._buffer:
-            self._at_end_of_tick(self.flush)
         self._buffer += line
         return self._current
 
@@ -265,7 +271,7 @@ class Journal:
         self.flush()
         if self._current is None:
             return
-        segment.path.unlink(missing_ok=True)
+        remove(segment.path)
         os.close(segment.file)
         self._own_bytes -= segment.bytes
         self._segments.remove(segment)

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from sentinel.edges.journal.segment import boot_of, entries, lock
+from sentinel.edges.journal.segment import boot_of, entries, lock, remove
 from sentinel.records import Entry
 
 
@@ -24,7 +24,7 @@ class Orphan:
         """What it settled, some at a time, in the order in which it was written; at last what it started and never settled."""
         lost: dict[str, Entry] = {}
         for path in sorted(self._files):
-            for told in entries(path):
+            for told in entries(self._files[path], path.name):
                 settled = [entry for entry in told if entry.kind == "settled"]
                 for entry in told:
                     if entry.kind == "started":
@@ -39,7 +39,7 @@ class Orphan:
     def delete(self) -> None:
         """The ledger has everything."""
         for path in self._files:
-            path.unlink(missing_ok=True)
+            remove(path)
         self.release()
 
     def put_aside(self) -> None:

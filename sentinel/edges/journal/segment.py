@@ -1,20 +1,23 @@
 """One file of a journal: its name, its lock, its lines, and which of its bills Redis has taken.
 
 A file is named `<boot>-<number>.jsonl` and locked (flock) for as long as the worker of that boot lives: a free lock means that
-its worker is dead. A last line without its end was torn by that death and is not read. Raises OSError as the disk does.
+its worker is dead. A last line without its end was torn by that death and is not read. It is read by its open file, which stays
+where its directory was moved away or unmounted. Raises OSError as the disk does.
 """
 
 import fcntl
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from sentinel.logs import Log
-from sentinel.records import Entry
+from sentinel.protocol.users import who
+from sentinel.records import Entry, Hold
 
 _log: Final = Log("journal")
 
@@ -24,7 +27,7 @@ _PROBE: Final = b" " * 4096
 
 _IN_FLIGHT, _TAKEN, _WAITING = range(3)
 
-_read_entry: Final = msgspec.json.Decoder(Entry).decode
+read_entry: Final = msgspec.json.Decoder(Entry).decode
 
 
 def boot_of(name: str) -> str:
@@ -42,25 +45,50 @@ def lock(file: int) -> bool:
     return os.fstat(file).st_nlink > 0
 
 
-def entries(path: Path, entries_max: int = 256) -> Iterator[list[Entry]]:
-    """The whole lines of a file, some at a time. A line that cannot be read is logged and passed over."""
+def written(kind: str, at_ms: int, hold: Hold, input_tokens: int, output_tokens: int, requests: int) -> bytes:
+    """An Entry as a line of JSON. A request id is the gateway's own, and has nothing in it to escape."""
+    names = who(hold.caller, hold.model)[1:-1]
+    return f'["{kind}",{at_ms},"{hold.request_id}",{names},{input_tokens},{output_tokens},{requests}]\n'.encode()
+
+
+def entries(file: int, name: str, entries_max: int = 256) -> Iterator[list[Entry]]:
+    """The whole lines of an open file, some at a time. A line that cannot be read is logged and passed over."""
     found: list[Entry] = []
     rest = b""
-    with path.open("rb") as file:
-        while read := file.read(_READ_BYTES):
-            *lines, rest = (rest + read).split(b"\n")
-            for line in lines:
-                if not line:
-                    continue
-                try:
-                    found.append(_read_entry(line))
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    _log.error("line of the journal cannot be read", file=path.name, error=str(error))
-                if len(found) == entries_max:
-                    yield found
-                    found = []
+    at = 0
+    while read := os.pread(file, _READ_BYTES, at):
+        at += len(read)
+        *lines, rest = (rest + read).split(b"\n")
+        for line in lines:
+            if not line:
+                continue
+            try:
+                found.append(read_entry(line))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                _log.error("line of the journal cannot be read", file=name, error=str(error))
+            if len(found) == entries_max:
+                yield found
+                found = []
     if found:
         yield found
+
+
+class Place(Protocol):
+    """Where bills stand, each known by its position."""
+
+    def take(self, position: int, now_s: float) -> None:
+        """Redis has taken this bill; twice is harmless."""
+
+    def wait(self, position: int) -> None:
+        """Redis has not taken this bill now: it is to be told again."""
+
+
+class Receipt(msgspec.Struct, eq=False):
+    """Where a bill stands, and how it is written."""
+
+    place: Place
+    position: int
+    line: bytes
 
 
 class Segment:
@@ -89,25 +117,35 @@ class Segment:
 
     def take(self, position: int, now_s: float) -> None:
         """Redis has taken this bill; twice is harmless."""
-        state = self._states[position] if position < len(self._states) else _TAKEN
+        state = self._states[position]
         if state != _TAKEN:
             self._states[position] = _TAKEN
             self.open_bills -= 1
             self.waiting -= state == _WAITING
             self.taken_at_s = now_s
 
-    def wait(self, position: int) -> bool:
-        """Redis has not taken this bill now: whether it stands here, to be told again."""
-        if position >= len(self._states):
-            return False
+    def wait(self, position: int) -> None:
+        """Redis has not taken this bill now: it is to be told again."""
         if self._states[position] == _IN_FLIGHT:
             self._states[position] = _WAITING
             self.waiting += 1
-        return True
 
     def waits(self, position: int) -> bool:
         """Whether this bill is to be told again."""
         return position < len(self._states) and self._states[position] == _WAITING
+
+    def told(self) -> Iterator[list[tuple[Entry, Receipt]]]:
+        """The bills that are to be told again, some at a time."""
+        position = 0
+        for read in entries(self.file, self.path.name):
+            found: list[tuple[Entry, Receipt]] = []
+            for entry in read:
+                if entry.kind == "settled":
+                    if self.waits(position):
+                        found.append((entry, Receipt(self, position, b"")))
+                    position += 1
+            if found:
+                yield found
 
     def forget(self, bills: int) -> None:
         """All bills from this position on did not get to the disk."""
@@ -116,19 +154,20 @@ class Segment:
         self.waiting = self._states.count(_WAITING)
 
 
-class Receipt(msgspec.Struct, eq=False):
-    """Where a bill stands in the journal."""
+def remove(path: Path) -> None:
+    """Delete a file, if it is there."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.unlink()
 
-    segment: Segment
-    position: int
 
-
-def size(entry: os.DirEntry[str]) -> int:
-    """The bytes of a file, none where it is gone."""
-    try:
-        return entry.stat().st_size
-    except FileNotFoundError:
-        return 0
+def sizes_in(directory: Path) -> dict[str, int]:
+    """The bytes of each file that is there, by name."""
+    sizes = {}
+    with os.scandir(directory) as found:
+        for entry in found:
+            with suppress(FileNotFoundError):
+                sizes[entry.name] = entry.stat().st_size
+    return sizes
 
 
 def create(directory: Path, boot: str, number: int, now_s: float) -> Segment | None:
