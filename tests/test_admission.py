@@ -3,8 +3,11 @@
 import asyncio
 import json
 import random
+import shutil
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from sentinel import metrics, vocab
+from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger, open_redis
 from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.sessions import open_session
@@ -65,13 +69,18 @@ class Gateway:
         self.clock = clock
         given = {"rate_requests": 0, "rate_window_ms": 60_000, "fresh_ms": 10**9, "stale_ms": 10**9, **rules}
         self.ledger = Ledger(
-            open_redis(url, 5.0), partitions=1, timeout_s=5.0, lease_ms=60_000, now_ms=clock.scripts_ms, **given
+            open_redis(url, 5.0), partitions=1, lease_ms=60_000, now_ms=clock.scripts_ms, **{"timeout_s": 5.0, **given}
         )
         gate = self.ledger.gate(requests_per_s=10, failures_max=3, open_s=30.0, zion_timeout_s=1.0, waiting_max=64, processes=1)
         # Mostly nobody is asked there: limits are installed as another worker would.
         self.zion = Zion(open_session(connect_s=1, idle_s=1, connections_max=1), zion_url, "key", 1.0, gate)
+        self.journal = Journal(
+            Path(tempfile.mkdtemp()), "00000000000000aa", bytes_max=2**20, keep_s=1, refuse_when_full=False, at_end_of_tick=id
+        )
+        self.journal.tend()
         self.admission = Admission(
             self.ledger,
+            self.journal,
             Standby(mode, ratio=0.5, processes=1, window_ms=60_000, callers_max=10, now_s=lambda: clock.now_us / 10**6),
             self.zion,
             TOKENIZER,
@@ -111,6 +120,8 @@ class Gateway:
     async def close(self) -> None:
         """Close the edges."""
         await self.admission.close()
+        self.journal.close()
+        shutil.rmtree(self.journal.directory)
         await self.zion.close()
         await self.ledger.close()
 
@@ -300,6 +311,32 @@ async def test_the_standby_is_not_remembered(redis_server: RedisServer) -> None:
         with pytest.raises(LedgerUnavailableError):
             await away.ask(BOB)
         await away.close()
+
+
+async def test_what_is_refused_may_be_held_and_is_voided(redis_server: RedisServer) -> None:
+    """Issue 11 E5: a request that reached Redis and was refused, or left, stands in the journal as one of nothing; one that did
+    not reach it does not.
+    """
+    async with gateway(redis_server, limited(requests=2), timeout_s=0.2) as running:
+        for _ in range(2):
+            task = asyncio.create_task(running.ask())
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+        redis_server.freeze()
+        try:
+            for _ in range(3):
+                with pytest.raises(LedgerUnavailableError):
+                    await running.ask()
+        finally:
+            redis_server.thaw()
+        told = [entry for some in running.journal.untold() for entry, _ in some]
+        assert [entry.request_id[-1] for entry in told] == ["1", "2", "3"]
+        while running.ledger.away:
+            await asyncio.sleep(0.01)
+        for entry in told:
+            await running.ledger.replay(entry)
+        assert (await running.ask()).requests.remaining == 1
 
 
 # ---- by chance ---------------------------------------------------------------------------------------------------------

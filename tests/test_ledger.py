@@ -152,6 +152,11 @@ def held(request_id: str, verdict: Verdict, input_tokens: int = 10, caller: Call
     )
 
 
+def void(request_id: str) -> Entry:
+    """What a journal says of a request that was refused and may be held all the same."""
+    return Entry("settled", 0, request_id, CALLER.external_id, CALLER.email, "", 0, 0, 0)
+
+
 async def admit(ledger: Ledger, request_id: str, input_tokens: int = 10, output_tokens: int = 20, least: int = 1) -> Verdict:
     """Admit one request of CALLER."""
     return await ledger.admit(CALLER, request_id, input_tokens, output_tokens, least)
@@ -603,7 +608,7 @@ async def test_a_cancelled_caller_shifts_nobody_elses_reply(ledger: Ledger) -> N
                 assert reply == f"profile-{at}".encode()
             else:
                 assert isinstance(reply, asyncio.CancelledError)
-    await ledger._voids.settled()
+    await ledger.replay(void("req_left"))
     verdict = await admit(ledger, "req_stays")
     assert verdict.requests.remaining == 999
     assert (await admit(ledger, "req_left")).code == "settled"
@@ -658,11 +663,10 @@ async def test_a_frozen_redis_costs_one_deadline_and_no_more(ledger: Ledger, red
             sent.append(caught.value.sent)
         assert sent == [True] + [False] * 499
         assert hasty.away
-        hasty.void("req_h_0", CALLER.external_id)
         redis_server.thaw()
         while hasty.away:
             await asyncio.sleep(0.01)
-        await hasty._voids.settled()
+        await hasty.replay(void("req_h_0"))
     assert (await hasty.admit(CALLER, "req_a_1", 1, 1, 1)).requests.remaining == 9
     assert (await hasty.admit(CALLER, "req_h_0", 1, 1, 1)).code == "settled"
     await hasty.close()

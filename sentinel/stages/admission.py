@@ -3,8 +3,9 @@ admission.recall: who is refused already, from memory, before anything else of a
 
 Fails closed: a limit that is used up is `OverLimitError` (429, named), limits nobody can be asked for are
 `ZionUnavailableError`; a refusal consumes nothing. While Redis is away the standby decides from memory, as it is set; what it
-does not admit is `LedgerUnavailableError`. Zion is asked only for callers the ledger does not know (once at a time) and, in the
-background, for those whose limits age; while it is away ageing limits go on to their bound.
+does not admit is `LedgerUnavailableError`, and a void in the journal where Redis may hold it all the same. Zion is asked only
+for callers the ledger does not know (once at a time) and, in the background, for those whose limits age; while it is away
+ageing limits go on to their bound.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from sentinel import metrics
+from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.zion import Zion
@@ -23,7 +25,7 @@ from sentinel.errors import ForbiddenError, LedgerUnavailableError, OverLimitErr
 from sentinel.logs import Log
 from sentinel.protocol import denials, headers, limits, wire
 from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import Bill, Call, Caller, Hold
+from sentinel.records import Bill, Call, Caller, Hold, Remaining
 
 _log: Final = Log("admission")
 
@@ -33,6 +35,7 @@ _INLINE_CHARACTERS_MAX: Final = 16_384
 _INLINE_BYTES_MAX: Final = 4096
 _REFRESHES_MAX: Final = 256
 _LOOK_AGAIN_S: Final = 0.025
+_NONE: Final = Remaining(None, None, None)
 
 
 class _KeptLimits(msgspec.Struct):
@@ -67,6 +70,7 @@ class Admission:
     def __init__(
         self,
         ledger: Ledger,
+        journal: Journal,
         standby: Standby,
         zion: Zion,
         tokenizer: Tokenizer,
@@ -79,6 +83,7 @@ class Admission:
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._ledger = ledger
+        self._journal = journal
         self._standby = standby
         self._zion = zion
         self._tokenizer = tokenizer
@@ -119,6 +124,9 @@ class Admission:
             self._standby.learn(caller.external_id, verdict)
         except LedgerUnavailableError as error:
             verdict, degraded = self._stand_in(caller, request_id, amounts, error), self._standby.mode
+        except asyncio.CancelledError:
+            self._void(caller, request_id)
+            raise
         hold = Hold(
             request_id=request_id,
             caller=caller,
@@ -160,11 +168,18 @@ class Admission:
         """
         verdict = self._standby.admit(caller.external_id, *amounts)
         if error.sent and (verdict is None or verdict.code != "admitted"):
-            self._ledger.void(request_id, caller.external_id)
+            self._void(caller, request_id)
         if verdict is None:
             shown = () if self._standby.mode == "closed" else headers.degraded(self._standby.mode)
             raise LedgerUnavailableError(error.message, retry_after_s=1, headers=shown) from error
         return verdict
+
+    def _void(self, caller: Caller, request_id: str) -> None:
+        """Redis may hold this request, which never goes to the provider: whoever tells the journal gives it back, even after a
+        crash, before its lease would charge it.
+        """
+        nothing = Hold(request_id, caller, "", 0, 0, _NONE, _NONE, _NONE, _NONE)
+        self._journal.wait(self._journal.settled(nothing, Bill(0, 0, 0)))
 
     async def _ask_again(self, verdict: limits.Verdict, caller: Caller, request_id: str, *amounts: Any) -> limits.Verdict:
         """The ledger's verdict, once it knows the caller's limits: one asker of the whole fleet fetches them, the rest wait.

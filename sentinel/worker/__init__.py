@@ -72,12 +72,12 @@ class Worker:
         self._zion = parts.zion(settings, gate)
         self._provider = parts.provider(settings)
         tokenizer = Tokenizer.load(vocab.ranks)
-        self._admission = parts.admission(settings, self._ledger, standby, self._zion, tokenizer)
+        self._journal = parts.journal(settings, self._boot)
+        self._admission = parts.admission(settings, self._ledger, self._journal, standby, self._zion, tokenizer)
         self._leases = Leases(self._ledger, lease_s=settings.lease_s)
         self._background = Background(
             self._ledger, self._provider, self._boot, poll_s=settings.background_poll_s, lease_s=settings.lease_s
         )
-        self._journal = parts.journal(settings, self._boot)
         self._settlement = Settlement(self._ledger, self._journal, tokenizer)
         self._recovery = Recovery(self._ledger, self._journal)
         self._reporting = parts.reporting(settings, self._ledger, gate, self._zion)

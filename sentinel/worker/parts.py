@@ -179,10 +179,13 @@ def provider(settings: Settings) -> Provider:
     )
 
 
-def admission(settings: Settings, ledger: Ledger, standby: Standby, zion: Zion, tokenizer: Tokenizer) -> Admission:
+def admission(
+    settings: Settings, ledger: Ledger, journal: Journal, standby: Standby, zion: Zion, tokenizer: Tokenizer
+) -> Admission:
     """What holds limits."""
     return Admission(
         ledger,
+        journal,
         standby,
         zion,
         tokenizer,

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from sentinel.devstack.stack import Stack
 from sentinel.edges.ledger.keys import key, partition_of
 from tests.support.accounts import read_account
-from tests.support.running import HELLO, User, make_user, reconciled, redis_away
+from tests.support.running import HELLO, User, kill_workers, make_user, reconciled, redis_away
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
@@ -223,3 +223,40 @@ async def test_closed_refuses_at_once_and_holds_nothing(tmp_path: Path) -> None:
             ends = Counter([(await pair[0].ask(user))[0] for _ in range(12)])
         assert ends == {200: 10 - before, 429: 2 + before}
         assert await settled(stack, user) == 10
+
+
+async def end_refused(stack: Stack, user: User, how: str) -> None:
+    """Redis is frozen, eight requests that had reached it are refused, and all workers end: killed, stopped before it thaws, or
+    after.
+    """
+    connections = [Connection(stack) for _ in range(8)]
+    await stack.kill("redis", signal.SIGSTOP)
+    try:
+        answers = await asyncio.gather(*(connection.ask(user) for connection in connections))
+        assert all(is_refused(answer) for answer in answers)
+        for connection in connections:
+            await connection.session.close()
+        if how == "killed":
+            await kill_workers(stack)
+        elif how == "stopped":
+            await stack.stop("sentinel")
+    finally:
+        await stack.kill("redis", signal.SIGCONT)
+    if how == "drained":
+        await stack.stop("sentinel")
+        await nothing_held(stack, user)
+
+
+async def test_what_was_refused_is_not_charged_when_its_worker_ends(tmp_path: Path) -> None:
+    """Issue 11 E5: the provider never saw them, so nobody is charged: what Redis held is given back by whoever comes next, or
+    by the worker that drains.
+    """
+    async with new_stack(tmp_path, "closed") as stack:
+        user = await make_user(stack, requests=10)
+        async with Workers(stack) as workers:
+            await workers.connect(user)
+        before = await settled(stack, user)
+        for how in ("killed", "stopped", "drained"):
+            await end_refused(stack, user, how)
+            await stack.start("sentinel")
+            assert await settled(stack, user) == before

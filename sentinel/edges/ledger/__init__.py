@@ -2,7 +2,8 @@
 
 Fails closed: whatever goes wrong on the way to Redis is LedgerUnavailableError, and whether the call ran is then unknown. All
 scripts are idempotent by an id they are given, so the same call may be made again. An `admit` that failed ends in one of two
-ways: its request is settled (`blind`) where it went on without Redis, or voided. docs/limits.md tells the algorithm.
+ways: its request is settled (`blind`) where it went on without Redis, or voided by a bill of nothing in the journal.
+docs/limits.md tells the algorithm.
 """
 
 import asyncio
@@ -25,7 +26,6 @@ from sentinel.edges.ledger.pipeline import Pipeline
 from sentinel.edges.ledger.replicas import Replicas
 from sentinel.edges.ledger.settling import Settled
 from sentinel.edges.ledger.unfinished import Unfinished
-from sentinel.edges.ledger.voids import Voids
 from sentinel.logs import Log
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict, read_verdict
 from sentinel.protocol.users import who
@@ -89,7 +89,6 @@ class Ledger(Outbox):
         # A claim that is not renewed ends with the lease of the hold it stands beside.
         self.unfinished = Unfinished(self._pipeline, partitions=partitions, claim_ms=lease_ms)
         self._now_ms = now_ms
-        self._voids = Voids(self._void)
         self._unanswered = {}
 
     @property
@@ -111,7 +110,7 @@ class Ledger(Outbox):
         """Hold one request, `input_tokens` and up to `output_tokens` (at least `output_min`), all or nothing: admit.lua.
 
         A second call with the same id gets the first one's grant. Raises LedgerUnavailableError; unless it says that nothing
-        was `sent`, the request must then be settled, blind, or voided. Where the caller is cancelled, it is voided here.
+        was `sent`, the request must then be settled, blind, or voided; and where the caller is cancelled.
         """
         seat = seat_of(caller.external_id, self.partitions)
         at = seat.partition
@@ -119,15 +118,7 @@ class Ledger(Outbox):
         keys = (seat.account, at.holds, at.deadlines, at.stones + request_id, settled)
         amounts = (input_tokens, output_tokens, output_min)
         arguments = (self._now_ms(), request_id, who(caller, model), *amounts, position, self._rules)
-        try:
-            return read_verdict(await self._pipeline.script("admit", keys, arguments, resend=True))
-        except asyncio.CancelledError:
-            self.void(request_id, caller.external_id)
-            raise
-
-    def void(self, request_id: str, external_id: str) -> None:
-        """Give back, in the background, what a request may hold that nobody waits for any more."""
-        self._voids.add(request_id, external_id)
+        return read_verdict(await self._pipeline.script("admit", keys, arguments, resend=True))
 
     async def install(self, external_id: str, snapshot: Snapshot, acked: tuple[int, int, int], fetched_at_ms: int = 0) -> bool:
         """Install what Zion said: snapshot.lua. Whether it was newer than what is known.
@@ -155,11 +146,11 @@ class Ledger(Outbox):
     async def replay(self, entry: Entry) -> Settled:
         """Settle what a journal tells, once, however often it is told: settle.lua.
 
-        A `settled` entry is the truth; a `started` one was lost with its worker, and is charged by estimate unless its hold
-        still stands ("held").
+        A `settled` entry is the truth; one of nothing gives back what the request may hold, and forbids an admit that is still
+        on its way. A `started` one was lost with its worker, and is charged by estimate unless its hold stands ("held").
         """
         amounts = (entry.input_tokens, entry.output_tokens, entry.requests)
-        kind = "blind" if entry.kind == "settled" else "lost"
+        kind = "lost" if entry.kind != "settled" else "blind" if any(amounts) else "void"
         return await self._settle(Caller(entry.external_id, entry.email), entry.request_id, entry.model, amounts, kind)
 
     async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -237,8 +228,7 @@ class Ledger(Outbox):
         await self._pipeline.command("ping")
 
     async def close(self) -> None:
-        """Finish what is under way and close the connections; holds that could not be given back expire by themselves."""
-        await self._voids.close()
+        """Finish what is under way and close the connections."""
         await self._pipeline.close()
 
     async def _settle(self, caller: Caller, request_id: str, model: str, amounts: tuple[int, int, int], kind: str) -> Settled:
@@ -249,9 +239,6 @@ class Ledger(Outbox):
         arguments = (self._now_ms(), request_id, who(caller, model), *amounts, kind, position)
         status, waiting = await self._pipeline.script("settle", keys, arguments)
         return Settled(status in {1, 2}, waiting, at.number, settling.OUTCOMES[status])
-
-    async def _void(self, request_id: str, external_id: str) -> None:
-        await self._settle(Caller(external_id, ""), request_id, "", (0, 0, 0), "void")
 
 
 def _figures(limit: MetricLimit, acked: int) -> tuple[str | int, ...]:
