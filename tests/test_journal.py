@@ -421,6 +421,60 @@ async def test_what_is_too_old_to_be_told_safely_is_kept_aside(ledger: Ledger, t
     own.close()
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says of trouble with journals."""
+    names = ("sentinel.journal", "sentinel.recovery")
+    return [record.message for record in caplog.records if record.name in names and record.levelname != "INFO"]
+
+
+@pytest.mark.parametrize("replaced", ["by nothing", "by a file", "by another directory"])
+async def test_a_directory_that_goes_away_while_redis_is_restarted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, replaced: str
+) -> None:
+    """Issue 11 E7: what a restarted Redis lost is told all the same, from files that are still open; the log has one line for
+    each change of state, and all is well again by itself.
+    """
+    caplog.set_level("INFO")
+    server = start_server()
+    ledger = await new_ledger(server.url)
+    directory = tmp_path / "data"
+    dead = journal(directory, OTHER_BOOT)
+    dead.settled(hold(1, OTHER_BOOT), Bill(1, 100, 0))
+    dead.close()
+    own = journal(directory)
+    recovery = Recovery(ledger, own)
+    own.settled(hold(1), Bill(1, 1, 0))
+    await recovery.look()
+    assert await booked(ledger) == (100, 0, 1)
+    directory.rename(tmp_path / "aside")
+    if replaced == "by a file":
+        directory.write_text("")
+    elif replaced == "by another directory":
+        directory.mkdir()
+    server.stop()
+    server.start()
+    caplog.clear()
+    for _ in range(3):
+        recovery._adopt_at_s = 0.0
+        await recovery.look()
+        own.settled(hold(2), Bill(1, 20, 0))
+    assert await booked(ledger) == (101, 0, 2)
+    gone = ["the journal fails"] if replaced == "by a file" else []
+    assert said(caplog) == [*gone, "redis was started again"]
+    if replaced == "by a file":
+        directory.unlink()
+    recovery._told = [(-1000.0, orphan) for _, orphan in recovery._told]
+    await recovery.look()
+    own.flush()
+    assert {entry.input_tokens for path in directory.iterdir() for entry in entries_of(path)} == {20}
+    assert said(caplog) == [*gone, "redis was started again"]
+    assert (own.state, recovery._told) == ("ok", [])
+    await recovery.close()
+    own.close()
+    await ledger.close()
+    remove_server(server)
+
+
 async def test_a_redis_that_lost_what_it_took_is_told_again(tmp_path: Path) -> None:
     """Started again without its last moments: bills, also zero ones, and adopted journals are told; what is older is not."""
     server = start_server()

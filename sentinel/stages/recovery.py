@@ -1,7 +1,8 @@
 """recovery: what crashes leave untold is told to the ledger again, once: journals of dead workers, and bills that Redis lost.
 
 Fails safe: every replay is idempotent by its request id, so a replay that breaks off is made again from its beginning, by this
-worker or another. Lines too old to be told safely (Redis has forgotten whether it has them) are kept aside with an error.
+worker or another. Lines too old to be told safely (Redis has forgotten whether it has them) are kept aside with an error. Where
+files cannot be read the log says so once, and all that does not need them goes on.
 """
 
 import asyncio
@@ -35,6 +36,8 @@ class Recovery:
         self._run_id = ""
         self._seen_ms = journal.now_ms()
         self._adopt_at_s = 0.0
+        # What cannot be read, as it was said last.
+        self._trouble = ""
         # Told, but kept for as long as Redis may lose it again.
         self._told: list[tuple[float, Orphan]] = []
         self._task: asyncio.Task[None] | None = None
@@ -53,18 +56,20 @@ class Recovery:
         self._told.clear()
 
     async def look(self) -> None:
-        """One look. Raises LedgerUnavailableError or OSError; the next one tries again."""
+        """One look. Raises LedgerUnavailableError; the next one tries again, as it does what the disk refuses."""
         self._journal.tend()
-        await self._notice_restart()
-        for told_at_s, orphan in list(self._told):
-            if self._now_s() - told_at_s > self._journal.keep_s:
-                orphan.delete()
-                self._told.remove((told_at_s, orphan))
-        if self._now_s() >= self._adopt_at_s:
-            # Jittered, so that the workers of a host do not all look at once.
-            self._adopt_at_s = self._now_s() + _ADOPT_S * random.uniform(0.5, 1.0)
-            while (found := adopt(self._journal.directory)) is not None:
-                await self._adopt(found)
+        troubles = []
+        for part in (self._notice_restart, self._let_go, self._adopt_all):
+            try:
+                await part()
+            except OSError as error:
+                troubles.append(str(error))
+        if (trouble := troubles[0] if troubles else "") != self._trouble:
+            self._trouble = trouble
+            if trouble:
+                _log.error("journals cannot be read", error=trouble)
+            else:
+                _log.info("journals can be read again")
 
     async def _run(self) -> None:
         while True:
@@ -88,6 +93,20 @@ class Recovery:
         self._run_id = run_id
         self._seen_ms = self._journal.now_ms()
         self._journal.confirm()
+
+    async def _let_go(self) -> None:
+        """Delete the files that were told so long ago that Redis cannot lose it any more."""
+        for told_at_s, orphan in list(self._told):
+            if self._now_s() - told_at_s > self._journal.keep_s:
+                orphan.delete()
+                self._told.remove((told_at_s, orphan))
+
+    async def _adopt_all(self) -> None:
+        if self._now_s() >= self._adopt_at_s:
+            # Jittered, so that the workers of a host do not all look at once.
+            self._adopt_at_s = self._now_s() + _ADOPT_S * random.uniform(0.5, 1.0)
+            while (found := adopt(self._journal.directory)) is not None:
+                await self._adopt(found)
 
     async def _adopt(self, orphan: Orphan) -> None:
         """Tell what a dead worker left. Its files stay locked to us until Redis cannot lose it any more."""

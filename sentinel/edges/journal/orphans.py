@@ -7,6 +7,7 @@ directory cannot be read.
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sentinel.edges.journal.segment import boot_of, entries, lock, remove
@@ -58,9 +59,10 @@ class Orphan:
 def adopt(directory: Path) -> Orphan | None:
     """The journal of one dead worker, or None where there is none. A process never gets what it has already."""
     boots: dict[str, list[Path]] = defaultdict(list)
-    for found in directory.iterdir() if directory.is_dir() else ():
-        if boot := boot_of(found.name):
-            boots[boot].append(found)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for found in directory.iterdir():
+            if boot := boot_of(found.name):
+                boots[boot].append(found)
     for boot, paths in boots.items():
         if (files := _lock_all(paths)) is not None:
             return Orphan(boot, files)
@@ -73,8 +75,8 @@ def _lock_all(paths: list[Path]) -> dict[Path, int] | None:
     for path in paths:
         try:
             files[path] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            break  # somebody else has just finished with it
+        except (FileNotFoundError, NotADirectoryError):
+            break  # somebody else has just finished with it, or the directory went away
         if not lock(files[path]):
             break
     else:
