@@ -14,6 +14,7 @@ from sentinel.edges.ledger import Ledger, open_redis
 from sentinel.edges.sessions import open_session
 from sentinel.edges.zion import Zion
 from sentinel.errors import ForbiddenError, SentinelError, UnauthorizedError, ZionUnavailableError
+from sentinel.protocol.credentials import Head
 from sentinel.protocol.fields import Fields
 from sentinel.protocol.increments import Item
 from sentinel.records import Bill, Caller, Hold, Remaining
@@ -41,7 +42,7 @@ class World:
     def worker(self) -> Auth:
         """One that knows nobody."""
         times = {"profile_ttl_s": 300, "stale_s": 600, "refusal_ttl_s": 0.0}
-        return Auth(self.ledger, self.zion, **times, entries_max=100, now_s=lambda: self.now_s)
+        return Auth(self.ledger, self.zion, None, **times, entries_max=100, now_s=lambda: self.now_s)
 
     async def identify(self, token: str, worker: int = 0, claims: Any = None) -> Caller:
         """Who this token belongs to."""
@@ -310,3 +311,49 @@ async def test_a_token_that_comes_again_goes_first(world: World) -> None:
     world.status = 200
     await world.identify("two")
     assert went == [False, False, True, True, True]
+
+
+class Checked:
+    """What tells signatures, and says of all of them what the test says."""
+
+    def __init__(self) -> None:
+        self.tokens: list[str] = []
+        self.failure: SentinelError | None = None
+
+    async def check(self, token: str, head: Head) -> None:
+        """Raises what it is told to."""
+        self.tokens.append(token)
+        assert head.alg == "HS256"
+        if self.failure is not None:
+            raise self.failure
+
+    async def close(self) -> None:
+        """Nothing is under way."""
+
+
+@pytest.mark.parametrize("failure", [UnauthorizedError("forged"), ZionUnavailableError("new key", retry_after_s=1)])
+async def test_what_zion_has_not_signed_reaches_nobody(world: World, failure: SentinelError) -> None:
+    """Neither Redis nor Zion, where signatures are checked; a profile that is known is not checked again."""
+    checked = Checked()
+    world.workers[0] = Auth(
+        world.ledger,
+        world.zion,
+        checked,
+        profile_ttl_s=300,
+        stale_s=600,
+        refusal_ttl_s=0.0,
+        entries_max=100,
+        now_s=lambda: world.now_s,
+    )
+    world.profile = ADA
+    assert await world.identify("token") == KNOWN
+    checked.failure = failure
+    for age_s in (0, 299, 300):
+        world.now_s += age_s
+        assert await world.identify("token") == KNOWN
+    assert len(checked.tokens) == 1
+    asked = world.asked
+    await world.ledger.close()
+    with pytest.raises(type(failure)):
+        await world.identify("forged")
+    assert world.asked == asked

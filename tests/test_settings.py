@@ -1,5 +1,6 @@
 """Settings: read once, every problem at once, secrets never shown."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,10 @@ def test_every_missing_variable_is_named_at_once() -> None:
         ("ZION_API_URL", "zion.test", "must be a URL"),
         ("ZION_API_URL", "ftp://zion.test", "must be a URL"),
         ("ZION_API_URL", "http://zion.test:99999", "must be a URL"),
+        ("ZION_JWKS_URL", "zion.test/jwks.json", "must be a URL"),
+        ("ZION_JWT_PUBLIC_KEY", "secret", "holds no PEM block"),
+        ("ZION_JWT_PUBLIC_KEY", "-----BEGIN PRIVATE KEY-----\nAA\n-----END PRIVATE KEY-----", "only public keys belong"),
+        ("ZION_JWT_PUBLIC_KEY", "-----BEGIN PUBLIC KEY-----\\nAA\\n-----END PUBLIC KEY-----", "cannot be read"),
         ("REDIS_URL", "localhost:6379", "must be a URL"),
         ("OPENAI_API_KEY", "sk secret", "no HTTP header"),
         ("SENTINEL_BODY_TIMEOUT_SECONDS", "nan", "outside"),
@@ -99,6 +104,29 @@ def test_limits_cannot_be_too_old_before_they_age() -> None:
     """The bound on stale limits is checked against what counts as fresh."""
     (problem,) = problems(REQUIRED | {"CACHE_TTL_SECONDS": "600", "SENTINEL_STALE_LIMITS_SECONDS": "300"})
     assert problem.startswith("SENTINEL_STALE_LIMITS_SECONDS")
+
+
+JWKS = {"ZION_JWKS_URL": "http://zion.test/.well-known/jwks.json"}
+ED25519 = "-----BEGIN PUBLIC KEY-----\\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\\n-----END PUBLIC KEY-----"
+
+
+def test_zions_keys_come_from_one_place() -> None:
+    """Either is enough; of both, one would be forgotten when keys change."""
+    assert read(REQUIRED | JWKS, dotenv=None).zion_jwks_url == JWKS["ZION_JWKS_URL"]
+    assert read(REQUIRED | {"ZION_JWT_PUBLIC_KEY": ED25519}, dotenv=None).zion_jwt_public_key == ED25519
+    (problem,) = problems(REQUIRED | JWKS | {"ZION_JWT_PUBLIC_KEY": ED25519})
+    assert problem == "ZION_JWKS_URL and ZION_JWT_PUBLIC_KEY are both set: keys come from one of them"
+
+
+@pytest.mark.parametrize("key", [JWKS, {"ZION_JWT_PUBLIC_KEY": ED25519}], ids=["url", "key"])
+@pytest.mark.parametrize("library", ["jwt", "cryptography"])
+def test_signatures_need_their_extra(monkeypatch: pytest.MonkeyPatch, library: str, key: dict[str, str]) -> None:
+    """Where a library is missing, an operator is told what to install; without these settings nobody needs it."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else found(name))
+    (problem,) = problems(REQUIRED | key)
+    assert problem == f"{next(iter(key))} needs the extra signatures (pip install sentinel-gateway[signatures])"
+    assert read(REQUIRED, dotenv=None).zion_jwks_url == ""
 
 
 def test_all_wrong_values_are_named_together() -> None:

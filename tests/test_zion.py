@@ -40,6 +40,7 @@ class Wire:
         self.plays: list[str] = []
         self.requests: list[bytes] = []
         self.turns = Turns()
+        self.answer = WHOLE
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -50,7 +51,7 @@ class Wire:
                 if play == "hang":
                     await asyncio.sleep(3600)
                 writer.write(
-                    {"answer": WHOLE, "half a head": WHOLE[:12], "half a body": WHOLE[:-5], "nonsense": b"?\r\n\r\n"}.get(
+                    {"answer": self.answer, "half a head": WHOLE[:12], "half a body": WHOLE[:-5], "nonsense": b"?\r\n\r\n"}.get(
                         play, b""
                     )
                 )
@@ -79,7 +80,11 @@ async def wire() -> AsyncIterator[tuple[Wire, Zion]]:
 
 
 Ask = Callable[[Zion], Awaitable[Any]]
-ASKS: dict[str, Ask] = {"profile": lambda zion: zion.profile("token"), "limits": lambda zion: zion.limits("ada")}
+ASKS: dict[str, Ask] = {
+    "profile": lambda zion: zion.profile("token"),
+    "limits": lambda zion: zion.limits("ada"),
+    "keys": lambda zion: zion.keys(f"{zion._url}/keys"),
+}
 # What becomes of a request, and how often it is asked then.
 FAULTS = {"close": 2, "reset": 2, "half a head": 2, "half a body": 1, "nonsense": 1, "hang": 1}
 
@@ -134,3 +139,16 @@ async def test_a_zion_that_is_not_there_is_asked_once() -> None:
     assert turns.taken == [("known", True)]
     assert not (await zion.report(b"", "key-1")).lost
     await zion.close()
+
+
+@pytest.mark.parametrize("status", [b"301 Moved", b"404 Not Found", b"500 Broken"])
+async def test_keys_are_what_is_published(wire: tuple[Wire, Zion], status: bytes) -> None:
+    """The body as it is, asked for without any key of ours; any other answer gives none."""
+    zion_wire, zion = wire
+    assert await zion.keys(f"{zion._url}/where/they/are?v=1") == PROFILE
+    assert zion_wire.requests[0].startswith(b"GET /where/they/are?v=1 HTTP/1.1\r\n")
+    assert b"x-api-key" not in zion_wire.requests[0].lower()
+    assert b"authorization" not in zion_wire.requests[0].lower()
+    zion_wire.answer = b"HTTP/1.1 %s\r\nlocation: /\r\ncontent-length: 0\r\n\r\n" % status
+    with pytest.raises(ZionUnavailableError):
+        await zion.keys(f"{zion._url}/where/they/are?v=1")

@@ -1,13 +1,34 @@
-"""The ways in which Zion's simulator can be told to fail (zion.md, last section). Pure; wrong orders raise ValueError."""
+"""What Zion's simulator counts of its calls, and the ways in which it can be told to fail (zion.md, last section).
 
+Pure; wrong orders raise ValueError.
+"""
+
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-CALLS: Final = ("me", "limits", "increment", "batch")
+CALLS: Final = ("me", "limits", "increment", "batch", "keys")
 _SWITCHES: Final = ("latency_ms", "jitter_ms", "no_batch_endpoint", "honour_idempotency", "envelope")
 _KINDS: Final = ("status", "hang", "apply_then_drop", "apply_then_hang")
 _RULE: Final = (*_KINDS, "call", "user", "times", "retry_after")
+
+
+class Calls:
+    """How often Zion was called, by call, and how often in any one second."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.busiest_second = 0
+        self._recent_s: deque[float] = deque()
+
+    def add(self, call: str, now_s: float) -> None:
+        """One more."""
+        self.counts[call] += 1
+        self._recent_s.append(now_s)
+        while self._recent_s[0] <= now_s - 1:
+            self._recent_s.popleft()
+        self.busiest_second = max(self.busiest_second, len(self._recent_s))
 
 
 @dataclass

@@ -8,6 +8,7 @@ Control, all JSON and without a key:
 - `POST /simulator/users`: create or replace a user (`ZionState.put_user`; also `expires_in_s`, `token_bytes`)
   -> `{externalId, email, jwt, exp}`
 - `POST /simulator/rename`: `{user: <external id>, externalId, email}`: other names for a user, old tokens stay good -> as users
+- `POST /simulator/keys`: `{kid}`: sign tokens by a new public key of this name, "" by the secret again
 - `GET /simulator/users`: the demo users' tokens by name, `GET /simulator/ledger`: `{rows, users, calls, busiest_second,
   replayed}`; the last but one is the most calls that came within a second
 - `POST /simulator/faults`: switches and one rule (`zion_faults.Faults.order`) -> the state
@@ -22,7 +23,6 @@ import os
 import random
 import secrets
 import time
-from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -30,9 +30,9 @@ from typing import Any, Final, cast
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from sentinel.devstack import jwt
+from sentinel.devstack.keyring import Keyring
 from sentinel.devstack.listener import listen
-from sentinel.devstack.zion_faults import Faults, Rule
+from sentinel.devstack.zion_faults import Calls, Faults, Rule
 from sentinel.devstack.zion_state import RefusedError, User, ZionState
 
 DEMO_USERS: Final[dict[str, dict[str, Any]]] = {
@@ -70,11 +70,9 @@ class ZionSimulator:
         self.state = ZionState(lambda: datetime.now(UTC))
         self.faults = Faults()
         self._api_key = api_key
-        self._secret = secret
+        self._keys = Keyring(secret)
         self._answered: dict[str, tuple[str, dict[str, Any]]] = {}
-        self._calls: Counter[str] = Counter()
-        self._recent_s: deque[float] = deque()
-        self._busiest_second = 0
+        self._calls = Calls()
         self._replayed = 0
         self._create_demo_users()
 
@@ -85,6 +83,8 @@ class ZionSimulator:
         app.router.add_get("/api/v1/limits/external/{external_id}", self._limits)
         app.router.add_post("/api/v1/usage/external/increment", self._increment)
         app.router.add_post("/api/v1/usage/external/batch-increment", self._batch)
+        app.router.add_get("/.well-known/jwks.json", self._published)
+        app.router.add_post("/simulator/keys", self._rotate)
         app.router.add_post("/simulator/users", self._put_user)
         app.router.add_post("/simulator/rename", self._rename)
         app.router.add_get("/simulator/users", self._tokens)
@@ -102,14 +102,14 @@ class ZionSimulator:
         claims = {"sub": user.id, "email": user.email, "iat": now_s, "exp": now_s + expires_in_s, "jti": secrets.token_hex(8)}
         if length:
             claims["groups"] = ""
-            claims["groups"] = "x" * ((length - len(jwt.sign(claims, self._secret))) * 3 // 4)
-        return jwt.sign(claims, self._secret), now_s + expires_in_s
+            claims["groups"] = "x" * ((length - len(self._keys.sign(claims))) * 3 // 4)
+        return self._keys.sign(claims), now_s + expires_in_s
 
     # Zion's own endpoints
 
     async def _me(self, request: web.Request) -> web.StreamResponse:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        claims = jwt.verify(token.strip(), self._secret, time.time()) if scheme.lower() == "bearer" else None
+        claims = self._keys.verify(token.strip()) if scheme.lower() == "bearer" else None
         subject = str(claims.get("sub")) if claims else ""
         user = self.state.users.get(subject)
         names = frozenset((user.email, user.external_id)) if user else frozenset[str]()
@@ -129,7 +129,7 @@ class ZionSimulator:
 
     async def _batch(self, request: web.Request) -> web.StreamResponse:
         if self.faults.no_batch_endpoint:
-            self._count("batch")
+            self._calls.add("batch", time.monotonic())
             raise RefusedError(404, "NOT_FOUND", "Cannot POST /api/v1/usage/external/batch-increment")
         body = await _json(request)
         items = body.get("increments") if isinstance(body, dict) else None
@@ -166,7 +166,15 @@ class ZionSimulator:
             await asyncio.sleep(HANG_S)
         return self._success(answer)
 
+    async def _published(self, request: web.Request) -> web.StreamResponse:
+        await self._fail_or_wait(request, "keys", frozenset())
+        return web.json_response(self._keys.published())
+
     # Control
+
+    async def _rotate(self, request: web.Request) -> web.StreamResponse:
+        self._keys.rotate((await _json(request))["kid"])
+        return web.json_response({})
 
     async def _put_user(self, request: web.Request) -> web.StreamResponse:
         given = await _json(request)
@@ -191,8 +199,8 @@ class ZionSimulator:
             {
                 "rows": self.state.ledger,
                 "users": self.state.sums(),
-                "calls": dict(self._calls),
-                "busiest_second": self._busiest_second,
+                "calls": dict(self._calls.counts),
+                "busiest_second": self._calls.busiest_second,
                 "replayed": self._replayed,
             }
         )
@@ -209,8 +217,7 @@ class ZionSimulator:
         if not parts or parts.get("ledger"):
             self.state.ledger.clear()
             self._answered.clear()
-            self._calls.clear()
-            self._busiest_second = 0
+            self._calls = Calls()
             self._replayed = 0
         if not parts or parts.get("faults"):
             self.faults = Faults()
@@ -227,7 +234,7 @@ class ZionSimulator:
 
     async def _fail_or_wait(self, request: web.Request, call: str, users: frozenset[str]) -> Rule | None:
         """Count the call, take its latency, and fail as the rule in force says; returns the rule if it is for afterwards."""
-        self._count(call)
+        self._calls.add(call, time.monotonic())
         faults = self.faults
         wait_ms = faults.latency_ms + random.uniform(0, faults.jitter_ms)
         if wait_ms > 0:
@@ -240,14 +247,6 @@ class ZionSimulator:
                 request["retry_after"] = rule.retry_after
             raise RefusedError(rule.status, f"SIMULATED_{rule.status}", "This failure was asked for")
         return rule
-
-    def _count(self, call: str) -> None:
-        self._calls[call] += 1
-        now_s = time.monotonic()
-        self._recent_s.append(now_s)
-        while self._recent_s[0] <= now_s - 1:
-            self._recent_s.popleft()
-        self._busiest_second = max(self._busiest_second, len(self._recent_s))
 
     def _check_key(self, request: web.Request) -> None:
         if not secrets.compare_digest(request.headers.get("x-api-key", "").encode(), self._api_key.encode()):

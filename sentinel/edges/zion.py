@@ -91,7 +91,9 @@ class Zion:
 
         Raises UnauthorizedError, ForbiddenError (also `no_external_id`) or ZionUnavailableError.
         """
-        answer = await self._asked("me", "/api/v1/users/me", {"authorization": f"Bearer {token}"}, kind, first=first)
+        answer = await self._asked(
+            "me", f"{self._url}/api/v1/users/me", {"authorization": f"Bearer {token}"}, kind, first=first
+        )
         if answer.status == 401:
             raise UnauthorizedError(INVALID_KEY_MESSAGE)
         if answer.status == 431:
@@ -110,13 +112,20 @@ class Zion:
 
         Raises ForbiddenError (`user_not_found`) or ZionUnavailableError.
         """
-        path = f"/api/v1/limits/external/{quote(external_id, safe='')}"
-        answer = self._judged("limits", await self._asked("limits", path, {"x-api-key": self._key}, "known", first=first))
+        url = f"{self._url}/api/v1/limits/external/{quote(external_id, safe='')}"
+        answer = self._judged("limits", await self._asked("limits", url, {"x-api-key": self._key}, "known", first=first))
         if answer.status in {401, 403}:
             raise ZionUnavailableError("The governance service refuses this gateway.", retry_after_s=RETRY_AFTER_S)
         if answer.status == 404:
             raise ForbiddenError("The governance service knows no limits of this account.", code="user_not_found")
         return bytes(self._decoded("limits", answer, _read_raw))
+
+    async def keys(self, url: str) -> bytes:
+        """The JWK set at `url`, as Zion publishes it: a call to Zion like any other. Raises ZionUnavailableError."""
+        answer = await self._asked("keys", url, {}, "known", first=True)
+        if answer.status != 200:
+            raise ZionUnavailableError("The keys of the governance service cannot be had.", retry_after_s=RETRY_AFTER_S)
+        return answer.body
 
     async def accepts_key(self) -> bool:
         """Whether Zion takes this deployment's key, as far as is known; after a refusal it is asked anew, once in 5 s.
@@ -144,15 +153,15 @@ class Zion:
         await self._session.close()
 
     async def _asked(
-        self, call: str, path: str, headers: dict[str, str], kind: Literal["known", "new"], *, first: bool
+        self, call: str, url: str, headers: dict[str, str], kind: Literal["known", "new"], *, first: bool
     ) -> Answer:
         """A call for a caller, each attempt in its turn. Raises ZionUnavailableError where Zion has nothing to say."""
         await self._turns.turn(kind, first=first)
-        answer = await self._call(call, "GET", path, headers)
+        answer = await self._call(call, "GET", url, headers)
         if answer.broken_off:
             # Zion may close a kept connection just when it is used.
             await self._turns.turn(kind, first=True)
-            answer = await self._call(call, "GET", path, headers)
+            answer = await self._call(call, "GET", url, headers)
         retry_after_s = answer.retry_after_s or RETRY_AFTER_S
         if answer.status == 429:
             await self._turns.shut(retry_after_s)
@@ -162,7 +171,9 @@ class Zion:
 
     async def _post(self, call: str, endpoint: str, body: bytes, idempotency_key: str) -> Answer:
         headers = {"x-api-key": self._key, "content-type": "application/json", "idempotency-key": idempotency_key}
-        return self._judged(call, await self._call(call, "POST", f"/api/v1/usage/external/{endpoint}", headers, body))
+        return self._judged(
+            call, await self._call(call, "POST", f"{self._url}/api/v1/usage/external/{endpoint}", headers, body)
+        )
 
     def _judged(self, call: str, answer: Answer) -> Answer:
         """The answer to a call with Sentinel's own key; tells a wrong key apart from everything else."""
@@ -173,11 +184,11 @@ class Zion:
             self._misconfigured = False
         return answer
 
-    async def _call(self, call: str, method: str, path: str, headers: dict[str, str], body: bytes | None = None) -> Answer:
+    async def _call(self, call: str, method: str, url: str, headers: dict[str, str], body: bytes | None = None) -> Answer:
         try:
             async with self._session.request(
                 method,
-                URL(self._url + path, encoded=True),
+                URL(url, encoded=True),
                 headers={"accept-encoding": "identity", **headers},
                 data=body,
                 timeout=self._timeout,

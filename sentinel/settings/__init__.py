@@ -14,6 +14,7 @@ from dotenv import dotenv_values
 
 from sentinel.settings import lists
 from sentinel.settings.gateway import GatewaySettings
+from sentinel.settings.public_keys import missing
 from sentinel.settings.variable import Variable, text_of, value_of
 
 HIDDEN: Final = "(hidden)"
@@ -88,6 +89,10 @@ def _complete(values: dict[str, Any], problems: list[str]) -> None:
     port, admin_port = (values.get(field, _default(field)) for field in ("port", "admin_port"))
     if port == admin_port:
         problems.append(f"SENTINEL_ADMIN_PORT is {admin_port}, as is SENTINEL_PORT; choose another for one of them")
+    if values.get("zion_jwks_url") and (absent := missing()):
+        problems.append(f"ZION_JWKS_URL {absent}")
+    if values.get("zion_jwks_url") and values.get("zion_jwt_public_key"):
+        problems.append("ZION_JWKS_URL and ZION_JWT_PUBLIC_KEY are both set: keys come from one of them")
     _check_fallbacks(values.get("fallback_models", ""), values.get("allowed_models", ""), problems)
     keys = {"openai": ("openai_api_key", "OPENAI_API_KEY"), "vercel": ("vercel_api_key", "VERCEL_AI_GATEWAY_API_KEY")}
     field, name = keys.get(values["provider"], ("provider", ""))

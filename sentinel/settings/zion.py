@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from sentinel.settings.public_keys import public_keys
 from sentinel.settings.variable import Variable
 
 _HTTP: Final = ("http", "https")
@@ -16,6 +17,22 @@ class ZionSettings(msgspec.Struct, frozen=True, kw_only=True):
     zion_api_key: Annotated[
         str, Variable("ZION_API_KEY", "Sentinel's own key for Zion's external endpoints.", secret=True, required=True)
     ]
+    zion_jwks_url: Annotated[
+        str,
+        Variable(
+            "ZION_JWKS_URL",
+            "Where Zion publishes the keys of its tokens (a JWK set); others are then refused without asking Zion.",
+            schemes=_HTTP,
+        ),
+    ] = ""
+    zion_jwt_public_key: Annotated[
+        str,
+        Variable(
+            "ZION_JWT_PUBLIC_KEY",
+            "The same by the keys themselves: one or more PEM blocks, line ends may be written as `\\n`.",
+            reads=public_keys,
+        ),
+    ] = ""
     zion_usage_format: Annotated[
         str,
         Variable("ZION_USAGE_FORMAT", "The format of usage reports.", choices=("unified", "per_limit")),

@@ -3,8 +3,8 @@
 Fails closed: no usable token is `UnauthorizedError`, a known but unpermitted one `ForbiddenError`, and where neither memory nor
 Redis knows it while Zion is away, `ZionUnavailableError`. Zion's failures are never remembered; its refusals are, for seconds.
 A profile that has aged is asked for anew, and goes on to its bound where Zion is slow or away. What is no JWT, or has expired,
-is refused before anybody is asked. The token is not verified here (Zion does that) but its `exp` is honoured on every hit. Only
-its SHA-256 is kept.
+is refused before anybody is asked. Zion verifies tokens (where its keys are set, never-seen ones are verified here first), but
+`exp` is honoured on every hit. Of a token only its SHA-256 is kept.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -48,6 +48,16 @@ _read_known: Final = msgspec.json.Decoder(_Known).decode
 _write_known: Final = msgspec.json.Encoder().encode
 
 
+class Signatures(Protocol):
+    """Who tells tokens that Zion has not signed (edges.signatures)."""
+
+    async def check(self, token: str, head: credentials.Head) -> None:
+        """Raises UnauthorizedError for such a token, ZionUnavailableError where that cannot be told yet."""
+
+    async def close(self) -> None:
+        """End what is under way."""
+
+
 class Auth:
     """Identifies callers. `now_s` is the wall clock, since `exp` is a wall-clock second (RFC 7519 §4.1.4)."""
 
@@ -55,6 +65,7 @@ class Auth:
         self,
         ledger: Ledger,
         zion: Zion,
+        signatures: Signatures | None,
         *,
         profile_ttl_s: int,
         stale_s: int,
@@ -64,6 +75,7 @@ class Auth:
     ) -> None:
         self._ledger = ledger
         self._zion = zion
+        self._signatures = signatures
         self._profile_ttl_s = profile_ttl_s
         self._stale_s = stale_s
         self._refusal_ttl_s = refusal_ttl_s
@@ -99,7 +111,7 @@ class Auth:
         caller = self._remembered(digest)
         if caller is not None:
             return caller
-        _, expires_s = credentials.read_jwt(token)
+        head, expires_s = credentials.read_jwt(token)
         if expires_s <= self._now_s():
             raise UnauthorizedError("The token has expired.", code="token_expired")
         known = self._known.get(digest)
@@ -110,7 +122,7 @@ class Auth:
                 refused = refusal[1]()
                 raise refused
             # Shielded: the first asker may leave while others wait for the same answer.
-            known = await asyncio.shield(self._once(digest, partial(self._ask, token, digest, expires_s)))
+            known = await asyncio.shield(self._once(digest, partial(self._ask, token, digest, head, expires_s)))
         if known.fresh_s <= self._now_s():
             known = await self._renewed(token, digest, expires_s, known)
         return known.caller
@@ -131,6 +143,8 @@ class Auth:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if self._signatures is not None:
+            await self._signatures.close()
 
     def _once(self, digest: bytes, work: Callable[[], Coroutine[Any, Any, _Known]]) -> asyncio.Task[_Known]:
         """The question about a token that is under way, or a new one."""
@@ -147,8 +161,10 @@ class Auth:
             # Read here so that a failure nobody waits for any more is not reported as unread; askers get their own copy.
             task.exception()
 
-    async def _ask(self, token: str, digest: bytes, expires_s: float) -> _Known:
-        """Redis, then Zion; what either says is remembered."""
+    async def _ask(self, token: str, digest: bytes, head: credentials.Head, expires_s: float) -> _Known:
+        """Redis, then Zion; what either says is remembered. Neither hears of what Zion is known not to have signed."""
+        if self._signatures is not None:
+            await self._signatures.check(token, head)
         known = await self._recall(digest)
         if known is not None and known.until_s > self._now_s():
             metrics.AUTH.labels("redis").inc()

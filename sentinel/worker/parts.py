@@ -2,6 +2,7 @@
 
 import os
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +23,9 @@ from sentinel.protocol.models import Fallbacks, Models
 from sentinel.protocol.reasoning import Reasoning
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.settings import Settings, lists
+from sentinel.settings.public_keys import public_keys
 from sentinel.stages.admission import Admission
-from sentinel.stages.auth import Auth
+from sentinel.stages.auth import Auth, Signatures
 from sentinel.stages.forward import Forward, RetryBudget
 from sentinel.stages.intake import Intake
 from sentinel.stages.owners import Owners
@@ -124,11 +126,23 @@ def auth(settings: Settings, ledger: Ledger, zion: Zion) -> Auth:
     return Auth(
         ledger,
         zion,
+        signatures(settings, zion),
         profile_ttl_s=settings.jwt_cache_ttl_s,
         stale_s=settings.jwt_stale_s,
         refusal_ttl_s=settings.jwt_refusal_ttl_s,
         entries_max=settings.jwt_cache_entries_max,
     )
+
+
+def signatures(settings: Settings, zion: Zion) -> Signatures | None:
+    """What tells tokens that Zion has not signed, where its keys are set."""
+    if not settings.zion_jwks_url and not settings.zion_jwt_public_key:
+        return None
+    from sentinel.edges import signatures as checks  # noqa: PLC0415 - its libraries are an extra
+
+    if settings.zion_jwks_url:
+        return checks.FetchedKeys(partial(zion.keys, settings.zion_jwks_url))
+    return checks.OwnKeys(checks.own_keys(public_keys(settings.zion_jwt_public_key)))
 
 
 def intake(settings: Settings, owners: Owners) -> Intake:

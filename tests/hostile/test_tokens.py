@@ -6,10 +6,14 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import aiohttp
+import jwt as pyjwt
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sentinel.devstack import jwt
 from sentinel.devstack.stack import Stack
@@ -72,20 +76,24 @@ class Client:
         await self._session.close()
 
 
+def claims() -> dict[str, Any]:
+    """What a token says that was made up."""
+    now_s = int(time.time())
+    return {"sub": secrets.token_hex(8), "email": "a@x.test", "iat": now_s, "exp": now_s + 3600, "jti": secrets.token_hex(8)}
+
+
 def forged() -> str:
     """A token that only its signature tells from one of Zion's."""
-    now_s = int(time.time())
-    claims = {"sub": secrets.token_hex(8), "email": "a@x.test", "iat": now_s, "exp": now_s + 3600, "jti": secrets.token_hex(8)}
-    return jwt.sign(claims, "somebody else's")
+    return jwt.sign(claims(), "somebody else's")
 
 
-async def attack(stack: Stack, per_s: int) -> Counter[int]:
+async def attack(stack: Stack, per_s: int, forge: Callable[[], str] = forged) -> Counter[int]:
     """So many forged tokens a second, each once; what they were answered."""
     attacker = Client(stack)
     begun_s, asked = time.monotonic(), list[asyncio.Task[float | None]]()
     while (passed_s := time.monotonic() - begun_s) < ATTACK_S:
         while len(asked) < passed_s * per_s:
-            asked.append(asyncio.create_task(attacker.ask(authorization=f"Bearer {forged()}")))
+            asked.append(asyncio.create_task(attacker.ask(authorization=f"Bearer {forge()}")))
         await asyncio.sleep(0.01)
     await asyncio.gather(*asked)
     await attacker.close()
@@ -145,3 +153,44 @@ async def test_what_was_served_beside_an_attack_is_booked(stack: Stack) -> None:
     served, noted = await reconciled(stack, [user])
     assert served == noted
     assert served[user.email][0] == client.statuses[200]
+
+
+async def calls(stack: Stack, name: str) -> int:
+    """How often Zion was called so."""
+    return int((await stack.control("zion", "ledger"))["calls"].get(name, 0))
+
+
+async def test_where_keys_are_published_forged_tokens_reach_nobody(tmp_path: Path) -> None:
+    """Signed by a secret, by another key under Zion's name for its own, under names made up: Zion is asked about none of them.
+
+    A newcomer gets in at once, also with a key that is new, and with the last good keys where none can be had.
+    """
+    stack = Stack(tmp_path, settings=SETTINGS)
+    own = Ed25519PrivateKey.generate()
+    kids = itertools.cycle((lambda: "first", lambda: secrets.token_hex(4), lambda: ""))
+
+    def forge() -> str:
+        kid = next(kids)()
+        return pyjwt.encode(claims(), own, "EdDSA", headers={"kid": kid}) if kid else forged()
+
+    try:
+        await stack.start("redis", "zion", "provider")
+        stack._settings["ZION_JWKS_URL"] = f"{stack.zion_url}/.well-known/jwks.json"
+        await stack.control("zion", "keys", {"kid": "first"})
+        await stack.start("sentinel")
+        attacking = asyncio.create_task(attack(stack, 200, forge))
+        tries = [await newcomer(stack, await make_user(stack)) for _ in range(NEWCOMERS)]
+        answered = await attacking
+        assert tries == [1] * NEWCOMERS
+        # 503: a name that may be one of a key that is newer than the last fetch.
+        assert set(answered) <= {401, 503}
+        assert answered[401] >= answered.total() / 2
+        assert await calls(stack, "me") <= 2 * NEWCOMERS
+        assert 1 <= await calls(stack, "keys") <= 2 * (2 + ATTACK_S / 10)
+
+        await stack.control("zion", "keys", {"kid": "second"})
+        assert await newcomer(stack, await make_user(stack)) <= 2  # the second time after the next fetch
+        await stack.control("zion", "faults", {"status": 500, "call": "keys"})
+        assert await newcomer(stack, await make_user(stack)) == 1
+    finally:
+        await stack.stop()

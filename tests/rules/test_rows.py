@@ -66,6 +66,8 @@ HOMES = {
     "tiktoken": {"protocol.tokens"},
     "prometheus_client": {"metrics", "metrics.tallies", "ops.metrics_page"},
     "dotenv": {"settings"},
+    "jwt": {"edges.signatures", "devstack"},
+    "cryptography": {"settings.public_keys", "edges.signatures", "devstack"},
     "brotli": {"protocol.inflate"},
     "backports": {"protocol.inflate"},
 }
