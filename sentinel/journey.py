@@ -30,7 +30,7 @@ from sentinel.stages.forward import Forward
 from sentinel.stages.intake import Intake
 from sentinel.stages.leases import Lease, Leases
 from sentinel.stages.owners import Owners
-from sentinel.stages.relay import Keep, Relay
+from sentinel.stages.relay import Keep, Relay, Rest
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.settlement import Settlement
 
@@ -88,6 +88,7 @@ class Journey:
         outcome, origin = _UNSENT, _PLAINLY
         passage = _Passage(exchange, match, lease, partial(self._owners.keep, caller), begun_s)
         opening: asyncio.Task[Reply] | None = None
+        rest: Rest | None = None
         try:
             with self._waiting(exchange, call):
                 sent_s = time.perf_counter()
@@ -101,15 +102,14 @@ class Journey:
                     reply = await self._open(exchange, call, upload, hold, lease)
                 outcome = _CUT_SHORT
                 if call.stream:
-                    # A long stream must not keep the request in memory that it answers.
-                    call = wire.shed(call)
+                    call = wire.shed(call)  # a long stream must not keep in memory the request that it answers
                     exchange.forget_body()
                 if (origin := reply.origin).model:
                     # What answered is what is paid for, under the same request id.
                     call, hold = replace(call, model=origin.model), replace(hold, model=origin.model)
                 metrics.FIRST_BYTE.labels(call.route).observe(time.perf_counter() - sent_s)
             extra = [*self.answer_headers(hold), *headers.origin(origin)]
-            outcome, failure = await self._relay.copy(reply, exchange, call, extra, lease.watch, passage.keep)
+            outcome, rest = await self._relay.copy(reply, exchange, call, extra, lease.watch, passage.keep)
         except (ClientGoneError, SentinelError) as error:
             outcome = self._relay.leaving.judge(call, _unanswered(error, sent=lease.sent))
             raise
@@ -121,8 +121,8 @@ class Journey:
             )
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
-        if failure is not None:
-            raise failure
+        if rest is not None:
+            await rest()  # nothing is held for it any more
 
     def _waiting(self, exchange: Exchange, call: Call) -> Section:
         """The section that waits for the answer: it may go on without its client, where the cost would not be known else."""

@@ -41,6 +41,7 @@ CHAT_ERROR = b'data: {"error":{"message":"It broke.","type":"server_error","para
 DELTA = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"word"}\n\n'
 WORD = choice(0, "word", finish="stop")
 RUN = b"event: done\ndata: [DONE]\n\n"
+RUN_USAGE = b'data: {"id":"run_1","object":"thread.run","usage":{"prompt_tokens":6,"completion_tokens":2}}\n\n'
 
 # What is sent, the usage of the bill, how it ended.
 TAILS: dict[str, tuple[Dialect, bytes, Usage | None, Ending]] = {
@@ -154,6 +155,43 @@ async def test_the_rest_has_a_bound_of_time(dialect: Dialect, stream: bytes, mos
     assert (down.body, down.whole, answer.drained, answer.closed) == (stream + b": bye\n\n", True, True, True)
     assert [wait_s <= most_s for wait_s in answer.waits_s] == [True, True]
     assert down.outcome.ending is (Ending.UPSTREAM_ERROR if ERROR in stream else Ending.SUCCESS)
+
+
+@pytest.mark.parametrize("leaves", [(), ("id",)], ids=["nothing left", "an object left"])
+@pytest.mark.parametrize(
+    ("dialect", "stream", "rest_first"),
+    [
+        (Dialect.CHAT, WORD + usage_alone(2) + sse.DONE, False),
+        (Dialect.CHAT, WORD + sse.DONE, True),
+        (Dialect.EVENTS, RUN_USAGE + RUN, False),
+        (Dialect.EVENTS, RUN, True),
+        (Dialect.RESPONSES, CREATED + said("response.completed", 7), True),
+    ],
+)
+async def test_the_bill_waits_for_nothing_that_cannot_change_it(
+    dialect: Dialect, stream: bytes, rest_first: bool, leaves: tuple[str, ...]
+) -> None:
+    """Issue 10 §2: behind [DONE] a usage that is known is the bill at once; what else is said goes down after that."""
+
+    class Drained(Hangs):
+        async def drain(self, timeout_s: float) -> None:
+            drained.append(not answer.closed)
+            await super().drain(timeout_s)
+
+    drained: list[bool] = []
+    answer = Drained(EVENTS, [*cut(stream, [20]), b": bye\n\n"])
+    down = await copy(answer, call(dialect, leaves=leaves))
+    assert down.before_bill == stream + (b": bye\n\n" if rest_first else b"")
+    assert (down.body, down.whole, drained, answer.closed) == (stream + b": bye\n\n", True, [True], True)
+
+
+async def test_a_client_that_leaves_behind_its_bill_waits_for_nothing() -> None:
+    """Issue 10 §2, wire.md D5: where the usage was said nothing more is read for a client that closes at the end."""
+    for dialect, end in ((Dialect.CHAT, sse.DONE), (Dialect.RESPONSES, said("response.completed", 7))):
+        answer = Answer(EVENTS, [WORD + usage_alone(2), end, b": bye\n\n"])
+        down = await copy(answer, call(dialect), parts_taken=2)
+        assert (down.outcome.ending, answer.closed) == (Ending.SUCCESS, True)
+        assert down.before_bill == WORD + usage_alone(2) + end
 
 
 async def test_the_rest_is_bounded_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:

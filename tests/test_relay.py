@@ -9,7 +9,7 @@ import pytest
 from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Through
-from sentinel.errors import ClientGoneError, DrainingError, UpstreamError, UpstreamTimeoutError
+from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
 from sentinel.protocol import sse
 from sentinel.protocol.bodies import BodyMeter, PassMeter
 from sentinel.protocol.measures import Meter
@@ -73,6 +73,7 @@ class Down:
         outcome: Outcome,
         meter: Meter,
         kept: list[tuple[str, bytes]],
+        before_bill: bytes,
     ) -> None:
         self.headers = dict(sent[0]["headers"]) if sent else {}
         self.body = body
@@ -83,6 +84,8 @@ class Down:
         self.meter = meter
         # Each id that was kept, and what had come down by then.
         self.kept = kept
+        # What had come down when the outcome was known.
+        self.before_bill = before_bill
 
 
 async def copy(
@@ -116,13 +119,20 @@ async def copy(
     before(exchange)
     async with looked_after(exchange):
         relay = Relay(Leaving("drain", read_on, Reasoning(())))
-        outcome, untold = await relay.copy(answer, exchange, call, [], meters.append, keep)
+        outcome, rest = await relay.copy(answer, exchange, call, [], meters.append, keep)
+        before_bill = b"".join(message["body"] for message in sent[1:])
+        untold: Exception | None = None
+        try:
+            if rest is not None:
+                await rest()
+        except (SentinelError, ClientGoneError) as error:
+            untold = error
     exchange.close()
     # A head goes down with what follows it at once, or not at all.
     assert len(sent) != 1
     assert (untold is None) is bool(sent)
     body = b"".join(message["body"] for message in sent[1:])
-    return Down(sent, body, untold, outcome, meters[0], kept)
+    return Down(sent, body, untold, outcome, meters[0], kept, before_bill)
 
 
 def call(kind: Dialect, **fields: Any) -> Call:
@@ -138,7 +148,7 @@ async def test_whole_streams_come_down_as_they_are(name: str) -> None:
     down = await copy(answer, call(cases.dialect(name)))
     owed = sse.DONE if name == "chat/no_done.sse" else b""
     assert (down.body, down.whole) == (stream + owed, True)
-    assert (answer.drained, answer.closed) == (True, True)
+    assert (answer.drained, answer.closed) == (down.meter.terminated, True)
     assert down.outcome.ending is (Ending.UPSTREAM_ERROR if STREAMS[name].failed else Ending.SUCCESS)
     assert down.outcome.usage == STREAMS[name].usage
 

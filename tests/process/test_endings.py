@@ -125,6 +125,38 @@ async def test_a_client_that_closes_at_the_end_frees_all(town: Town, http: aioht
     assert _ending(town, response.headers["x-request-id"]) == "success"
 
 
+@pytest.mark.parametrize("closes", [True, False])
+async def test_the_next_request_need_not_wait(town: Town, http: aiohttp.ClientSession, closes: bool) -> None:
+    """Issue 10 §2: nothing is held behind [DONE] while the provider keeps its stream open, whether the client closes or not."""
+    user = await make_user(town.stack)
+    script(town, [event("a", finish="stop") + usage(9, 1) + DONE], ends=False)
+    free_first = []
+    for _ in range(3):
+        async with asyncio.timeout(10):
+            response = await http.post(f"{town.stack.base_url}/chat/completions", **asking("chat/completions", user.token))  # type: ignore[arg-type]
+            while not (await response.content.readany()).endswith(DONE):
+                pass
+            if closes:
+                response.close()
+            await _free(town, http, user.token)
+            free_first.append(not town.provider.asked[-1].gone.is_set())
+            await response.release()
+            await town.provider.asked[-1].gone.wait()
+    # On a machine that is busy one may be late, but not all of them.
+    assert closes or any(free_first)
+    assert await town.bill(user) in [(requests, 9 * requests, requests) for requests in (1, 2, 3)]
+
+
+async def _free(town: Town, http: aiohttp.ClientSession, token: str) -> None:
+    """Wait until nothing of a caller is held."""
+    while True:
+        async with http.get(f"{town.stack.base_url}/usage", headers={"authorization": f"Bearer {token}"}) as response:
+            limits = (await response.json())["limits"].values()
+        if not any(limit["held"] for limit in limits):
+            return
+        await asyncio.sleep(0.005)
+
+
 async def test_a_choice_that_was_cut_is_told(town: Town, http: aiohttp.ClientSession) -> None:
     """Issue 10 §9: where one of two choices has ended and the other was cut, the stream ends with an error, not as complete."""
     user = await make_user(town.stack)

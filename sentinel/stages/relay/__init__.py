@@ -1,9 +1,10 @@
 """relay.copy: the provider's answer to the client, byte for byte, while a meter looks on.
 
 Never fails: however an answer ends, `copy` returns an Outcome that says how and what is known of its cost. A failure before
-anything went down is returned beside it, to be told as any other. One after the first byte is told in the stream (wire.md F1,
-F5) where there is one; a body that was promised a length is left short of it, so that the client can tell. The relay follows
-the content type of the answer, not the request (wire.md S5).
+anything went down is raised by the rest that is returned beside it, to be told as any other. One after the first byte is told
+in the stream (wire.md F1, F5) where there is one; a body that was promised a length is left short of it, so that the client can
+tell. The relay follows the content type of the answer, not the request (wire.md S5). What is left of an answer whose bill is
+known is read after it: nothing is held for that.
 """
 
 import asyncio
@@ -13,43 +14,33 @@ from typing import Final
 
 import msgspec
 
-from sentinel import metrics
 from sentinel.edges.exchange import Exchange
-from sentinel.edges.provider import Reply, tell_disclosed
-from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
+from sentinel.edges.provider import Reply
+from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError
 from sentinel.logs import Log
-from sentinel.protocol.answered import opened, values
-from sentinel.protocol.bodies import BodyMeter, PassMeter
+from sentinel.protocol.answered import opened
+from sentinel.protocol.bodies import BodyMeter
 from sentinel.protocol.fields import Line
 from sentinel.protocol.finds import Finds
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
-from sentinel.records import NOTHING_PRODUCED, Call, Ending, Outcome, Produced
+from sentinel.records import Call, Outcome
+from sentinel.stages.relay.ended import Failure, has_told, outcome_of, truncation
 from sentinel.stages.relay.leaving import Leaving
-from sentinel.stages.relay.rest import ReadOn, pass_rest, read_rest
+from sentinel.stages.relay.rest import ReadOn, end, is_paid, pass_rest, read_rest
 
-__all__ = ["Keep", "Leaving", "ReadOn", "Relay"]
+__all__ = ["Keep", "Leaving", "ReadOn", "Relay", "Rest"]
 
 _log: Final = Log("relay")
 
 Keep = Callable[[list[str]], Awaitable[None]]
-Failure = ClientGoneError | SentinelError
+Rest = Callable[[], Awaitable[None]]
 
-# The client has its whole answer by then; only the connection to the provider is at stake (wire.md D5).
+# To end a stream that has failed.
 _TAIL_S: Final = 1.0
 
 # To read what an answer names that nobody waits for any more: its beginning, or all of a small object.
 _NAMES_S: Final = 30.0
-
-# About 1 000 events, and 10 ms of reading where an answer had no usage: more than that is read off the loop.
-_INLINE_BYTES_MAX: Final = 262_144
-
-_ENDINGS: Final[tuple[tuple[type[Exception], Ending], ...]] = (
-    (ClientGoneError, Ending.CLIENT_CLOSED),
-    (UpstreamTimeoutError, Ending.UPSTREAM_TIMEOUT),
-    (UpstreamError, Ending.TRUNCATED),
-    (DrainingError, Ending.INTERNAL),
-)
 
 
 class Relay:
@@ -68,48 +59,48 @@ class Relay:
         extra: list[tuple[bytes, bytes]],
         watch: Callable[[Meter], None],
         keep: Keep,
-    ) -> tuple[Outcome, Failure | None]:
-        """Copy `reply` to the client under its own headers and `extra` (request id and limits).
-
-        `watch` is given its meter, `keep` the ids of new objects, before the client can know them. A failure is returned where
-        nothing of the answer went down: the caller is to raise it.
+    ) -> tuple[Outcome, Rest | None]:
+        """Copy `reply` to the client under its own headers and `extra` (request id and limits). `watch` is given its meter,
+        `keep` new ids before the client knows them. Behind the bill the rest is awaited, if any, which raises what is not told.
         """
         meter, head, length = opened(reply.status, reply.headers, call)
         finds = Finds(call.leaves)
         watch(meter)
         failure: Failure | None = None
+        rest: Rest | None = None
         try:
             try:
                 with exchange.connected():
-                    if not call.leaves or reply.status >= 300:
+                    if call.leaves and reply.status < 300:
+                        await self._pump_found(reply, exchange, call, [*head, *extra], meter, finds, keep)
+                    else:
                         await exchange.start(reply.status, [*head, *extra])
                         await self._pump(reply, exchange, call, meter, length)
-                    elif isinstance(meter, StreamMeter):
-                        await exchange.start(reply.status, [*head, *extra])
-                        await self._pump_found(reply, exchange, call, meter, finds, keep)
-                    else:
-                        await self._pump_held(reply, exchange, [*head, *extra], meter, finds, keep)
-                    failure = _truncation(meter)
-                    if failure is None:
+                    failure = truncation(meter)
+                    if failure is None and not (meter.terminated and is_paid(meter, call)):
                         if not exchange.ended:
                             await exchange.finish(meter.ending() if isinstance(meter, StreamMeter) else b"")
-                        # An answer may come before the end of an upload, and must not be lost with its connection.
-                        await exchange.linger()
+                        await exchange.linger()  # an answer that came before the end of an upload is not to be lost
             except (ClientGoneError, UpstreamError, DrainingError) as error:
                 failure = error
             # Everything the client needs was relayed; SDKs close on purpose after [DONE] (wire.md D5).
             whole = failure is None or meter.terminated
-            if failure is None:
-                await reply.drain(_TAIL_S)
-            else:
+            if failure is not None:
                 await self._after(failure, reply, exchange, call, meter, finds, keep)
-        finally:
+                reply.close()
+                rest = None if exchange.started else partial(_fail, failure)
+            elif meter.terminated:
+                rest = partial(end, reply, exchange, call, meter)
+            else:
+                reply.close()
+            outcome = await outcome_of(reply, exchange, meter, None if whole else failure, self._reading)
+        except BaseException:
             reply.close()
-        outcome = await _outcome(reply, exchange, meter, None if whole else failure, self._reading)
+            raise
         if not whole:
-            outcome = self.leaving.judge(call, outcome, whole=_has_told(meter))
+            outcome = self.leaving.judge(call, outcome, whole=has_told(meter))
         self.leaving.learn(call, outcome.usage)
-        return _with_left(outcome, meter, finds) if call.leaves else outcome, None if exchange.started else failure
+        return _with_left(outcome, meter, finds) if call.leaves else outcome, rest
 
     async def abandon(self, reply: Reply, call: Call, keep: Keep) -> Outcome:
         """The outcome of an answer whose client left before it came, read as far as it names what it leaves. Never fails."""
@@ -120,7 +111,7 @@ class Relay:
                 await self._read_names(reply, meter, finds, keep)
         finally:
             reply.close()
-        return _with_left(await _outcome(reply, None, meter, ClientGoneError(), self._reading), meter, finds)
+        return _with_left(await outcome_of(reply, None, meter, ClientGoneError(), self._reading), meter, finds)
 
     async def _pump(self, reply: Reply, exchange: Exchange, call: Call, meter: Meter, length: int | None) -> None:
         """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6).
@@ -130,6 +121,8 @@ class Relay:
         if length is None:
             await _pour(reply, exchange, meter)
             if meter.terminated:
+                if is_paid(meter, call):
+                    return
                 await pass_rest(reply, meter, call, exchange.send)
         else:
             while chunk := await reply.read():
@@ -142,13 +135,19 @@ class Relay:
             await exchange.send(passed)
 
     async def _pump_found(
-        self, reply: Reply, exchange: Exchange, call: Call, meter: StreamMeter, finds: Finds, keep: Keep
+        self, reply: Reply, exchange: Exchange, call: Call, head: list[Line], meter: Meter, finds: Finds, keep: Keep
     ) -> None:
-        """The same for a stream that names new objects: each is kept before the client has its id."""
+        """The same for an answer that names new objects: each is kept before the client has its id."""
+        if not isinstance(meter, StreamMeter):
+            await self._pump_held(reply, exchange, head, meter, finds, keep)
+            return
+        await exchange.start(reply.status, head)
         send = partial(_send_found, exchange, meter, finds, keep)
         while not meter.terminated and (chunk := await reply.read()):
             await send(meter.feed(chunk))
         if meter.terminated:
+            if is_paid(meter, call):
+                return
             await pass_rest(reply, meter, call, send)
         await send(meter.finish())
 
@@ -180,7 +179,8 @@ class Relay:
         if not isinstance(failure, ClientGoneError):
             await self._tell(exchange, meter, failure)
         elif meter.terminated:
-            await read_rest(reply, meter)
+            if meter.usage is None:
+                await read_rest(reply, meter)
         elif call.lasts:
             await self._read_names(reply, meter, finds, keep)
         elif self.leaving.reads_on(call):
@@ -228,62 +228,15 @@ async def _pour(reply: Reply, exchange: Exchange, meter: Meter) -> None:
         await exchange.pushed()
 
 
+async def _fail(failure: Failure) -> None:
+    raise failure
+
+
 async def _send_found(exchange: Exchange, meter: StreamMeter, finds: Finds, keep: Keep, passed: bytes) -> None:
     if new := finds.in_stream(meter, passed):
         await keep(new)
     if passed:
         await exchange.send(passed)
-
-
-async def _produced(bytes_down: int, meter: Meter, ending: Ending, reading: asyncio.Semaphore) -> Produced:
-    """What no usage of the provider covers; one without an output may leave out all of it."""
-    usage = meter.usage
-    if not meter.counts or (ending is Ending.SUCCESS and usage is not None and usage.output_tokens):
-        return NOTHING_PRODUCED
-    if bytes_down > _INLINE_BYTES_MAX and not isinstance(meter, PassMeter):
-        async with reading:
-            return await asyncio.to_thread(meter.produced)
-    return meter.produced()
-
-
-def _truncation(meter: Meter) -> UpstreamError | None:
-    """The failure of a stream that ended cleanly but incomplete: not by its own end, nor by an error (wire.md F2)."""
-    if not isinstance(meter, StreamMeter) or meter.terminated or meter.failed or meter.finished:
-        return None
-    return UpstreamError("The provider ended its stream before the answer was complete.", code="upstream_truncated")
-
-
-def _has_told(meter: Meter) -> bool:
-    """Whether an answer has told all it will of its cost: a stream may tell its usage behind the last of its words."""
-    return meter.terminated or (meter.finished and (meter.usage is not None or not isinstance(meter, StreamMeter)))
-
-
-async def _outcome(
-    reply: Reply, exchange: Exchange | None, meter: Meter, failure: Failure | None, reading: asyncio.Semaphore
-) -> Outcome:
-    bytes_down = 0 if exchange is None else exchange.bytes_down
-    status = reply.status
-    if isinstance(failure, SentinelError) and exchange is not None and not exchange.started:
-        status = failure.status
-    ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
-    if reply.status >= 400:
-        ending = Ending.REFUSED
-    elif meter.failed:
-        ending = Ending.UPSTREAM_ERROR
-    if isinstance(meter, StreamMeter):
-        if meter.overflowed:
-            metrics.STREAM_OVERFLOWS.inc(meter.overflowed)
-        if meter.disclosed is not None:
-            tell_disclosed(meter.disclosed, "" if exchange is None else exchange.request_id, reply.status)
-    return Outcome(
-        ending=ending,
-        status=status,
-        started=reply.status < 400,
-        usage=meter.usage,
-        produced=await _produced(bytes_down, meter, ending, reading),
-        bytes_down=bytes_down,
-        upstream_request_id=b"".join(values(reply.headers, b"x-request-id")[:1]).decode("latin-1")[:128],
-    )
 
 
 def _with_left(outcome: Outcome, meter: Meter, finds: Finds) -> Outcome:

@@ -5,8 +5,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Reply
-from sentinel.errors import UpstreamError
+from sentinel.errors import ClientGoneError, DrainingError, UpstreamError
 from sentinel.logs import Log
 from sentinel.protocol.measures import Meter
 from sentinel.records import Call, Dialect
@@ -21,6 +22,8 @@ _REST_TOTAL_S: Final = 5.0
 _REST_BYTES_MAX: Final = 32 << 20
 # No client reads beyond [DONE], nor does one that has left: its stream is to end at once (wire.md D5).
 _DONE_REST_S: Final = 0.1
+# Then only the connection to the provider is at stake (wire.md D5).
+_TAIL_S: Final = 1.0
 _ENDED_BY_DONE: Final = frozenset((Dialect.CHAT, Dialect.EVENTS, Dialect.MEDIA))
 
 
@@ -70,6 +73,11 @@ class ReadOn:
             bound.reschedule(0)
 
 
+def is_paid(meter: Meter, call: Call) -> bool:
+    """Whether the bill of a stream whose end was said is known: behind [DONE] nothing changes the usage that came before it."""
+    return meter.usage is not None and call.dialect in _ENDED_BY_DONE
+
+
 async def pass_rest(reply: Reply, meter: Meter, call: Call, send: Callable[[bytes], Awaitable[None]]) -> None:
     """What the provider says after the event that ends a stream goes down too, until it ends or has had its time."""
     if call.dialect in _ENDED_BY_DONE:
@@ -97,3 +105,20 @@ async def read_rest(
                 await send(passed)
     except UpstreamError as error:
         _log.debug("a provider did not end its stream", code=error.code)
+
+
+async def end(reply: Reply, exchange: Exchange, call: Call, meter: Meter) -> None:
+    """The end of an answer that has said all that is billed: what comes behind it still goes down, for its time; then only the
+    connection to the provider is at stake (wire.md D5). Never fails.
+    """
+    try:
+        if not exchange.ended:
+            with exchange.connected():
+                await pass_rest(reply, meter, call, exchange.send)
+                await exchange.finish(meter.finish())
+                await exchange.linger()
+        await reply.drain(_TAIL_S)
+    except (ClientGoneError, DrainingError):
+        _log.debug("a client left behind the end of its answer", request_id=exchange.request_id)
+    finally:
+        reply.close()

@@ -1,0 +1,78 @@
+"""How an answer ended, and what is known of its cost. Never fails."""
+
+import asyncio
+from typing import Final
+
+from sentinel import metrics
+from sentinel.edges.exchange import Exchange
+from sentinel.edges.provider import Reply, tell_disclosed
+from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
+from sentinel.protocol.answered import values
+from sentinel.protocol.bodies import PassMeter
+from sentinel.protocol.measures import Meter
+from sentinel.protocol.meter import StreamMeter
+from sentinel.records import NOTHING_PRODUCED, Ending, Outcome, Produced
+
+Failure = ClientGoneError | SentinelError
+
+# About 1 000 events, and 10 ms of reading where an answer had no usage: more than that is read off the loop.
+_INLINE_BYTES_MAX: Final = 262_144
+
+_ENDINGS: Final[tuple[tuple[type[Exception], Ending], ...]] = (
+    (ClientGoneError, Ending.CLIENT_CLOSED),
+    (UpstreamTimeoutError, Ending.UPSTREAM_TIMEOUT),
+    (UpstreamError, Ending.TRUNCATED),
+    (DrainingError, Ending.INTERNAL),
+)
+
+
+async def _produced(bytes_down: int, meter: Meter, ending: Ending, reading: asyncio.Semaphore) -> Produced:
+    """What no usage of the provider covers; one without an output may leave out all of it."""
+    usage = meter.usage
+    if not meter.counts or (ending is Ending.SUCCESS and usage is not None and usage.output_tokens):
+        return NOTHING_PRODUCED
+    if bytes_down > _INLINE_BYTES_MAX and not isinstance(meter, PassMeter):
+        async with reading:
+            return await asyncio.to_thread(meter.produced)
+    return meter.produced()
+
+
+def truncation(meter: Meter) -> UpstreamError | None:
+    """The failure of a stream that ended cleanly but incomplete: not by its own end, nor by an error (wire.md F2)."""
+    if not isinstance(meter, StreamMeter) or meter.terminated or meter.failed or meter.finished:
+        return None
+    return UpstreamError("The provider ended its stream before the answer was complete.", code="upstream_truncated")
+
+
+def has_told(meter: Meter) -> bool:
+    """Whether an answer has told all it will of its cost: a stream may tell its usage behind the last of its words."""
+    return meter.terminated or (meter.finished and (meter.usage is not None or not isinstance(meter, StreamMeter)))
+
+
+async def outcome_of(
+    reply: Reply, exchange: Exchange | None, meter: Meter, failure: Failure | None, reading: asyncio.Semaphore
+) -> Outcome:
+    """What happened to an answer; a long one is read off the loop, one at a time (`reading`)."""
+    bytes_down = 0 if exchange is None else exchange.bytes_down
+    status = reply.status
+    if isinstance(failure, SentinelError) and exchange is not None and not exchange.started:
+        status = failure.status
+    ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
+    if reply.status >= 400:
+        ending = Ending.REFUSED
+    elif meter.failed:
+        ending = Ending.UPSTREAM_ERROR
+    if isinstance(meter, StreamMeter):
+        if meter.overflowed:
+            metrics.STREAM_OVERFLOWS.inc(meter.overflowed)
+        if meter.disclosed is not None:
+            tell_disclosed(meter.disclosed, "" if exchange is None else exchange.request_id, reply.status)
+    return Outcome(
+        ending=ending,
+        status=status,
+        started=reply.status < 400,
+        usage=meter.usage,
+        produced=await _produced(bytes_down, meter, ending, reading),
+        bytes_down=bytes_down,
+        upstream_request_id=b"".join(values(reply.headers, b"x-request-id")[:1]).decode("latin-1")[:128],
+    )
