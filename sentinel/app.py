@@ -24,6 +24,9 @@ _log: Final = Log("app")
 # The signal by which the supervisor tells a worker to drain: Granian's own SIGTERM reaches the application only when every
 # connection has already ended.
 DRAIN_SIGNAL: Final = signal.SIGUSR1
+# The supervisor says this right after it.
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_STOP_S: Final = 1.0
 
 _USAGE: Final = "/v1/usage"
 _JSON: Final = [(b"content-type", b"application/json")]
@@ -66,6 +69,12 @@ class App:
         self._worker = Worker(effective, self.listener)
         await self._worker.open()
         asyncio.get_running_loop().add_signal_handler(DRAIN_SIGNAL, self._worker.drain)
+        if signal.sigpending() & {*_STOP_SIGNALS, DRAIN_SIGNAL}:
+            # Told to stop since the fork, before it could hear. It has served nothing yet, and begins with nothing.
+            signal.sigtimedwait(_STOP_SIGNALS, _STOP_S)
+            await self._worker.close()
+            raise SystemExit(0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOP_SIGNALS, DRAIN_SIGNAL})
 
 
 class _Answering:

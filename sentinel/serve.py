@@ -36,6 +36,7 @@ _DEAF_S: Final = 5.0
 _UNSENT_BYTES_MAX: Final = 131_072
 # Granian calls a second death within 5.5 s of a respawn a crash loop.
 _RESPAWN_S: Final = 3.5
+_TOLD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # After the drain deadline: settle, flush usage and close the edges.
 _CLOSE_S: Final = 10
 
@@ -97,6 +98,12 @@ def serve(settings: Settings) -> None:
     listener = _bound(admin_address, settings.admin_port, "SENTINEL_ADMIN_HOST", "SENTINEL_ADMIN_PORT")
     # Inherited by the workers, so that a drain signal that comes before they listen for it does not end them.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # What a worker is told while it starts waits in the kernel until it can hear it (`app`): the handlers that it inherits
+    # would swallow it.
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD),
+    )
     figures = tempfile.mkdtemp(prefix="sentinel-metrics-")
     # Read by prometheus-client when a worker first imports it, which is why nothing here may import it earlier.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures

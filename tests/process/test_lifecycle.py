@@ -161,6 +161,28 @@ async def test_a_dead_worker_is_replaced(own: Stack) -> None:
             await client.models.list()
 
 
+async def test_sigterm_while_a_worker_starts_is_heard(own: Stack) -> None:
+    """Issue 11 E4: a worker that is told to stop before it can hear ends as soon as it can, without having served; exit 0."""
+    parent = own.child("sentinel").pid
+    before = _children(parent)
+    # Opening takes as long as a silent Redis is waited for.
+    await own.kill("redis", signal.SIGSTOP)
+    try:
+        os.kill(before[0], signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while not set(_children(parent)) - set(before):
+                await asyncio.sleep(0.002)
+        await own.stop("sentinel")
+    finally:
+        await own.kill("redis", signal.SIGCONT)
+    assert own.child("sentinel").returncode == 0
+    log = own.child("sentinel").output()
+    boots = {json.loads(line)["boot"] for line in log.splitlines() if '"event":"worker open"' in line}
+    closed = {json.loads(line)["boot"] for line in log.splitlines() if '"event":"worker closed"' in line}
+    # All but the one that was killed, perhaps before it was open.
+    assert (len(closed), closed <= boots) == (2, True)
+
+
 def _children(pid: int) -> list[int]:
     """The worker processes of a supervisor."""
     found = []
