@@ -16,16 +16,17 @@ from sentinel.protocol.account import (
     UNPAID,
     Disclosed,
     Hiding,
-    hide_in_events,
     refusal,
 )
+from sentinel.protocol.erring import ERROR_BYTES_MAX, LONG_MESSAGE, LOOKED_BYTES_MAX, hide_in_body, hide_in_events, may_err
 from sentinel.protocol.meter import StreamMeter
 from sentinel.records import Dialect
 
 KEY = "a-key-of-no-known-shape"
 IDS = (
-    *("org-8k1NKQgoSqBcuRs0LqkUOrOp", "org-abc", "org-A", "proj_K9f0wq1NSbQ4aTzE", "proj_abc", "proj_a-b_c"),
-    *("team_GcNnvGv1HR62xqaolnXc8vQg", "prj_x1y2z3", "user-8bDpTq0Xk2vN4mRs6wYz1cLe"),
+    *("org-8k1NKQgoSqBcuRs0", "proj_K9f0wq1NSbQ4aTzE", "user-8bDpTq0Xk2vN4mRs6wYz1cLe"),
+    *("team_GcNnvGv1HR62xqaolnXc8vQg", "prj_XLKmu1DyR1eY7zq8UgeRKbA7yVLA", "acct_1032D82eZvKYlo2C"),
+    *("wrkspc_01JwQvzr7rXLA5AGx3HKfFUJ", "org_2abcDEFghiJKLmnoPQRstuVWXyz", "org-aBcDeFgHiJkLmNoPqRsTuVwX"),
 )
 KEYS = (
     *(
@@ -41,6 +42,9 @@ KEYS = (
 # What looks a little like it, and is not: words, the caller's own names, text that is emphasised.
 WORDS = (
     *("user-agent", "user-provided", "team_members", "prj_list", "task-based", "my-org-model", "organization", "an_org-x"),
+    *("org-chart", "org-acme", "org-abc123", "org-of-8k1NKQgoSqBcuRs0LqkUOrOp", "proj_x", "proj_apollo11", "user-defined1"),
+    *("user-5f4dcc3b-5aa7-65d6-1d83-27deb882cf99", "user-5f4dcc3b5aa765d61d8327deb882cf99", "acct_1", "org_chart_2026"),
+    *("team_memberNotificationSettings", "org-aBcDeFgHiJkLmNoPqRsTuVw", "org-8k1NKQgoSqBcuRs0-draft"),
     *("**bold**", "***", "2 * 3 ** 4", "disk-full", "proj", "org", "reorg-7", "sk", "risk-free"),
 )
 
@@ -99,7 +103,9 @@ def test_words_stay(word: str) -> None:
         *("project", "project_id", "projectId", "project_name", "team", "team_id", "teamSlug", "account", "account_id"),
     ],
 )
-@pytest.mark.parametrize("value", ["acme", "ACME Inc. (Europe)", "org-abc", "\u00e9", 'the "a" org-abc'])
+@pytest.mark.parametrize(
+    "value", ["acme", "ACME Inc. (Europe)", "org-8k1NKQgoSqBcuRs0", "\u00e9", 'the "a" org-8k1NKQgoSqBcuRs0']
+)
 def test_a_member_that_names_it_is_hidden(name: str, value: str) -> None:
     """Issue 10 §8: whatever the value looks like, in JSON of any spacing, and in JSON that is quoted within JSON."""
     error = {"error": {"message": "m", name: value, "param": name, "code": None}}
@@ -115,7 +121,31 @@ def test_a_member_that_names_it_is_hidden(name: str, value: str) -> None:
 
 def test_an_escaped_separator_hides_nothing() -> None:
     """Issue 10 §8: JSON may write - and _ as escapes."""
-    assert hidden(rb'"org\u002dabc proj\u005Fabc"')[0] == b'"%b %b"' % (NEUTRAL, NEUTRAL)
+    assert hidden(rb'"org\u002d8k1NKQgoSqBcuRs0 proj\u005FK9f0wq1NSbQ4aTzE"')[0] == b'"%b %b"' % (NEUTRAL, NEUTRAL)
+
+
+@pytest.mark.parametrize("name", ["project_id", "account", "organization", "workspace_id", "team"])
+@pytest.mark.parametrize("value", [12345, -7, {}, {"id": "a", "name": 'Ac}me "x"'}, {"id": 7}])
+def test_a_member_that_is_no_text_is_hidden_too(name: str, value: object) -> None:
+    """Issue 10 §8: a number, or an object of its own; what is nothing, a fraction or a list stays."""
+    error = {"error": {"message": "m", name: value, "param": None}}
+    for said in (json.dumps(error), json.dumps(error, separators=(",", ":"))):
+        passed, ids = hidden(said.encode())
+        assert json.loads(passed) == {"error": error["error"] | {name: NEUTRAL.decode()}}  # type: ignore[operator]
+        assert ids == [json.dumps(value, separators=None if ": " in said else (",", ":"))]
+    for other in (None, True, 1.5, [1], {"a": {"b": 1}}):
+        said = json.dumps({"error": {name: other, "code": 3}})
+        assert hidden(said.encode()) == (said.encode(), [])
+
+
+@pytest.mark.parametrize("text", ["organization '{}'", "Organisation `{}`", 'the workspace "{}"', "account '{}'"])
+def test_a_name_in_words_is_hidden(text: str) -> None:
+    """Issue 10 §8: a name in quotes behind the word; the caller's own words behind others stay, and so does JSON."""
+    said = json.dumps({"error": {"message": f"This {text.format('Acme Corp')} is disabled."}}).encode()
+    assert hidden(said) == (said.replace(b"Acme Corp", NEUTRAL), ["Acme Corp"])
+    for other in ("parameter 'Acme Corp'", "organization Acme", "organization ", "organization '", "reorganization' '"):
+        said = json.dumps({"error": {"message": f"Unknown {other}", "param": "of organization ", "code": " "}}).encode()
+        assert hidden(said) == (said, [])
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=4))
@@ -156,8 +186,16 @@ def test_a_refused_account_is_told_by_its_code(code: str) -> None:
         {"code": code, "message": "m"},
         {"type": code, "error": "m"},
         {"error": code},
+        [{"error": {"message": "m", "code": code}}],
     ):
-        assert refusal(json.dumps(said).encode()) == code
+        text = json.dumps(said)
+        for shaped in (
+            text,
+            "\ufeff" + text,
+            f"data: {text}\n\n",
+            f": x\r\n\r\nevent: error\r\ndata: {text}\r\n\r\ndata: [DONE]",
+        ):
+            assert refusal(shaped.encode()) == code
     for other in (
         {"error": {"message": code, "type": "t", "param": code, "code": "rate_limit_exceeded"}},
         {"error": {"message": "m", "type": "tokens", "code": [code]}},
@@ -165,8 +203,11 @@ def test_a_refused_account_is_told_by_its_code(code: str) -> None:
         {"error": None},
         {"message": code},
         [code],
+        [],
+        [{"message": code}, {"error": {"code": code}}],
         code,
     ):
+        assert refusal(f"data: {json.dumps(other)}\n\n".encode()) == ""
         assert refusal(json.dumps(other).encode()) == ""
     for text in (b"", b"<html>" + code.encode(), b"\xff", b'{"error":{"code":"' + code.encode()):
         assert refusal(text) == ""
@@ -181,17 +222,23 @@ def event(data: object, name: str = "") -> bytes:
     return f"{line}data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
 
 
-TEXT = 'about org-abc, proj_abc and sk-abcdef; {"error": {"message": "org-abc"}}, "code": "insufficient_quota"'
-ERROR = {"message": "Rate limit in organization org-abc", "type": "tokens", "param": None, "code": "rate_limit_exceeded"}
+TEXT = 'about org-8k1NKQgoSqBcuRs0, proj_K9f0wq1NSbQ4aTzE and sk-abcdef; {"error": {"message": "org-8k1NKQgoSqBcuRs0"}}'
+TEXT += ', "code": "insufficient_quota"'
+ERROR = {
+    "message": "Rate limit in organization org-8k1NKQgoSqBcuRs0",
+    "type": "tokens",
+    "param": None,
+    "code": "rate_limit_exceeded",
+}
 # An error, and what beside it is the answer, by the shapes in which streams tell one.
 ERRING = {
     "chat": (Dialect.CHAT, event({"error": ERROR})),
-    "chat, a text": (Dialect.CHAT, event({"error": "in organization org-abc"})),
+    "chat, a text": (Dialect.CHAT, event({"error": "in organization org-8k1NKQgoSqBcuRs0"})),
     "chat, named": (Dialect.CHAT, event({"error": ERROR}, "error")),
     "chat, beside a choice": (Dialect.CHAT, event({"choices": [{"delta": {"content": ""}}], "error": ERROR})),
-    "chat, not spaced": (Dialect.CHAT, b'data:{"error":{"message":"org-abc"}}\n\n'),
-    "chat, over lines": (Dialect.CHAT, b'data: {"error": {\r\ndata: "message": "org-abc"\r\ndata: }}\r\n\r\n'),
-    "chat, no JSON": (Dialect.CHAT, b"event: error\ndata: no more for org-abc\n\n"),
+    "chat, not spaced": (Dialect.CHAT, b'data:{"error":{"message":"org-8k1NKQgoSqBcuRs0"}}\n\n'),
+    "chat, over lines": (Dialect.CHAT, b'data: {"error": {\r\ndata: "message": "org-8k1NKQgoSqBcuRs0"\r\ndata: }}\r\n\r\n'),
+    "chat, no JSON": (Dialect.CHAT, b"event: error\ndata: no more for org-8k1NKQgoSqBcuRs0\n\n"),
     "responses, error": (Dialect.RESPONSES, event(ERROR | {"type": "error", "sequence_number": 3}, "error")),
     "responses, error in an object": (Dialect.RESPONSES, event({"type": "error", "error": ERROR}, "error")),
     "responses, failed": (
@@ -220,28 +267,30 @@ def test_an_error_in_a_stream_is_hidden_at_every_split(shape: str) -> None:
     dialect, error = ERRING[shape]
     text = SAYING[dialect]
     for said in (error, text + error, error + text, text + text + error):
-        expected = said.replace(error, error.replace(b"org-abc", NEUTRAL))
+        expected = said.replace(error, error.replace(b"org-8k1NKQgoSqBcuRs0", NEUTRAL))
         for cut in range(len(said) + 1):
             meter = StreamMeter(dialect)
             assert meter.feed(said[:cut]) + meter.feed(said[cut:]) + meter.finish() == expected
-            assert meter.disclosed == Disclosed(ids=["org-abc"])
+            assert meter.hidden.disclosed == Disclosed(ids=["org-8k1NKQgoSqBcuRs0"])
 
 
 @pytest.mark.parametrize("dialect", SAYING)
 def test_what_is_no_error_passes_as_it_is(dialect: Dialect) -> None:
     """Issue 10 §8: texts, null errors, the word, and the whole of an answer: the very bytes, and nothing is told."""
     said = SAYING[dialect] + event({"type": "response.completed", "response": {"error": None, "output": [TEXT]}, "error": None})
-    said += event({"object": "thread.run", "last_error": None, "x": TEXT}) + b": error org-abc\n\n" + event("[DONE]")
+    said += (
+        event({"object": "thread.run", "last_error": None, "x": TEXT}) + b": error org-8k1NKQgoSqBcuRs0\n\n" + event("[DONE]")
+    )
     for cut in range(0, len(said) + 1, 7):
         meter = StreamMeter(dialect)
         assert meter.feed(said[:cut]) + meter.feed(said[cut:]) + meter.finish() == said
-        assert meter.disclosed is None
+        assert meter.hidden.disclosed is None
 
 
 def test_a_failed_response_keeps_its_text() -> None:
     """Issue 10 §8: only its error is one; what the model said before it failed is the answer."""
     output = [{"type": "message", "content": [{"type": "output_text", "text": TEXT}]}]
-    for response in ({"output": output, "error": ERROR, "user": "org-abc"}, {"error": ERROR, "output": output}):
+    for response in ({"output": output, "error": ERROR, "user": "org-8k1NKQgoSqBcuRs0"}, {"error": ERROR, "output": output}):
         said = event({"type": "response.failed", "response": response, "sequence_number": 9})
         passed = hide_in_events(said, Disclosed())
         found = json.loads(passed.removeprefix(b"data: "))
@@ -266,14 +315,112 @@ def test_a_refused_account_in_a_stream_is_not_the_callers(shape: str, code: str)
             expected = expected.replace(b'"tokens"', b'"server_error"')
         meter = StreamMeter(dialect)
         assert meter.feed(said) + meter.finish() == expected
-        assert meter.disclosed == Disclosed(refused=True)
+        assert meter.hidden.disclosed == Disclosed(refused=True)
 
 
 def test_an_error_without_an_end_is_hidden_too() -> None:
     """A stream that stops behind its last event's data still has nothing of the account."""
     meter = StreamMeter(Dialect.CHAT)
-    assert meter.feed(b'data: {"error":{"message":"org-abc"}}') == b""
+    assert meter.feed(b'data: {"error":{"message":"org-8k1NKQgoSqBcuRs0"}}') == b""
     assert meter.finish() == b'data: {"error":{"message":"%b"}}\n\n' % NEUTRAL
+
+
+TOLD = {"message": "tool says org-8k1NKQgoSqBcuRs0 is my customer", "type": "tokens", "code": "insufficient_quota"}
+OF_A_TOOL = {
+    "a call that failed": {"type": "response.mcp_call.failed", "item_id": "x", "error": TOLD},
+    "its words": {"type": "response.mcp_call.failed", "error": "tool failed: " + TOLD["message"], "item_id": "x"},
+    "an item": {"type": "response.output_item.done", "item": {"type": "mcp_call", "error": TOLD}},
+    "an answer": {"type": "response.completed", "response": {"error": None, "output": [{"type": "mcp_call", "error": TOLD}]}},
+    "a choice": {"choices": [{"index": 0, "delta": {"tool_calls": [{"error": TOLD}], "error": TOLD}}]},
+    "a field": {"choices": [], "x": {"error": TOLD, "response": {"error": TOLD}}, "response": [{"error": TOLD}]},
+    "a type": {"type": "x", "item": {"type": "error", "message": TOLD["message"]}},
+}
+
+
+@pytest.mark.parametrize("shape", OF_A_TOOL)
+def test_an_error_of_a_tool_is_not_the_providers(shape: str) -> None:
+    """Issue 10 §8: at any other depth an error is the application's, whatever it says, also beside one of the provider's."""
+    said = event(OF_A_TOOL[shape])
+    meter = StreamMeter(Dialect.RESPONSES)
+    assert (meter.feed(said) + meter.finish(), meter.hidden.disclosed) == (said, None)
+    failed = OF_A_TOOL[shape] | {"response": {"output": [{"error": TOLD}], "error": ERROR}}
+    disclosed = Disclosed()
+    passed = json.loads(hide_in_events(event(failed), disclosed).removeprefix(b"data: "))
+    hidden_error = ERROR | {"message": f"Rate limit in organization {NEUTRAL.decode()}"}
+    assert passed == failed | {"response": {"output": [{"error": TOLD}], "error": hidden_error}}
+    assert disclosed == Disclosed(ids=["org-8k1NKQgoSqBcuRs0"])
+
+
+def test_a_choice_may_have_the_error() -> None:
+    """Issue 10 §8: some gateways tell in the choice what went wrong at the provider."""
+    said = event({"choices": [{"index": 0, "delta": {"content": TEXT}, "error": ERROR}, {"error": None}]})
+    place = json.dumps(ERROR).encode()
+    expected = said.replace(place, place.replace(b"org-8k1NKQgoSqBcuRs0", NEUTRAL))
+    assert hide_in_events(said, Disclosed()) == expected != said
+
+
+# Longer than any that is written, by what is said before it is too long.
+ORG = "org-8k1NKQgoSqBcuRs0"
+LONG = {
+    "an object": {"error": {"message": ORG, "code": "insufficient_quota", "x": "y" * ERROR_BYTES_MAX}},
+    "a text": {"error": ORG + " y" * ERROR_BYTES_MAX},
+    "escapes": {"error": ORG + ' "' * ERROR_BYTES_MAX},
+    "a response's": {"type": "response.failed", "response": {"id": "r", "error": {"message": ORG + " y" * ERROR_BYTES_MAX}}},
+    "an event": {"type": "error", "code": "insufficient_quota", "message": ORG + " y" * ERROR_BYTES_MAX},
+    "members": {"error": {"message": ORG, "x": [{"error": {}}] * ERROR_BYTES_MAX}},
+}
+
+
+@pytest.mark.parametrize("held_bytes", [1 << 24, 1 << 16, 1 << 17])
+@pytest.mark.parametrize("shape", LONG)
+def test_an_error_without_an_end_in_sight_is_replaced(shape: str, held_bytes: int) -> None:
+    """Issue 10 §8: in Sentinel's words, where the event is held and where it is not; the next event is whole again."""
+    said, text = event(LONG[shape]), event({"choices": [{"index": 0, "delta": {"content": TEXT}}]})
+    for size in (1 << 12, 1 << 16, len(said) * 2):
+        meter = StreamMeter(Dialect.CHAT, tail_bytes_max=held_bytes)
+        stream = text + said + text
+        passed = b"".join(meter.feed(stream[at : at + size]) for at in range(0, len(stream), size)) + meter.finish()
+        assert passed.startswith(text)
+        assert passed.endswith(b"\n\n" + text)
+        told = passed.removeprefix(text).removesuffix(text)
+        assert len(told) < 1000
+        assert LONG_MESSAGE.encode() in told
+        assert isinstance(json.loads(told[told.index(b"data: ") + 6 :]), dict)
+        assert meter.hidden.disclosed is not None
+        refused = "code" in json.dumps(LONG[shape])
+        assert meter.hidden.disclosed == Disclosed(ids=[] if shape == "an object" else [ORG], refused=refused)
+
+
+def test_an_error_far_into_an_answer_is_found() -> None:
+    """Issue 10 §8: behind more than is looked into, an error of the provider is still hidden, and nothing else is."""
+    for output in ([{"text": "x" * LOOKED_BYTES_MAX}], [[]] * 60_000):
+        response = {"output": [*output, {"error": TOLD}], "error": ERROR}  # type: ignore[misc]
+        disclosed = Disclosed()
+        passed = hide_in_events(event({"type": "response.failed", "response": response}), disclosed)
+        hidden_error = ERROR | {"message": f"Rate limit in organization {NEUTRAL.decode()}"}
+        assert json.loads(passed.removeprefix(b"data: "))["response"] == response | {"error": hidden_error}
+        assert disclosed.ids == [ORG]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_plain_answer_may_tell_a_failure(whole: bool) -> None:
+    """Issue 10 §8: of a failed response or run only its error is changed, also where no more than its beginning is here."""
+    said = json.dumps({"id": "r", "status": "failed", "last_error": ERROR, "output": [{"error": TOLD}], "x": TEXT})
+    shown = (said if whole else said[:-30]).encode()
+    disclosed = Disclosed()
+    place = json.dumps(ERROR).encode()
+    assert hide_in_body(shown, disclosed) == shown.replace(place, place.replace(ORG.encode(), NEUTRAL))
+    assert disclosed.ids == [ORG]
+    assert may_err(shown)
+    for other in (b'{"error": null}', b'[{"error": {}}]', b"", b"data: x", b'"error": {}', b'{"x": "\\"error\\": {"}'):
+        assert not may_err(other)
+
+
+@given(st.lists(st.sampled_from([*'{}[]":,\\', '"error":', '"response":', '"choices":', ORG]), max_size=60), st.booleans())
+def test_any_json_passes(parts: list[str], named: bool) -> None:
+    """Whatever the order of the signs of JSON, nothing fails, and nothing but an id is changed."""
+    said = ("event: error\n" if named else "").encode() + b"data: " + "".join(parts).encode() + b"\n\n"
+    assert hide_in_events(said, Disclosed()).replace(NEUTRAL, ORG.encode()) == said
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))

@@ -209,6 +209,11 @@ def test_origins_are_read(text: str) -> None:
             "https://é",
             "app://a:b",
             "null,app://a",
+            *(
+                f"{scheme}://{host}"
+                for scheme in ("javascript", "vbscript", "data", "blob", "about", "mailto")
+                for host in ("", "a")
+            ),
         ),
     ],
 )

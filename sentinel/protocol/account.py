@@ -5,14 +5,14 @@ organisations, projects, teams and users, and what is left of keys, become one n
 event that says that the account cannot pay says so in Sentinel's words instead, since it would look like the caller's limit.
 """
 
-import json
 import re
 from typing import Any, Final
 
 from msgspec import Struct, field
 
 from sentinel.protocol import sse
-from sentinel.protocol.answers import decode, decode_head
+from sentinel.protocol.answers import decode
+from sentinel.protocol.kinds import Kind, told
 
 NEUTRAL: Final = b"provider-account"
 REFUSED_MESSAGE: Final = "The provider refused the account of this gateway. Your own limits are not affected."
@@ -20,6 +20,9 @@ REFUSED_MESSAGE: Final = "The provider refused the account of this gateway. Your
 IDS_MAX: Final = 16
 ID_BYTES_MAX: Final = 128
 HELD_BYTES_MAX: Final = 256
+# Of a stream that comes as an error: it ends with what went wrong, and begins with little.
+_EVENTS_MAX: Final = 16
+_BOM: Final = b"\xef\xbb\xbf"
 
 # By which a provider says, in the code or in the type of an error, that its account is not served: OpenAI's (older and newer
 # ones), Vercel's, Anthropic's.
@@ -33,33 +36,36 @@ UNPAID: Final = (
 _BEGINS: Final = rb"(?:(?<![A-Za-z0-9_\\-])|(?<=\\[bfnrt\\])|(?<=\\u[0-9A-Fa-f]{4}))"
 # Keys, as far as they are shown (`sk-proj-...abcd`, `sk-ab***yz`), and whatever else is starred.
 _KEY: Final = rb"(?:sk-|vck_)(?:[A-Za-z0-9_*-]|\.+(?=[A-Za-z0-9_*-])|\xe2\x80\xa6|\\u2026)+|[A-Za-z0-9_-]+\*{4,}[A-Za-z0-9_-]*"
+# In the forms that are given out, and nothing that is only called like one (`org-chart`, `user-defined1`): so many letters and
+# digits; or letters alone, as one in fifty has, where it is exactly as long as those are and mixed.
 _ID: Final = (
-    # OpenAI's organisations and projects.
-    rb"org(?:-|\\u002[dD])[A-Za-z0-9_-]+|proj(?:_|\\u005[fF])[A-Za-z0-9_-]+"
-    # Vercel's teams and projects, OpenAI's users. These prefixes begin words as well (`team_members`), but those have no digit.
-    rb"|(?:team|prj)_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{3,}|user-(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,}"
+    # OpenAI's organisations, projects and users; Vercel's teams and projects; Anthropic's workspaces; Stripe's accounts.
+    rb"(?:(?:org(?:[-_]|\\u00(?:2[dD]|5[fF]))|(?:proj|team|prj|acct|wrkspc)(?:_|\\u005[fF]))(?=[A-Za-z]*[0-9])[A-Za-z0-9]{16,40}"
+    rb"|user(?:-|\\u002[dD])(?=[A-Za-z]*[0-9])[A-Za-z0-9]{24}"
+    rb"|(?:org-|proj_|user-|team_)(?=[A-Z]*[a-z]+[A-Z])[A-Za-z]{24})(?![A-Za-z0-9_-])"
     # Azure's subscriptions.
     rb"|(?<=/subscriptions/)[0-9A-Fa-f-]{36}"
 )
 # A member that names it, whatever its value looks like; also in JSON that is quoted within JSON, where quotes are escaped.
 _MEMBER: Final = (
-    rb'(?P<member>(?P<quote>(?P<quoted>\\{1,7})?")(?:organi[sz]ation|org|project|team|account)(?:_?(?:[iI]d|[nN]ame|[sS]lug))?'
-    rb'(?P=quote)\s*:\s*(?P=quote))(?P<value>(?(quoted)(?:[^"\\]|\\[^"])+|(?:[^"\\]|\\.)+))(?P=quote)'
+    rb'(?P<member>(?P<quote>(?P<quoted>\\{1,7})?")(?:organi[sz]ation|org|project|team|account|workspace)'
+    rb"(?:_?(?:[iI]d|[nN]ame|[sS]lug))?(?P=quote)\s*:\s*)"
+    rb'(?:(?P=quote)(?P<value>(?(quoted)(?:[^"\\]|\\[^"])+|(?:[^"\\]|\\.)+))(?P=quote)'
+    rb'|(?P<other>-?[0-9]++(?![.eE])|\{(?:[^{}"\\]|"(?:[^"\\]|\\.)*+")*+\}))'
 )
-_HIDDEN: Final = re.compile(rb"%b|%b(?:(?P<key>%b)|(?P<id>%b))" % (_MEMBER, _BEGINS, _KEY, _ID))
+# A name in words.
+_NAMED: Final = (
+    rb"(?P<named>\b(?:[oO]rgani[sz]ation|[wW]orkspace|[aA]ccount)\s+(?P<mark>\\{1,7}\"|['`]))"
+    rb"(?P<name>[^\"'`\\\r\n]{1,64})(?P=mark)"
+)
+_HIDDEN: Final = re.compile(rb"%b|%b|%b(?:(?P<key>%b)|(?P<id>%b))" % (_MEMBER, _NAMED, _BEGINS, _KEY, _ID))
 _SECRET: Final = re.compile(_KEY)
 # What an id, or what stands around it, consists of: a piece that ends in it may go on in the next one.
 _OPEN: Final = bytes(byte for byte in range(256) if byte >= 0x80 or chr(byte).isalnum() or byte in rb"_*.\/-")
 
-# That an event may be an error, or hold one: a member with a value that is not null, a type, or the event's own name. All have
-# the one word, which is found fast in an event of any length.
-_ERRING: Final = re.compile(rb'error(?:"\s*:\s*[{"]|(?<="error)"\s*[,}]|(?<=event: error)|(?<=event:error))')
-_ERROR_LINE: Final = re.compile(rb"(?:\A|[\r\n])event: ?error[\r\n]")
-_ERROR_MEMBER: Final = re.compile(rb'"(?:last_)?error"\s*:\s*(?=[{"])')
 _MESSAGE: Final = re.compile(rb'("message"\s*:\s*)"(?:[^"\\]|\\.)*+"')
 _CODE: Final = re.compile(rb'("(code|type)"\s*:\s*)"(?:%b)"' % "|".join(UNPAID).encode())
 _INSTEAD: Final = {b"code": b'"upstream_error"', b"type": b'"server_error"'}
-_lenient: Final = json.JSONDecoder(strict=False)
 
 
 class Disclosed(Struct):
@@ -73,7 +79,7 @@ class Hiding:
     """Hides, in an error that arrives in pieces, what it says about the account. `key` is the provider's, as it is sent.
 
     `disclosed` is what was hidden so far. A piece that ends in what could be the beginning of an id is held up to its end; only
-    a member's value that is no id is not seen where a piece ends within it.
+    a member's value, or a name in words, that is no id is not seen where a piece ends within it.
     """
 
     def __init__(self, key: str) -> None:
@@ -100,48 +106,35 @@ class Hiding:
 
 
 def refusal(body: bytes) -> str:
-    """The code by which the body of an error says that the account is not served, "" where it says something else."""
-    said = decode(body) or {}
+    """The code by which the body of an error says that the account is not served, "" where it says something else.
+
+    It may also be the first of a list, or an event of a stream.
+    """
+    events = sse.events(body) if told(body) is Kind.EVENTS else []
+    texts = [sse.payload(event) for event in events[:_EVENTS_MAX]] or [body]
+    return next((code for text in texts if (code := _refusal(text))), "")
+
+
+def _refusal(text: bytes) -> str:
+    read = decode(b'{"it":%b}' % text.removeprefix(_BOM)) or {}
+    said = read.get("it")
+    if isinstance(said, list):
+        said = said[0] if said else None
+    if not isinstance(said, dict):
+        return ""
     error = said.get("error")
     inner: dict[str, Any] = error if isinstance(error, dict) else {"code": error}
     found = (inner.get("code"), inner.get("type"), said.get("code"), said.get("type"))
     return next((code for code in found if isinstance(code, str) and code in UNPAID), "")
 
 
-def hide_in_events(region: bytes, disclosed: Disclosed) -> bytes:
-    """`region`, whole events of a stream, with what their errors say about the account hidden, and noted in `disclosed`."""
-    if not _ERRING.search(region):
-        return region
-    return b"".join([_hide_in_event(event, disclosed) if _ERRING.search(event) else event for event in sse.events(region)])
+def is_refused(error: bytes) -> bool:
+    """Whether `error`, in JSON, says that the account is not served."""
+    return _CODE.search(error) is not None
 
 
-def _hide_in_event(event: bytes, disclosed: Disclosed) -> bytes:
-    """An event that is an error is one as a whole; in any other, an error is an object of that name (a failed response or run),
-    and what stands beside it is the answer.
-    """
-    if _ERROR_LINE.search(event) or ((head := decode_head(sse.payload(event))) is not None and head.type == "error"):
-        return _hide_error(event, disclosed)
-    hidden: list[bytes] = []
-    end = 0
-    # latin-1, so that places in the text are places in the bytes.
-    text = event.decode("latin-1")
-    for found in _ERROR_MEMBER.finditer(event):
-        if found.start() >= end:
-            begin, after = found.end(), _value_end(text, found.end())
-            hidden += (event[end:begin], _hide_error(event[begin:after], disclosed))
-            end = after
-    return b"".join((*hidden, event[end:]))
-
-
-def _value_end(text: str, begin: int) -> int:
-    """Where the JSON value ends that begins there; all of the text where it is none."""
-    try:
-        return _lenient.raw_decode(text, begin)[1]
-    except (ValueError, RecursionError):
-        return len(text)
-
-
-def _hide_error(said: bytes, disclosed: Disclosed) -> bytes:
+def hide_error(said: bytes, disclosed: Disclosed) -> bytes:
+    """`said`, an error of the provider's within an answer, with all of the account hidden, and noted in `disclosed`."""
     if _CODE.search(said):
         disclosed.refused = True
         said = _CODE.sub(lambda found: found[1] + _INSTEAD[found[2]], said)
@@ -151,9 +144,11 @@ def _hide_error(said: bytes, disclosed: Disclosed) -> bytes:
 
 def _hide(said: bytes, disclosed: Disclosed) -> bytes:
     def neutral(found: re.Match[bytes]) -> bytes:
-        told = (found["value"] or found["id"] or b"")[:ID_BYTES_MAX]
+        told = (found["value"] or found["other"] or found["name"] or found["id"] or b"")[:ID_BYTES_MAX]
         if told and len(disclosed.ids) < IDS_MAX and not _SECRET.search(told):
             disclosed.ids.append(told.decode("utf-8", "replace"))
-        return NEUTRAL if found["member"] is None else found["member"] + NEUTRAL + found["quote"]
+        if found["named"] is not None:
+            return found["named"] + NEUTRAL + found["mark"]
+        return NEUTRAL if found["member"] is None else found["member"] + found["quote"] + NEUTRAL + found["quote"]
 
     return _HIDDEN.sub(neutral, said)

@@ -8,9 +8,9 @@ searched for two byte strings and forwarded as the very object that came in.
 from typing import Final
 
 from sentinel.protocol import ends, kept, sse
-from sentinel.protocol.account import Disclosed, hide_in_events
 from sentinel.protocol.answers import decode, latest
 from sentinel.protocol.dialects import END_MARK, GRAMMARS, NOTHING, Reading, failure
+from sentinel.protocol.erring import Hidden
 from sentinel.protocol.kinds import Kind, told
 from sentinel.protocol.unpaid import WORDS_BYTES_MAX, Unpaid
 from sentinel.records import Dialect, Produced, Usage
@@ -18,7 +18,7 @@ from sentinel.records import Dialect, Produced, Usage
 # An object is named in the first event of its stream; some providers send one with filters only before it (Azure).
 _NAMELESS_EVENTS_MAX: Final = 16
 
-# In every error, whatever its shape (sentinel.protocol.account).
+# In every error, whatever its shape (sentinel.protocol.erring).
 _ERROR: Final = b"error"
 
 
@@ -30,8 +30,8 @@ class StreamMeter:
     downstream; after `finish` the client always stands at an event boundary, so that an event can be added there.
     `terminated` says that the stream's own end was passed on: `[DONE]`, or the last event of a response (wire.md P1). `choices`
     is how many were asked for: each that began must end. `working_id` names the object whose state `unfinished` is, where it
-    was said; `long_event` is what is known of the last event that was too long to be held; `disclosed` is what an error said
-    about the provider's account, and what does not go down, None where none did.
+    was said; `long_event` is what is known of the last event that was too long to be held; `hidden` is what an error said about
+    the provider's account, and what does not go down.
     """
 
     __slots__ = (
@@ -54,8 +54,8 @@ class StreamMeter:
         "_unpaid",
         "_usage_hidden",
         "counts",
-        "disclosed",
         "events",
+        "hidden",
         "long_event",
         "object_id",
         "terminated",
@@ -81,7 +81,7 @@ class StreamMeter:
         self.long_event = b""
         self.unfinished = False
         self.working_id = ""
-        self.disclosed: Disclosed | None = None
+        self.hidden = Hidden()
         self._dialect = dialect
         self._grammar = GRAMMARS[dialect]
         self.counts = self._grammar.say is not None
@@ -154,6 +154,7 @@ class StreamMeter:
         self._carries = self._splitter.carries
         if self._long is not None:
             self._long.add(before)
+            before = self.hidden.in_rest(before)
             if after or not self._splitter.skipping:
                 self._end_long(self._long, cut=False)
         if region:
@@ -164,13 +165,14 @@ class StreamMeter:
             else:
                 self._unpaid.add(region)
             if region.find(_ERROR) >= 0:
-                region = self._hide(region)
+                region = self.hidden.in_events(region)
         if after:
             self._latest = b""
             self._long = ends.LongEvent(self._grammar, after)
             if self._nameless_events:
                 # It must be known before the client can have it.
                 self.object_id = self._long.object_id(after)
+            after = self.hidden.in_start(after)
         return before + region + after if before or after else region
 
     def finish(self) -> bytes:
@@ -185,10 +187,10 @@ class StreamMeter:
         if skipping:
             self._latest = b":"
             # The colon stands for the line that went out before: its end alone is not yet a blank line.
-            return sse.closed(b":" + rest)[1:]
+            return self.hidden.in_rest(sse.closed(b":" + rest)[1:])
         said = sse.payload(rest)
         if said.startswith(END_MARK) or decode(said or self._bare(rest)) is not None:
-            return self._hide(self._read(sse.closed(rest)))
+            return self.hidden.in_events(self._read(sse.closed(rest)))
         comments = sse.comments(rest)
         return comments if not said and comments == rest else b""
 
@@ -240,13 +242,6 @@ class StreamMeter:
         No client would see it: it goes down as the event that it should have been.
         """
         return b"" if self._opened or told(event) is not Kind.JSON or decode(event) is None else event
-
-    def _hide(self, region: bytes) -> bytes:
-        """What an error in a region says about the provider's account does not go down."""
-        disclosed = self.disclosed or Disclosed()
-        if (hidden := hide_in_events(region, disclosed)) != region:
-            self.disclosed = disclosed
-        return hidden
 
     def _tells(self, said: bytes) -> bool:
         """Whether there may be more in `said` than words."""

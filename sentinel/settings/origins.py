@@ -7,8 +7,11 @@ from typing import Final
 _WEB: Final = re.compile(r"https?://[a-z0-9._\[\]:-]+")
 _DEFAULT_PORT: Final = re.compile(r"http://.*:80|https://.*:443")
 # Of desktop apps and extensions. Each app chooses its own scheme, so there can be no list of them; the host is opaque, and not
-# put into lower case (WHATWG URL §3.5). Where it is empty, all origins of the scheme are meant.
-_APP: Final = re.compile(r"(?!(?:http|ws)s?:)[a-z][a-z0-9+.-]*://[A-Za-z0-9._~%-]*(?::[0-9]{1,5})?")
+# put into lower case (WHATWG URL §3.5). Where it is empty, all origins of the scheme are meant. The schemes left out have no
+# origin of their own: what is loaded by one sends 'null', or that of the page it is loaded from.
+_APP: Final = re.compile(
+    r"(?!(?:https?|wss?|javascript|vbscript|data|blob|about|mailto|view-source):)[a-z][a-z0-9+.-]*://[A-Za-z0-9._~%-]*(?::[0-9]{1,5})?"
+)
 
 
 def origins(text: str) -> frozenset[str]:

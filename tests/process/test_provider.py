@@ -132,10 +132,11 @@ ROWS: dict[str, list[tuple[str, int | str, str | None, str | None, str]]] = {
         (act, 502, "upstream_error", "false", "the prompt")
         for act in ("garbage", "huge header", "status 99", "status 700", "two lengths", "negative length")
     ],
-    "compresses in a way nobody can read": [
+    "compresses a success in a way nobody can read": [
         ("br", 502, "upstream_error", "false", "the prompt"),
         ("zstd stream", 502, "upstream_error", "false", "the prompt"),
     ],
+    "compresses an error so": [(act, 502, "upstream_error", "false", "nothing") for act in ("br 429", "br 400 of no label")],
     "answers 2xx with neither JSON nor events": [
         (act, 502, "upstream_not_json", "false", "nothing") for act in ("page", "page in chunks", "empty", "text", "gzip page")
     ],

@@ -21,7 +21,7 @@ ROWS = [
     {"edges.bodies", "edges.upload", "edges.section", "edges.pushing", "edges.http"},
     {"protocol.routes", "protocol.finds", "protocol.answered", "protocol.denials"},
     {"protocol"},
-    {"protocol.ends"},
+    {"protocol.ends", "protocol.erring"},
     # The parts the readers of the row above are made of.
     {"protocol.account", "protocol.dialects", "protocol.formats", "protocol.forms", "protocol.unpaid"},
     {

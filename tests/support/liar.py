@@ -95,6 +95,8 @@ ANSWERS = {
     "gzip stream": answer(gzip.compress(STREAM), media=_SSE, content_encoding="gzip"),
     "gzip download": answer(gzip.compress(HELLO), media="audio/mpeg", content_encoding="gzip"),
     "br": answer(b"\x0b\x02\x80hello\x03", content_encoding="br"),
+    "br 429": answer(b"\x0b\x02\x80hello\x03", status=429, content_encoding="br"),
+    "br 400 of no label": answer(b"\x0b\x02\x80hello\x03", status=400, media="text/plain", content_encoding="gzip, br"),
     "zstd stream": answer(b"(\xb5/\xfd", media=_SSE, content_encoding="zstd"),
     "gzip of gzip": answer(gzip.compress(gzip.compress(HELLO)), content_encoding="gzip, gzip"),
     "head alone": b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n",

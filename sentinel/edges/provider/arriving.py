@@ -33,7 +33,7 @@ def opened(
     media = answer.media
     is_json = media == b"application/json" or media.endswith(b"+json")
     is_stream = media == _STREAM
-    coding = coding_of(answer.codings) if answer.codings and (is_json or is_stream) else b""
+    coding = coding_of(answer.codings, answer.status) if answer.codings and (is_json or is_stream) else b""
     reply = _Answered(connection, answer, sending, release, idle_s, ends_s)
     if is_json:
         reply.bounded_s = ends_s

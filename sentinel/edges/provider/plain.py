@@ -12,16 +12,18 @@ from sentinel.protocol.kinds import Kind
 def inflated(reply: Opened) -> Opened:
     """`reply` made plain where it came compressed under a label of neither JSON nor events. Raises like `opened`."""
     lists = [value for name, value in reply.headers if name.lower() == b"content-encoding"]
-    coding = coding_of(lists) if lists else b""
+    coding = coding_of(lists, reply.status) if lists else b""
     return Inflated(reply, coding, reply.kind) if coding else reply
 
 
-def coding_of(lists: list[bytes]) -> bytes:
-    """The one coding of a body that is read here, b"" where it is plain. Raises UpstreamError where it cannot be read."""
+def coding_of(lists: list[bytes], status: int) -> bytes:
+    """The one coding of a body that is read here, b"" where it is plain. Raises UpstreamError where it cannot be read: who
+    answered with the `status` of a failure has served nothing, so that nothing is owed.
+    """
     names = [name.strip().lower() for value in lists for name in value.split(b",")]
     codings = [name for name in names if name not in {b"", b"identity"}]
     if codings and (len(codings) > 1 or not readable(codings[0])):
-        raise UpstreamError("The provider's answer is compressed in a way nobody asked for.", retry=False)
+        raise UpstreamError("The provider's answer is compressed in a way nobody asked for.", retry=False, sent=status < 300)
     return codings[0] if codings else b""
 
 

@@ -65,8 +65,8 @@ async def outcome_of(
     if isinstance(meter, StreamMeter):
         if meter.overflowed:
             metrics.STREAM_OVERFLOWS.inc(meter.overflowed)
-        if meter.disclosed is not None:
-            tell_disclosed(meter.disclosed, "" if exchange is None else exchange.request_id, reply.status)
+        if meter.hidden.disclosed is not None:
+            tell_disclosed(meter.hidden.disclosed, "" if exchange is None else exchange.request_id, reply.status)
     return Outcome(
         ending=ending,
         status=status,
