@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from sentinel import __version__
 from sentinel.devstack.stack import Stack
-from tests.support.running import HELLO, make_user, reconciled, redis_away, sdk
+from tests.support.running import HELLO, User, make_user, reconciled, redis_away, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
@@ -108,9 +108,21 @@ async def test_a_reply_of_zion_that_is_lost_counts_nothing_twice(own: Stack) -> 
     assert given == taken
 
 
+async def introduce(stack: Stack, user: User) -> None:
+    """Have both workers know whose token it is, so that Zion need not be asked again."""
+    workers: set[str] = set()
+    async with asyncio.timeout(20):
+        while len(workers) < 2:
+            headers = {"authorization": f"Bearer {user.token}"}
+            async with aiohttp.ClientSession(headers=headers) as http, http.get(f"{stack.base_url}/usage") as response:
+                assert response.status == 200
+                workers.add(response.headers["x-request-id"].split("_")[1])
+
+
 async def test_redis_away_is_503_and_passes(own: Stack) -> None:
     """Closed: nothing can be held, so 503 and unready; when Redis is back, so is everything, and a waiting bill is written."""
     user = await make_user(own)
+    await introduce(own, user)
     async with sdk(own, user.token) as client:
         stream = await client.chat.completions.create(
             model="gpt-4o",
