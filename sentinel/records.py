@@ -132,7 +132,7 @@ class Call(Struct, frozen=True):
     run, a batch, a response in the background), `of_account` that it is done over what all callers have stored. `trace` are the
     headers that hand the request's trace on. `coding` are the content codings of a body that streams by, "" where it is plain.
     `unseen_input` says that the model reads what the request does not show (earlier answers, prompt templates, what the
-    provider's tools find), `unseen_output` that it asks for thought.
+    provider's tools find), `unseen_output` that it asks for thought, `cap_unheeded` that the provider will not heed its cap.
     """
 
     route: str
@@ -158,6 +158,7 @@ class Call(Struct, frozen=True):
     coding: str = ""
     unseen_input: bool = False
     unseen_output: bool = False
+    cap_unheeded: bool = False
 
 
 class Usage(Struct, frozen=True):

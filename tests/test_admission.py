@@ -85,6 +85,8 @@ class Gateway:
             self.zion,
             TOKENIZER,
             output_tokens_default=5,
+            work_output_tokens=50,
+            unseen_input_tokens=30,
             limits_ttl_s=300,
             limits_wait_s=1.0,
             missing_limit="allow",

@@ -196,7 +196,7 @@ def test_no_list_of_limits_is_misread(entries: list[Any]) -> None:
 def test_the_reply_of_admit_becomes_a_verdict() -> None:
     """Minus one is None, unlimited has no figures at all, and the rest keeps its place."""
     figures = [100, 90, 5000, -1, -1, 300, 10, 9, -1, 60, 59, 1000]
-    verdict = read_verdict(struct.pack("<22q", 0, 7, *figures, 500, 400, 2000, 1, 4, 5, 6, 1795219200000))
+    verdict = read_verdict(struct.pack("<23q", 0, 7, *figures, 500, 400, 2000, 1, 4, 5, 6, 1795219200000, 5))
     assert (verdict.code, verdict.why, verdict.granted_output) == ("admitted", "ok", 7)
     assert verdict.input == Remaining(100, 90, 5000)
     assert verdict.output == Remaining(None, None, None)
@@ -208,8 +208,8 @@ def test_the_reply_of_admit_becomes_a_verdict() -> None:
 
 def test_the_reply_of_admit_says_how_long_a_refusal_stands() -> None:
     """In the place of the granted output, of which a refusal has none."""
-    figures = [-1, -1, -1, -1, -1, -1, 10, 0, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 1795219200000]
-    denied = read_verdict(struct.pack("<22q", 8, 999, *figures))
+    figures = [-1, -1, -1, -1, -1, -1, 10, 0, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 1795219200000, 3]
+    denied = read_verdict(struct.pack("<23q", 8, 999, *figures))
     assert (denied.code, denied.why, denied.granted_output, denied.stands_ms) == ("denied", "requests", 0, 999)
-    admitted = read_verdict(struct.pack("<22q", 1, 999, *figures))
+    admitted = read_verdict(struct.pack("<23q", 1, 999, *figures))
     assert (admitted.code, admitted.granted_output, admitted.stands_ms) == ("admitted", 999, 0)

@@ -88,6 +88,9 @@ def refusal(why: str, hold: Hold, now_s: int) -> OverLimitError:
     if why == "concurrency":
         text = "Too many requests of this account are under way at a time. Please try again when one of them has ended."
         return OverLimitError(text, code="concurrency_limit_exceeded", retry_after_s=1, headers=shown)
+    if why == "work":
+        text = "Too much work of this account goes on at a time. Please try again when some of it has ended, or was cancelled."
+        return OverLimitError(text, code="unfinished_work_limit_exceeded", retry_after_s=10, headers=shown)
     if why == "rate":
         return _over("Rate limit reached for requests", "rate_limit_exceeded", hold.rate, shown, retry=None)
     if why == "tokens":

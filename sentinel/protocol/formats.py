@@ -12,7 +12,7 @@ from msgspec import Meta, Raw, Struct
 from msgspec.json import Decoder
 
 from sentinel.errors import BadRequestError
-from sentinel.protocol import inputs, named, refusals, splice
+from sentinel.protocol import inputs, named, refusals, splice, unseen
 from sentinel.protocol.structure import check_structure
 from sentinel.records import Call, ChatPrompt, Dialect, Reads, ResponsesPrompt, Route
 
@@ -94,6 +94,7 @@ class _Any(Struct):
     prompt: Any = None
     instructions: Any = None
     stream: Any = None
+    max_completion_tokens: Any = None
 
 
 _Read = TypeVar("_Read", _Chat, _Completions, _Embeddings, _Responses, _Any)
@@ -106,28 +107,22 @@ _KINDS: Final = (_Chat, _Completions, _Embeddings, _Responses, _Any)
 _NAMES: Final = {kind: (*kind.__struct_fields__, splice.STREAM_OPTIONS, *named.MODELS_KEYS) for kind in _KINDS}
 
 
-# Members by which a request asks for thought, at one vendor or another.
-_THOUGHT: Final = frozenset(
-    {"reasoning", "reasoning_effort", "include_reasoning", "thinking", "thinking_config", "enable_thinking", "extra_body"}
-    | {"chat_template_kwargs", "providerOptions", "provider_options"}
-)
-# Tools of the caller's own; the provider's write into the prompt what they find.
-_OWN_TOOLS: Final = frozenset({"function", "custom"})
 # What of a chat besides its messages and tools becomes input tokens.
 _REST_OF_CHAT: Final = frozenset({"response_format", "tool_choice", "function_call", "prediction", "web_search_options"})
-_UNUSUAL_IN_CHAT: Final = _REST_OF_CHAT | _THOUGHT
+_UNUSUAL_IN_CHAT: Final = _REST_OF_CHAT | unseen.THOUGHT
 
 # ---- the formats -------------------------------------------------------------------------------------------------------
 
 
 def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
-    """A chat. Its cap is the largest that it declares, for each choice."""
+    """A chat. Its cap is the largest that it declares, for each choice; that of a response is heeded by no provider."""
     read, members = _read(body, _chat)
     asking = splice.with_usage(body, members.get(splice.STREAM_OPTIONS)) if read.stream else None
     unusual = not _UNUSUAL_IN_CHAT.isdisjoint(members)
     tools = _tools(read) if read.tools or read.functions else ()
     choices = read.n or 1
-    cap = max(read.max_tokens or 0, read.max_completion_tokens or 0, read.max_output_tokens or 0)
+    heeded = max(read.max_tokens or 0, read.max_completion_tokens or 0)
+    cap = heeded or read.max_output_tokens or 0
     return Call(
         route.label,
         method,
@@ -145,7 +140,8 @@ def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Cal
         named=named.in_chat(body, route.names),
         models=named.models(members),
         unseen_input=read.web_search_options is not None,
-        unseen_output=unusual and not _THOUGHT.isdisjoint(members),
+        cap_unheeded=cap > heeded,
+        unseen_output=unusual and not unseen.THOUGHT.isdisjoint(members),
     )
 
 
@@ -210,7 +206,8 @@ def response(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         "variables": read.prompt and read.prompt.get("variables"),
     }
     model = read.model or ""
-    working = any(not isinstance(tool, dict) or tool.get("type") not in _OWN_TOOLS for tool in read.tools or ())
+    hosted = unseen.has_hosted(read.tools)
+    earlier = (read.previous_response_id, read.conversation, read.prompt) != (None, None, None)
     return Call(
         route.label,
         method,
@@ -226,8 +223,8 @@ def response(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         background=read.background is True,
         named=named.in_response(body, route.names),
         models=named.models(members) | named.models_of_tools(members),
-        unseen_input=working or _reads_elsewhere(read, body),
-        unseen_output=working or not _THOUGHT.isdisjoint(members),
+        unseen_input=hosted or earlier or unseen.refers(body),
+        unseen_output=hosted or not unseen.THOUGHT.isdisjoint(members),
     )
 
 
@@ -251,12 +248,18 @@ def anything(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         body=body,
         stream=read.stream is True,
         prompt=None if unbilled else inputs.guess(read.instructions, read.prompt, read.input),
-        output_tokens_declared=0 if unbilled else OUTPUT_TOKENS_UNKNOWN,
+        output_tokens_declared=0 if unbilled else _cap_of_work(route, read) if route.polls else OUTPUT_TOKENS_UNKNOWN,
         dialect=route.dialect,
         named=named.in_json(body, route.names),
         models=named.models(members),
         of_account=working and named.runs_over_account(body),
     )
+
+
+def _cap_of_work(route: Route, read: _Any) -> int | None:
+    """The cap of work that goes on after its answer, None where it has none that is heeded: only runs of threads have one."""
+    cap = read.max_completion_tokens if route.polls.startswith("/threads/") else None
+    return cap if type(cap) is int and 0 < cap <= OUTPUT_TOKENS_MAX else None
 
 
 # ---- their parts -------------------------------------------------------------------------------------------------------
@@ -284,12 +287,6 @@ def _refuse_model() -> NoReturn:
 def _rest(read: _Chat) -> dict[str, Any]:
     """What beside its messages and tools a chat gives the model to read, by name."""
     return {name: value for name in sorted(_REST_OF_CHAT) if (value := getattr(read, name)) is not None}
-
-
-def _reads_elsewhere(read: _Responses, body: bytes) -> bool:
-    """Whether the model of a response reads what lies elsewhere; ids of objects are seen to by themselves."""
-    earlier = read.previous_response_id or read.conversation or read.prompt
-    return earlier is not None or b"item_reference" in body or b"file_url" in body
 
 
 def _tools(read: _Chat) -> Sequence[Any]:

@@ -38,10 +38,11 @@ _ANSWERS: Final = (
     ("denied", "requests"),
     ("denied", "input"),
     ("denied", "output"),
+    ("denied", "work"),
 )
 _UNLIMITED: Final = Remaining(None, None, None)
 
-_read_figures: Final = struct.Struct("<22q").unpack
+_read_figures: Final = struct.Struct("<23q").unpack
 
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -72,10 +73,10 @@ class Verdict(msgspec.Struct, frozen=True):
     """What admit.lua said.
 
     `code` is "admitted" (`why` "ok", or "dup" for a request that was admitted before), "denied" (`why` is the limit that is
-    used up: "rate", "tokens", "concurrency", "requests", "input", "output"), "snapshot" (`why` "unknown", "stale": the limits
-    must be installed first) or "settled" (the request is over). `granted_output` may be less than was asked. `refresh` asks
-    this caller alone to fetch the limits anew. `stands_ms` is how long all requests of the caller will be refused like this one
-    (0: unknown). `acked` (input, output, requests) and `clock_ms` (the ledger's own) belong into
+    used up: "rate", "tokens", "concurrency", "requests", "input", "output", "work"), "snapshot" (`why` "unknown", "stale": the
+    limits must be installed first) or "settled" (the request is over). `granted_output` and `granted_input` may be less than
+    was asked. `refresh` asks this caller alone to fetch the limits anew. `stands_ms` is how long all requests of the caller
+    will be refused like this one (0: unknown). `acked` (input, output, requests) and `clock_ms` (the ledger's own) belong into
     `Ledger.install` if Zion is asked after this. `rate` and `tokens` are the windows of requests and of tokens.
     """
 
@@ -91,6 +92,7 @@ class Verdict(msgspec.Struct, frozen=True):
     clock_ms: int
     tokens: Remaining = _UNLIMITED
     stands_ms: int = 0
+    granted_input: int = 0
 
 
 def read_snapshot(body: bytes) -> Snapshot:
@@ -140,6 +142,7 @@ def read_verdict(reply: bytes) -> Verdict:
         figures[21],
         _UNLIMITED if vl < 0 else Remaining(vl, vr, ve if ve >= 0 else None),
         stands_ms,
+        figures[22],
     )
 
 

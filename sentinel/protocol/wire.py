@@ -17,6 +17,7 @@ PATH_CHARACTERS_MAX: Final = 256
 # Longer bodies are read in a thread: that takes milliseconds, in which the loop serves others.
 INLINE_BYTES_MAX: Final = 128 * 1024
 RESPONSES_CAP_MIN: Final = 16  # the least `max_output_tokens` that OpenAI takes
+RUN_CAP_MIN: Final = 256  # the least `max_completion_tokens` of a run
 
 # ---- reading -----------------------------------------------------------------------------------------------------------
 
@@ -85,12 +86,18 @@ def _bare(route: Route, method: str, path: str, query: bytes, body: bytes, named
 
 
 def capped(call: Call, output_tokens: int, chat_cap: str) -> Call:
-    """`call`, which declared no cap, with one of `output_tokens` for each choice; `chat_cap` is the provider's name for it."""
+    """`call`, which declared no cap that is heeded, with one of `output_tokens` for each choice; `chat_cap` is the provider's
+    name for it. Work that heeds none stays as it is.
+    """
     least = 1
     if isinstance(call.prompt, ChatPrompt):
         name = chat_cap
     elif isinstance(call.prompt, ResponsesPrompt):
         name, least = "max_output_tokens", RESPONSES_CAP_MIN
+    elif call.lasts:
+        if not _is_run(call):
+            return call
+        name, least = "max_completion_tokens", RUN_CAP_MIN
     else:
         name = "max_tokens"
     return msgspec.structs.replace(call, body=splice.with_member(call.body, name, b"%d" % max(output_tokens, least)))
@@ -98,7 +105,14 @@ def capped(call: Call, output_tokens: int, chat_cap: str) -> Call:
 
 def output_min(call: Call) -> int:
     """The least output that `capped` can ask for, in tokens over all choices."""
+    if call.lasts and _is_run(call):
+        return RUN_CAP_MIN
     return RESPONSES_CAP_MIN if isinstance(call.prompt, ResponsesPrompt) else call.choices
+
+
+def _is_run(call: Call) -> bool:
+    """Whether it is a run of a thread, in JSON."""
+    return call.path.startswith("/threads/") and call.body[:1] == b"{"
 
 
 def unstored(call: Call) -> Call:

@@ -104,6 +104,33 @@ class LedgerSettings(ObjectSettings, frozen=True, kw_only=True):
             low=1,
         ),
     ] = 4096
+    work_output_tokens_default: Annotated[
+        int,
+        Variable(
+            "SENTINEL_WORK_OUTPUT_TOKENS_DEFAULT",
+            "The same for work that goes on after its answer (runs, batches, background responses).",
+            "tokens",
+            low=1,
+        ),
+    ] = 16_384
+    unseen_input_tokens_default: Annotated[
+        int,
+        Variable(
+            "SENTINEL_UNSEEN_INPUT_TOKENS_DEFAULT",
+            "Input tokens held for what a request does not show (work, earlier answers, templates); less where less remains.",
+            "tokens",
+            low=0,
+        ),
+    ] = 8192
+    caller_work_max: Annotated[
+        int,
+        Variable(
+            "SENTINEL_CALLER_WORK_MAX",
+            "Runs, batches and background responses of one caller that may be unfinished at a time; 0 is any number.",
+            low=0,
+            high=1000,
+        ),
+    ] = 20
     ledger_partitions: Annotated[
         int,
         Variable(

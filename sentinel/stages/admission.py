@@ -76,6 +76,8 @@ class Admission:
         tokenizer: Tokenizer,
         *,
         output_tokens_default: int,
+        work_output_tokens: int,
+        unseen_input_tokens: int,
         limits_ttl_s: int,
         limits_wait_s: float,
         missing_limit: str,
@@ -88,6 +90,8 @@ class Admission:
         self._zion = zion
         self._tokenizer = tokenizer
         self._output_tokens_default = output_tokens_default
+        self._work_output_tokens = work_output_tokens
+        self._unseen_input_tokens = unseen_input_tokens
         self._limits_ttl_s = limits_ttl_s
         self._limits_wait_s = limits_wait_s
         self._missing_limit = missing_limit
@@ -115,14 +119,19 @@ class Admission:
         else:
             input_tokens = 0 if call.prompt is None else self._tokenizer.prompt(call.prompt, call.model)
         output_tokens, output_min = self._output(call)
-        amounts, degraded = (input_tokens, output_tokens, output_min), ""
+        ask, asked = self._ledger.admit, (input_tokens, output_tokens, output_min)
+        if call.lasts or call.unseen_input:
+            ask = partial(ask, input_min=input_tokens, work=call.lasts)
+            asked = (input_tokens + self._unseen_input_tokens, output_tokens, output_min)
+        degraded = ""
         asked_ns = self._monotonic_ns()
         try:
-            verdict = await self._ledger.admit(caller, request_id, *amounts, call.model)
+            verdict = await ask(caller, request_id, *asked, call.model)
             if verdict.refresh or verdict.code == "snapshot":
-                verdict = await self._ask_again(verdict, caller, request_id, *amounts, call.model)
+                verdict = await self._ask_again(verdict, caller, partial(ask, caller, request_id, *asked, call.model))
             self._standby.learn(caller.external_id, verdict)
         except LedgerUnavailableError as error:
+            amounts = (input_tokens, output_tokens, output_min)
             verdict, degraded = self._stand_in(caller, request_id, amounts, error), self._standby.mode
         except asyncio.CancelledError:
             self._void(caller, request_id)
@@ -131,7 +140,7 @@ class Admission:
             request_id=request_id,
             caller=caller,
             model=call.model,
-            input_tokens=input_tokens,
+            input_tokens=max(input_tokens, verdict.granted_input),
             output_tokens=verdict.granted_output,
             requests=verdict.requests,
             tokens_input=verdict.input,
@@ -181,7 +190,9 @@ class Admission:
         nothing = Hold(request_id, caller, "", 0, 0, _NONE, _NONE, _NONE, _NONE)
         self._journal.wait(self._journal.settled(nothing, Bill(0, 0, 0)))
 
-    async def _ask_again(self, verdict: limits.Verdict, caller: Caller, request_id: str, *amounts: Any) -> limits.Verdict:
+    async def _ask_again(
+        self, verdict: limits.Verdict, caller: Caller, ask: Callable[[], Coroutine[Any, Any, limits.Verdict]]
+    ) -> limits.Verdict:
         """The ledger's verdict, once it knows the caller's limits: one asker of the whole fleet fetches them, the rest wait.
 
         `verdict` is its first, which says that they are missing or have aged.
@@ -200,7 +211,7 @@ class Admission:
             else:
                 # Another worker or host asks: look again soon.
                 await asyncio.sleep(_LOOK_AGAIN_S)
-            verdict = await self._ledger.admit(caller, request_id, *amounts)
+            verdict = await ask()
 
     async def learn(self, external_id: str, before: Before) -> None:
         """Have the limits of a caller installed whom the ledger does not know, without admitting anything.
@@ -233,7 +244,8 @@ class Admission:
         if call.output_tokens_declared is not None:
             return call.output_tokens_declared, call.output_tokens_declared
         least = wire.output_min(call)
-        return max(self._output_tokens_default * call.choices, least), least
+        default = self._work_output_tokens if call.lasts else self._output_tokens_default
+        return max(default * call.choices, least), least
 
     def _start(self, external_id: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin to learn a caller's limits, unless somebody already does."""

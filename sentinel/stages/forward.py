@@ -128,7 +128,7 @@ class Forward:
         )
         if call.coding:
             asking.headers.append(f"content-encoding: {call.coding}")
-        if hold.output_capped:
+        if hold.output_capped or call.cap_unheeded:
             call = wire.capped(call, hold.output_tokens // call.choices, self._provider.chat_cap)
         self._budget.earn()
         attempt = await self._persist(call, asking)

@@ -51,6 +51,7 @@ def ledger(settings: Settings) -> Ledger:
         fresh_ms=settings.cache_ttl_s * 1000,
         stale_ms=settings.limits_stale_s * 1000,
         concurrency_max=settings.caller_concurrency_max,
+        works_max=settings.caller_work_max,
     )
 
 
@@ -204,6 +205,8 @@ def admission(
         zion,
         tokenizer,
         output_tokens_default=settings.output_tokens_default,
+        work_output_tokens=settings.work_output_tokens_default,
+        unseen_input_tokens=settings.unseen_input_tokens_default,
         limits_ttl_s=settings.cache_ttl_s,
         limits_wait_s=settings.zion_timeout_s,
         missing_limit=settings.missing_limit,

@@ -1,6 +1,7 @@
 """Issue 11 A1 to A3: what was used free, tried through real Granian: what is booked is at least what the provider charges."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
-from tests.support.running import User, booked, make_user
+from tests.support.running import HELLO, User, booked, make_user
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
@@ -44,6 +45,18 @@ class Attacker:
             assert response.status < 300, await response.text()
             answer: dict[str, Any] = await response.json()
             return answer
+
+    async def upload(self, path: str, form: aiohttp.FormData) -> dict[str, Any]:
+        """What Sentinel answers to a form, which must be a success."""
+        self._requests += 1
+        async with self._session.post(f"{self.stack.base_url}{path}", data=form) as response:
+            assert response.status < 300, await response.text()
+            answer: dict[str, Any] = await response.json()
+            return answer
+
+    def count(self, requests: int) -> None:
+        """So many more were served."""
+        self._requests += requests
 
     async def charged(self) -> tuple[int, int]:
         """Input and output tokens that the provider has counted so far."""
@@ -138,3 +151,76 @@ async def test_work_that_is_gone_is_paid_by_its_hold(attacker: Attacker) -> None
     ):
         assert response.status == 200
     assert (await attacker.bill())[1] == (await attacker.charged())[1] == CAP
+
+
+# ---- A3: work whose size is unknown ------------------------------------------------------------------------------------
+
+LEFT = 1000
+AT_ONCE = 20
+
+
+async def statuses(stack: Stack, user: User, path: str, fields: dict[str, Any]) -> list[int]:
+    """What AT_ONCE requests of one caller are answered."""
+
+    async def one(http: aiohttp.ClientSession) -> int:
+        async with http.post(f"{stack.base_url}{path}", json=fields) as response:
+            await response.read()
+            return response.status
+
+    async with aiohttp.ClientSession(headers={"authorization": f"Bearer {user.token}"}) as http:
+        return await asyncio.gather(*(one(http) for _ in range(AT_ONCE)))
+
+
+@pytest.mark.parametrize("kind", ["run", "batch", "eval", "chat"])
+async def test_little_that_is_left_admits_little(stack: Stack, kind: str) -> None:
+    """Issue 11 A3: with 1000 tokens left, 20 at once of unknown size use what is held for one, not 20 times a model's most."""
+    user = await make_user(stack, output={"limit": 50_000, "used": 50_000 - LEFT})
+    known = len((await stack.control("provider", "served"))["rows"])
+    attacker = Attacker(stack, user, known)
+    simulate = {"background_s": WORK_S, "output_tokens": PRODUCED}
+    path, fields = "/chat/completions", {"model": "gpt-4o", "messages": HELLO, "max_output_tokens": 900, "simulate": simulate}
+    if kind == "run":
+        assistant = await attacker.ask("POST", "/assistants", {"model": "gpt-4o"})
+        thread = await attacker.ask("POST", "/threads", {"messages": HELLO})
+        path, fields = f"/threads/{thread['id']}/runs", {"assistant_id": assistant["id"], "simulate": simulate}
+    elif kind == "batch":
+        form = aiohttp.FormData({"purpose": "batch"})
+        line = {
+            "custom_id": "1",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": "gpt-4o", "messages": HELLO},
+        }
+        form.add_field("file", json.dumps(line).encode(), filename="a.jsonl")
+        file = await attacker.upload("/files", form)
+        path = "/batches"
+        fields = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        fields |= {"simulate": simulate}
+    elif kind == "eval":
+        config = {"type": "custom", "item_schema": {"type": "object"}}
+        made = await attacker.ask("POST", "/evals", {"data_source_config": config, "testing_criteria": []})
+        source = {"type": "file_content", "content": [{"item": {"a": "b"}}]}
+        path = f"/evals/{made['id']}/runs"
+        fields = {"data_source": {"type": "completions", "model": "gpt-4o", "source": source}, "simulate": simulate}
+    answered = await statuses(stack, user, path, fields)
+    assert sorted(answered) == [200] + [429] * (AT_ONCE - 1)
+    await attacker.worked()
+    attacker.count(1)
+    assert (await attacker.bill())[1] == (await attacker.charged())[1]
+    # Runs and chats are told what is left; batches and runs of evals heed no cap: one of them may use more.
+    assert (await attacker.charged())[1] <= (LEFT if kind in {"run", "chat"} else PRODUCED)
+    await attacker.close()
+
+
+async def test_unfinished_work_has_a_bound(attacker: Attacker) -> None:
+    """Issue 11 A3: a caller has so much unfinished work at a time; it is told which limit that is; others are not touched."""
+    simulate = {"background_s": 60, "output_tokens": 1}
+    fields = {"model": "gpt-4o", "input": "Think.", "background": True, "simulate": simulate}
+    answered = await statuses(attacker.stack, attacker.user, "/responses", fields)
+    assert answered == [200] * AT_ONCE
+    headers, url = {"authorization": f"Bearer {attacker.user.token}"}, f"{attacker.stack.base_url}/responses"
+    async with aiohttp.ClientSession(headers=headers) as http, http.post(url, json=fields) as response:
+        assert response.status == 429
+        assert (await response.json())["error"]["code"] == "unfinished_work_limit_exceeded"
+        assert response.headers["retry-after"] == "10"
+    await attacker.ask("POST", "/chat/completions", {"model": "gpt-4o", "messages": HELLO})

@@ -37,6 +37,7 @@ ROWS = [
     {"protocol.named"},
     {
         "protocol.splice",
+        "protocol.unseen",
         "protocol.structure",
         "protocol.places",
         "protocol.refusals",

@@ -74,12 +74,14 @@ class Ledger(Outbox):
         fresh_ms: int,
         stale_ms: int,
         concurrency_max: int = 0,
+        works_max: int = 0,
         rate_tokens: int = 0,
         now_ms: Callable[[], int] = redis_time,
     ) -> None:
         self.partitions = partitions
         self._pipeline = Pipeline(redis, timeout_s)
         self._lease_ms = lease_ms
+        self._works_max = works_max
         rate = rate_requests or -1
         self._rules = _pack_rules(lease_ms, rate, rate_window_ms, fresh_ms, stale_ms, concurrency_max, rate_tokens or -1)
         self.replicas = Replicas(redis)
@@ -105,9 +107,19 @@ class Ledger(Outbox):
         return partition_of(external_id, self.partitions)
 
     async def admit(
-        self, caller: Caller, request_id: str, input_tokens: int, output_tokens: int, output_min: int, model: str = ""
+        self,
+        caller: Caller,
+        request_id: str,
+        input_tokens: int,
+        output_tokens: int,
+        output_min: int,
+        model: str = "",
+        *,
+        input_min: int | None = None,
+        work: bool = False,
     ) -> Verdict:
-        """Hold one request, `input_tokens` and up to `output_tokens` (at least `output_min`), all or nothing: admit.lua.
+        """Hold one request, up to `input_tokens` (at least `input_min`, by default all) and up to `output_tokens` (at least
+        `output_min`), all or nothing: admit.lua. `work` goes on after its answer, and a caller has at most `works_max` of that.
 
         A second call with the same id gets the first one's grant. Raises LedgerUnavailableError; unless it says that nothing
         was `sent`, the request must then be settled, blind, or voided; and where the caller is cancelled.
@@ -115,9 +127,14 @@ class Ledger(Outbox):
         seat = seat_of(caller.external_id, self.partitions)
         at = seat.partition
         settled, position = settling.place(at, request_id)
-        keys = (seat.account, at.holds, at.deadlines, at.stones + request_id, settled)
+        keys: tuple[str, ...] = (seat.account, at.holds, at.deadlines, at.stones + request_id, settled)
         amounts = (input_tokens, output_tokens, output_min)
+        arguments: tuple[str | bytes | int, ...]
         arguments = (self._now_ms(), request_id, who(caller, model), *amounts, position, self._rules)
+        if input_min is not None:
+            arguments += (input_min, self._works_max)
+        if work and self._works_max:
+            keys += (key("w", at.number, caller.external_id),)
         return read_verdict(await self._pipeline.script("admit", keys, arguments, resend=True))
 
     async def install(self, external_id: str, snapshot: Snapshot, acked: tuple[int, int, int], fetched_at_ms: int = 0) -> bool:
@@ -182,7 +199,7 @@ class Ledger(Outbox):
 
         How many there were; the worker that made them died or froze.
         """
-        keys = [key("r", partition), key("z", partition)]
+        keys = [key("r", partition), key("z", partition), key("g", partition)]
         claimed = await self._pipeline.script("sweep", keys, (self._now_ms(), _SWEEP_CLAIM_MS, holds_max))
         settlements = []
         for at in range(1, len(claimed), 4):

@@ -1,0 +1,22 @@
+"""What a request says of cost that neither it nor a stream of its answer will show. Cannot fail."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+# Members by which a request asks for thought, at one vendor or another.
+THOUGHT: Final = frozenset(
+    {"reasoning", "reasoning_effort", "include_reasoning", "thinking", "thinking_config", "enable_thinking", "extra_body"}
+    | {"chat_template_kwargs", "providerOptions", "provider_options"}
+)
+# Tools of the caller's own; the provider's write into the prompt what they find.
+_OWN_TOOLS: Final = frozenset({"function", "custom"})
+
+
+def has_hosted(tools: Iterable[Any] | None) -> bool:
+    """Whether one of `tools` works at the provider."""
+    return any(not isinstance(tool, dict) or tool.get("type") not in _OWN_TOOLS for tool in tools or ())
+
+
+def refers(body: bytes) -> bool:
+    """Whether items of a response lie elsewhere; ids of objects are seen to by themselves."""
+    return b"item_reference" in body or b"file_url" in body
