@@ -43,7 +43,8 @@ class Recovery:
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Begin to look, at once and then every second."""
+        """Begin to look, at once and then every second. From now on a restarted Redis admits when it was told what it lost."""
+        self._ledger.guard()
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -90,6 +91,7 @@ class Recovery:
             for _, orphan in self._told:
                 applied += await self._tell(orphan.tell(), "restart")
             _log.warning("redis was started again", run_id=run_id, lost_settlements=applied)
+        self._ledger.told(run_id)
         self._run_id = run_id
         self._seen_ms = self._journal.now_ms()
         self._journal.confirm()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -32,6 +33,7 @@ def new_stack(directory: Path, mode: str) -> Stack:
         "SENTINEL_REDIS_TIMEOUT_SECONDS": "0.5",
         "SENTINEL_RATE_LIMIT_REQUESTS": "0",
         "SENTINEL_REPORT_RETRY_SECONDS": "0.2",
+        "SENTINEL_ZION_BREAKER_SECONDS": "0.2",
         "SENTINEL_DRAIN_SECONDS": "1",
     }
     return Stack(directory, settings=settings)
@@ -260,3 +262,32 @@ async def test_what_was_refused_is_not_charged_when_its_worker_ends(tmp_path: Pa
             await end_refused(stack, user, how)
             await stack.start("sentinel")
             assert await settled(stack, user) == before
+
+
+async def test_a_limit_holds_over_a_redis_that_lost_its_last_moments(tmp_path: Path) -> None:
+    """Issue 11 E3: Redis comes back without the bills of the last second: nobody is admitted before it was told them again."""
+    async with new_stack(tmp_path, "closed") as stack:
+        user = await make_user(stack, requests=20)
+        folder, older = stack.directory / "redis", stack.directory / "older"
+        # What is lost must not have been reported: Zion takes no reports.
+        await stack.control("zion", "faults", {"status": 500, "call": "batch"})
+        async with Workers(stack) as workers:
+            pair = await workers.connect(user)
+            await nothing_held(stack, user)
+            await asyncio.to_thread(shutil.copytree, folder, older, ignore=shutil.ignore_patterns("*.sock"))
+            ends = Counter([(await connection.ask(user))[0] for _ in range(5) for connection in pair])
+            assert ends == {200: 10}
+            await nothing_held(stack, user)
+            await stack.kill("redis")
+            for name in folder.iterdir():
+                await asyncio.to_thread(shutil.rmtree if name.is_dir() else Path.unlink, name)
+            await asyncio.to_thread(shutil.copytree, older, folder, dirs_exist_ok=True)
+            await stack.start("redis")
+            async with asyncio.timeout(30):
+                while ends[429] < 10:
+                    answers = await asyncio.gather(*(connection.ask(user) for connection in pair))
+                    ends.update(status for status, _, _ in answers)
+        await stack.control("zion", "reset", {"faults": True})
+        assert set(ends) <= {200, 429, 503}
+        # Some were asked before the copy was made, to find both workers.
+        assert await settled(stack, user) == 20

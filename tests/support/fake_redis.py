@@ -56,7 +56,10 @@ class Fake:
                 parser.feed(data)
                 got = []
                 while (command := parser.gets()) is not False:
-                    got.append(command)
+                    if command == [b"INFO", b"server"]:
+                        writer.write(b"$0\r\n\r\n")
+                    else:
+                        got.append(command)
                 self.chunks.append(len(got))
                 commands += got
                 for command in got:

@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from sentinel.edges.ledger import settling
 from sentinel.edges.ledger.books import Books
 from sentinel.edges.ledger.keys import key, partition_of, seat_of
+from sentinel.edges.ledger.link import run_of
 from sentinel.edges.ledger.names import Names
 from sentinel.edges.ledger.outbox import Batch, Outbox
 from sentinel.edges.ledger.owners import Owners
@@ -26,6 +27,7 @@ from sentinel.edges.ledger.pipeline import Pipeline
 from sentinel.edges.ledger.replicas import Replicas
 from sentinel.edges.ledger.settling import Settled
 from sentinel.edges.ledger.unfinished import Unfinished
+from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict, read_verdict
 from sentinel.protocol.users import who
@@ -124,6 +126,8 @@ class Ledger(Outbox):
         A second call with the same id gets the first one's grant. Raises LedgerUnavailableError; unless it says that nothing
         was `sent`, the request must then be settled, blind, or voided; and where the caller is cancelled.
         """
+        if self._pipeline.behind:
+            raise LedgerUnavailableError("Limits cannot be checked right now.", retry_after_s=1, sent=False)
         seat = seat_of(caller.external_id, self.partitions)
         at = seat.partition
         settled, position = settling.place(at, request_id)
@@ -184,8 +188,15 @@ class Ledger(Outbox):
 
     async def run_id(self) -> str:
         """Which run of which server answers: another one may have lost what the last one acknowledged."""
-        facts: bytes = await self._pipeline.command("info", "server")
-        return next(fact.partition(b":")[2].decode() for fact in facts.splitlines() if fact.startswith(b"run_id:"))
+        return run_of(await self._pipeline.command("info", "server"))
+
+    def guard(self) -> None:
+        """From now on a Redis that was started again admits nobody until `told` says that it has what it lost."""
+        self._pipeline.guarded = True
+
+    def told(self, run_id: str) -> None:
+        """This run of Redis has every bill of this worker."""
+        self._pipeline.told(run_id)
 
     async def beat(self, hold: Hold, output_tokens: int) -> bool:
         """Say that a request still runs and has produced `output_tokens`: beat.lua. Whether its hold is still there."""

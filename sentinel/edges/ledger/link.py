@@ -16,21 +16,31 @@ from redis.exceptions import RedisError
 
 from sentinel.edges.ledger.address import Address
 from sentinel.edges.ledger.connection import Call, Connection
+from sentinel.edges.ledger.resp import pack
 
 _PAUSE_S: Final = 0.05
 # Not longer than the breaker's pause between two probes, so that each of them tries.
 _PAUSE_MAX_S: Final = 0.5
+ADMIT: Final = "admit"
 
 
 class Link:
     """One connection at a time. `loads` are the SCRIPT LOAD commands by script, packed; `heard` is told which link
-    has brought an answer, and when, in s of the loop.
+    has brought an answer, and when, in s of the loop; `met` which run of Redis a new connection leads to, and says whether
+    admissions may go there.
     """
 
-    def __init__(self, address: Address, loads: Mapping[str, bytes], heard: Callable[["Link", float], None]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        loads: Mapping[str, bytes],
+        heard: Callable[["Link", float], None],
+        met: Callable[[str], bool],
+    ) -> None:
         self._address = address
         self._loads = loads
         self._heard = heard
+        self._met = met
         self._waiting: deque[Call] = deque()
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -142,7 +152,7 @@ class Link:
     async def _greet(self, connection: Connection) -> None:
         """Say who asks, and load the scripts: the first callers' deadlines are not for that. Raises OSError."""
         greeting = self._address.greeting()
-        calls = _own([*greeting, *self._loads.values()])
+        calls = _own([*greeting, *self._loads.values(), pack("INFO", "server")])
         connection.write(deque(calls))
         for call in calls:
             await call.reply
@@ -151,6 +161,13 @@ class Link:
                 raise ConnectionError(f"Redis refuses the connection: {refusal}")
         if connection.error is not None:
             raise connection.error
+        facts = calls[-1].reply.result()
+        if not self._met(run_of(facts) if isinstance(facts, bytes) else ""):
+            # What was under way when the connection broke is sent again, but no admission to a Redis that has lost bills.
+            held = [call for call in self._waiting if call.name == ADMIT]
+            self._waiting = deque(call for call in self._waiting if call.name != ADMIT)
+            for call in held:
+                _drop(call, ConnectionError("Redis was started again"))
 
     def _fall_back(self, error: OSError) -> None:
         """There is no connection: after the first failure the next is tried at once, for who waits or will come."""
@@ -167,6 +184,11 @@ class Link:
         while self._waiting:
             _drop(self._waiting.popleft(), self._failed)
         self._changed.set()
+
+
+def run_of(facts: bytes) -> str:
+    """Which run of which server answers, out of what it says of itself."""
+    return next((fact.partition(b":")[2].decode() for fact in facts.splitlines() if fact.startswith(b"run_id:")), "")
 
 
 def _own(commands: Sequence[bytes]) -> list[Call]:

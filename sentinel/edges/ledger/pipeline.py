@@ -30,6 +30,8 @@ _log: Final = Log("ledger")
 # Calls on their way at once, those that nobody waits for any more among them. More only wait longer, and fill the memory.
 _CALLS_MAX: Final = 16_384
 _PROBE_S: Final = 0.5
+# In which other workers find a Redis that was started again, and tell it what it lost: each looks once a second.
+_PEERS_S: Final = 2.0
 _HALVES: Final = 2
 # How often the loop may have stood still (a collection, a stopped process) before that counts as Redis being late.
 _STALLS_MAX: Final = 3
@@ -92,7 +94,12 @@ class Pipeline:
         loads = {name: pack("SCRIPT", "LOAD", text) for name, text in texts.items()}
         address = Address(redis)
         # The second one is made when the first leaves a call waiting for half its time.
-        self._first, self._second = Link(address, loads, self._heard), Link(address, loads, self._heard)
+        self._first, self._second = (Link(address, loads, self._heard, self._met) for _ in range(2))
+        # Whether anybody tells a Redis that was started again what it lost, and which run that was told last. Until then the
+        # present one is `behind`, and admits nobody.
+        self.guarded = self.behind = False
+        self._run_id = ""
+        self._met_s = 0.0
         # Every call has the same time, so they are due in the order in which they came: one timer serves all.
         self._due: deque[Call] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -101,8 +108,15 @@ class Pipeline:
 
     @property
     def away(self) -> bool:
-        """Whether calls are refused at once, until a probe is answered."""
-        return self._breaker.is_open
+        """Whether calls are refused at once, until a probe is answered; or admissions, until Redis was told what it lost."""
+        return self._breaker.is_open or self.behind
+
+    def told(self, run_id: str) -> None:
+        """This run of Redis has every bill of this worker; it is said again and again. Others are given time to tell theirs."""
+        if self.behind and run_id == self._run_id and time.monotonic() - self._met_s > _PEERS_S:
+            self.behind = False
+            metrics.LEDGER_AWAY.set(self._breaker.is_open)
+            _log.info("redis has what it lost")
 
     async def open(self) -> None:
         """Connect and load the scripts, in the time that takes: the first callers' deadlines are not for that. Never fails."""
@@ -190,6 +204,16 @@ class Pipeline:
             # Redis is there, and the first connection silent: further calls need not wait for half their time.
             self._first, self._second = self._second, self._first
 
+    def _met(self, run_id: str) -> bool:
+        """A connection is made, to this run of Redis. Whether it may admit."""
+        if self.guarded and self._run_id and run_id not in {"", self._run_id}:
+            self.behind = True
+            self._met_s = time.monotonic()
+            metrics.LEDGER_AWAY.set(1)
+            _log.warning("redis was started again: it admits nobody until it was told what it lost")
+        self._run_id = run_id or self._run_id
+        return not self.behind
+
     def _opened(self) -> None:
         """The breaker has opened: say so, and ask in the background until Redis answers within the deadline again."""
         self.changed_s = time.monotonic()
@@ -207,7 +231,7 @@ class Pipeline:
                 break
         self._breaker.close()
         self.changed_s = time.monotonic()
-        metrics.LEDGER_AWAY.set(0)
+        metrics.LEDGER_AWAY.set(self.behind)
         _log.info("redis is back")
 
     def _note(self, script: str, error: Exception | None) -> None:
