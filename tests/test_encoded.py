@@ -58,6 +58,28 @@ def test_signs_are_found_in_linear_time() -> None:
     assert encoded.embedded(text) == (text, [])
 
 
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_wrapped_media_are_media(head: str, end: str) -> None:
+    """Base64 in lines of one length is media like any other; a list of names or of hashes is not."""
+    signs = head + picture(200_000)
+    lines = end.join(signs[at : at + 76] for at in range(0, len(signs), 76))
+    assert encoded.embedded(f"Look:{end}{lines}{end}Well done") == (
+        f"Look:{end}{end}Well done",
+        [("image" if head else "", len(lines))],
+    )
+    hashes = end.join(random.Random(at).randbytes(32).hex() for at in range(600))
+    names = end.join("/usr/lib/python3/site-packages/" + "name_" * (1 + at % 9) for at in range(600))
+    for honest in (hashes, names):
+        assert encoded.embedded(honest) == (honest, [])
+
+
+@pytest.mark.parametrize("text", ["data:" * 400_000, ("A" * 30 + "\n") * 60_000, ("A" * 1023 + ",") * 2000, "data:," * 300_000])
+def test_what_only_looks_like_media_is_text(text: str) -> None:
+    """Two megabytes of what begins like media and is none are looked through once."""
+    assert encoded.embedded(text) == (text, [])
+
+
 IMAGE = picture(30_000)
 SHOWN: list[tuple[dict[str, Any], int]] = [
     ({"images": [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{IMAGE}"}}]}, 765),

@@ -73,6 +73,13 @@ def test_halves(cut: bytes, whole: Any) -> None:
     assert decode(mended(cut)) == whole
 
 
+def test_long_lists_are_mended() -> None:
+    """A list of a million words is read in one go; of more brackets than are looked at, the rest is left out."""
+    assert len(decode(mended(b'{"a":[' + b'"x",' * 1_000_000)) or {}) == 1
+    many = decode(mended(b'{"a":[' + b"{}," * 300_000)) or {}
+    assert len(many["a"]) == (1 << 17) - 1
+
+
 @given(st.binary(max_size=100))
 def test_anything_is_taken(text: bytes) -> None:
     """Nothing raises on what is no JSON."""

@@ -4,6 +4,7 @@ Honest text has blanks, full stops or quotes: of its longest words, hashes and n
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -22,10 +23,12 @@ _LINE_ENDS: Final = re.compile(rb"\\[rn]")
 _LINE_BYTES_MIN: Final = 60  # of base64 that is wrapped (MIME 76, PEM 64)
 
 _FIELD: Final = re.compile(r"data:[^,\s]{0,256},|[A-Za-z0-9+/_=-]{512}")
-_IN_TEXT: Final = re.compile(
-    rf"data:([a-z]{{0,16}})[^,\s]{{0,256}},[A-Za-z0-9+/_=-]{{{EMBEDDED_CHARACTERS_MIN},}}+"
-    rf"|(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_=-]{{{_BARE_CHARACTERS_MIN},}}+"
-)
+# A line of signs, from its beginning on, so that no sign is looked at twice; and one more of a text that is wrapped.
+_LINE: Final = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_=-]{16,}+")
+_NEXT_LINE: Final = re.compile(r"\r?\n[A-Za-z0-9+/_=-]++(?=[\r\n\"')`<]|\Z)")
+_HEX: Final = re.compile(r"[0-9a-fA-F\s]*+")
+_URI: Final = re.compile(r"data:([a-z]{0,16})")
+_URI_CHARACTERS_MAX: Final = 278
 # What is base64 too, but nothing that is seen or heard: the hidden reasoning of providers.
 _HIDDEN: Final = re.compile(r"encrypted|signature", re.IGNORECASE)
 _AUDIO: Final = re.compile(r"audio|speech|sound", re.IGNORECASE)
@@ -53,10 +56,51 @@ def is_signs(block: bytes) -> bool:
 def embedded(text: str) -> tuple[str, list[tuple[str, int]]]:
     """`text` without the media in it, and the type (`image`, `audio` …) and length of each.
 
-    Never an honest text: a `data:` URI counts from 1024 signs on, anything else from 16 384 without a blank.
+    Never an honest text: a `data:` URI counts from 1024 signs on, anything else from 16 384 without a blank, or in lines of one
+    length.
     """
-    media = [(found[1] or "", len(found[0])) for found in _IN_TEXT.finditer(text)]
-    return (_IN_TEXT.sub("", text), media) if media else (text, media)
+    media: list[tuple[str, int]] = []
+    words: list[str] = []
+    before = at = looked = 0
+    while line := _LINE.search(text, at):
+        start, at = line.span()
+        if start >= looked:  # lines that are not wrapped are not counted again from the second on
+            at, looked = _end(text, at)
+        if at - start < EMBEDDED_CHARACTERS_MIN:
+            continue
+        kind, start = _uri(text, before, start)
+        if kind is not None or at - start >= _BARE_CHARACTERS_MIN:
+            media.append((kind or "", at - start))
+            words.append(text[before:start])
+            before = at
+    return ("".join(words) + text[before:], media) if media else (text, media)
+
+
+def _end(text: str, line_end: int) -> tuple[int, int]:
+    """Where base64 ends whose first line ends at `line_end`, which may be wrapped; and how far the lines of signs go.
+
+    Nearly all lines of what is wrapped have one length; those of a list of names have not, and one of hashes is hexadecimal.
+    """
+    lengths: Counter[int] = Counter()
+    end = line_end
+    while line := _NEXT_LINE.match(text, end):
+        lengths[len(line[0].lstrip())] += 1
+        end = line.end()
+    if not lengths:
+        return line_end, line_end
+    ((length, lines),) = lengths.most_common(1)
+    wrapped = length >= _LINE_BYTES_MIN and lines * 4 >= lengths.total() * 3 and not _HEX.fullmatch(text, line_end, end)
+    return (end if wrapped else line_end), end
+
+
+def _uri(text: str, before: int, start: int) -> tuple[str | None, int]:
+    """The type of the `data:` URI whose signs begin at `start`, and where it begins; None where they are in none."""
+    if text[start - 1 : start] != ",":
+        return None, start
+    first = max(before, start - _URI_CHARACTERS_MAX)
+    head = re.split(r"[,\s]", text[first : start - 1])[-1]
+    uri = _URI.search(head)
+    return (None, start) if uri is None else (uri[1], start - 1 - len(head) + uri.start())
 
 
 def shown(value: Any, kind: str = "") -> Iterator[tuple[str, int]]:
