@@ -162,15 +162,17 @@ class Call(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True):
-    """Tokens of one answer; 0 where the provider named none for that side. `derived`: one is the total less the other.
+    """Tokens of one answer; 0 where the provider named none for that side.
 
-    `reasoning_tokens` are those of the output that were thought, not said.
+    `derived`: one is the total less the other. `reasoning_tokens` are those of the output that were thought, not said.
+    `total_tokens` is told only where neither side is.
     """
 
     input_tokens: int
     output_tokens: int
     derived: bool = False
     reasoning_tokens: int = 0
+    total_tokens: int = 0
 
 
 # Of an answer that is given again.
@@ -178,16 +180,17 @@ NO_TOKENS = Usage(0, 0)
 
 
 class Produced(Struct, frozen=True):
-    """What was produced that no usage covers.
+    """What was produced that no usage covers: `texts` are one per choice and field (wire.md L1).
 
-    `texts` are one per choice and field (wire.md L1), `bytes_uncounted` what was read of them past the cap (counted as
-    bytes / 4, wire.md L4), `media_tokens` what was shown beside them. `unread_bytes` may have been text, but nobody read them.
+    `bytes_uncounted` is what was read of them past the cap (counted as bytes / 4, wire.md L4), `media_tokens` what was shown.
+    `unread_bytes` may have been text, but nobody read them. `usage` is what a plain body that broke off had told before.
     """
 
     texts: Sequence[str] = ()
     bytes_uncounted: int = 0
     media_tokens: int = 0
     unread_bytes: int = 0
+    usage: Usage | None = None
 
 
 NOTHING_PRODUCED = Produced()

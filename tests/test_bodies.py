@@ -19,11 +19,59 @@ def over(body: bytes, chunk_bytes: int = 1000, dialect: Dialect = Dialect.CHAT) 
     return run(meter, [body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)])
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>bad gateway</html>", b"[]", b"\xff"])
-def test_body_that_is_no_json(body: bytes) -> None:
+@pytest.mark.parametrize(("body", "unread"), [(b"", 0), (b"<html>bad gateway</html>", 24), (b"[]", 0), (b"\xff", 3), (b"7", 0)])
+def test_body_that_is_no_json(body: bytes, unread: int) -> None:
     """A body that is no JSON passes unchanged, and is known to be unread (wire.md E5, L4)."""
-    seen = Seen(body, None, [], 0, "", False, False, False, False, unread=len(body))
+    seen = Seen(body, None, [], 0, "", False, False, False, False, unread=unread)
     assert seen == run(BodyMeter(Dialect.CHAT, names=True), [body])
+
+
+SAID = json.dumps({"id": "c1", "choices": [{"index": 0, "message": {"content": "Hello"}}]}).encode()
+PAID = json.dumps({"id": "c1", "choices": [{"index": 0, "message": {"content": "Hello"}}], "usage": FIGURES}).encode()
+LINES = [b'{"choices":[{"index":0,"delta":{"content":"%s"}}]}' % word for word in (b"Hel", b"lo")]
+DEEP = b'{"a":' * 2000 + b"1" + b"}" * 2000
+
+
+@pytest.mark.parametrize(
+    ("body", "usage", "said", "unread"),
+    [
+        (PAID + b"\n\0", Usage(3, 2), [], 0),
+        (PAID * 2, Usage(3, 2), [], 0),
+        (b"[" + PAID + b"]", Usage(3, 2), [], 0),
+        (b"[" + PAID, Usage(3, 2), [], 0),
+        (PAID[:-1], Usage(3, 2), [], 0),
+        (PAID + b"oops", Usage(3, 2), [], 0),
+        (b"\n".join([*LINES, b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}']), Usage(3, 2), [], 0),
+        (b"\x1e".join([b"", *LINES]), None, ["Hello"], 0),
+        (b"[" + b",".join(LINES) + b"]", None, ["Hello"], 0),
+        (SAID + b"\r\n\0\0", None, ["Hello"], 0),
+        (SAID * 2, None, ["Hello"], 0),
+        (b"[" + SAID + b"]", None, ["Hello"], 0),
+        (SAID + b"oops", None, ["Hello"], 4),
+        (SAID[:-1] + b", oops}", None, ["Hello"], 5),
+        (b"[]", None, [], 0),
+        (b"null", None, [], 0),
+        (DEEP, None, [], len(DEEP)),
+        (b'{"x":' + b"9" * 5000 + b"}", None, [], 5006),
+    ],
+)
+def test_body_that_is_no_single_object(body: bytes, usage: Usage | None, said: list[str], unread: int) -> None:
+    """A body is read as far as it can be, and no byte of it that is no text is taken for one."""
+    seen = run(BodyMeter(Dialect.CHAT), [body])
+    assert (seen.downstream, seen.usage, seen.texts, seen.unread, seen.failed) == (body, usage, said, unread, False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{"error":{"message":"x","code":429}}]',
+        b'{"error":{"message":"x"}}\n\0',
+        b'{"error":{"message":"x',
+    ],
+)
+def test_an_error_in_another_shape(body: bytes) -> None:
+    """An error in a list, or with bytes behind it, is one."""
+    assert run(BodyMeter(Dialect.CHAT), [body]).failed
 
 
 @pytest.mark.parametrize("chunk_bytes", [61, 5000, 200_000])

@@ -65,6 +65,24 @@ def test_nothing_else_is_usage_or_the_end(said: bytes) -> None:
     assert (seen.usage, seen.terminated, seen.finished, seen.unfinished) == (None, False, False, True)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        event("response.created", response={"id": "resp_1"}, error="no"),
+        event("response.mcp_call.failed", item_id="x", error="tool failed"),
+        event("response.mcp_list_tools.failed", item_id="x", error={"message": "tool failed"}),
+    ],
+)
+@pytest.mark.parametrize("first", [b"", CREATED])
+def test_the_error_of_a_tool_ends_nothing(said: bytes, first: bytes) -> None:
+    """An error that an event of a response carries is not the response's: what follows is read, and its usage is billed."""
+    meter = StreamMeter(Dialect.RESPONSES)
+    meter.feed(first + said)
+    assert (meter.terminated, meter.failed) == (False, False)
+    seen = run(meter, [WORD, last()])
+    assert (seen.usage, seen.terminated, seen.failed) == (Usage(3, 2), True, False)
+
+
 @pytest.mark.parametrize("dialect", [Dialect.CHAT, Dialect.EVENTS, Dialect.NONE])
 def test_usage_of_a_response_is_no_other_dialects(dialect: Dialect) -> None:
     """wire.md U9: a nested `response.usage` counts on /responses alone."""

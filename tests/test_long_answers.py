@@ -99,6 +99,19 @@ def test_only_its_own_usage_is_read_of_a_long_event(fields: dict[str, Any]) -> N
     assert (body.usage, body.texts, body.uncounted, body.unread) == (None, [], 0, len(stream) - 8)
 
 
+def test_long_events_that_say_nothing() -> None:
+    """What follows or precedes megabytes in an event is read, so that a list of tools, a search or an error is no text."""
+    found = {"id": "c", "search_results": [WORDS], "choices": [{"index": 0, "delta": {"content": "Look."}}]}
+    seen = run(StreamMeter(Dialect.CHAT), cut(event(found), [1_300_000]))
+    assert (seen.texts, seen.unread) == (["Look."], 0)
+    error = {"error": {"message": WORDS, "code": "insufficient_quota"}}
+    seen = run(StreamMeter(Dialect.CHAT), cut(event(error), [1_300_000]))
+    assert (seen.failed, seen.texts, seen.unread) == (True, [], 0)
+    tools = {"item": {"id": "l", "type": "mcp_list_tools", "tools": [WORDS] * 12}, "type": "response.output_item.done"}
+    seen = run(StreamMeter(Dialect.RESPONSES), cut(event(tools), [17 << 20]))
+    assert (seen.texts, seen.unread) == ([], 0)
+
+
 def test_an_id_is_known_before_a_long_event_goes_down() -> None:
     """The name of an object is read of the beginning of its first event, however long that is."""
     first = event({"type": "response.created", "response": {"id": "resp_1", "instructions": WORDS, "usage": None}})

@@ -80,13 +80,14 @@ def decode_head(text: bytes) -> Head | None:
         return _head_decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         fields = _decode_leniently(text)
-    return _head(fields) if isinstance(fields, dict) else None
+    return head_of(fields) if isinstance(fields, dict) else None
 
 
-def _head(fields: dict[str, Any]) -> Head:
+def head_of(fields: dict[str, Any]) -> Head:
+    """The head of an object that is decoded."""
     known = {name: fields.get(name) for name in Head.__struct_fields__}
     response = known["response"]
-    inner = _head(response) if isinstance(response, dict) else None
+    inner = head_of(response) if isinstance(response, dict) else None
     return Head(**known | {"response": inner, "usage": _figures(known["usage"])})
 
 
@@ -114,8 +115,8 @@ def read_usage(figures: Figures | None) -> Usage | None:
     """The provider's figures, or None where they cannot be used (wire.md U10).
 
     A side that is missing, absurd or 0 is the total less the other, or else 0, which whoever makes the bill judges. Zero for
-    everything is no figure but a place-holder (wire.md U11). Details such as reasoning tokens are part of the output and never
-    added.
+    everything is no figure but a place-holder (wire.md U11); a total alone is kept for whoever makes the bill. Details such as
+    reasoning tokens are part of the output and never added.
     """
     if figures is None:
         return None
@@ -129,7 +130,7 @@ def read_usage(figures: Figures | None) -> Usage | None:
         return Usage(given, produced, reasoning_tokens=thought)
     input_tokens, output_tokens, total = _tokens(given), _tokens(produced), _tokens(figures.total_tokens)
     if not input_tokens and not output_tokens:
-        return None
+        return Usage(0, 0, derived=True, total_tokens=total) if total else None
     if (input_tokens and output_tokens) or total <= input_tokens + output_tokens:
         return Usage(input_tokens, output_tokens, reasoning_tokens=thought)
     sides = (input_tokens or total - output_tokens, output_tokens or total - input_tokens)
@@ -138,7 +139,7 @@ def read_usage(figures: Figures | None) -> Usage | None:
 
 def latest(before: Usage | None, usage: Usage) -> Usage:
     """The last figure of each side (wire.md U8): some providers tell one of them early, and none tells a 0 in its place."""
-    if before is None or (usage.input_tokens and usage.output_tokens):
+    if before is None or before.total_tokens or (usage.input_tokens and usage.output_tokens):
         return usage
     sides = (usage.input_tokens or before.input_tokens, usage.output_tokens or before.output_tokens)
     thought = max(before.reasoning_tokens, usage.reasoning_tokens)

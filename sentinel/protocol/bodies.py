@@ -1,17 +1,17 @@
 """What a plain answer costs, read off the bytes while they pass. Nothing here fails and nothing holds the answer up.
 
-A JSON body is kept up to a bound and read when it is whole: one beyond it, in an abridged form, or at its two ends. Every other
-body is only measured, however long it is.
+A JSON body is kept up to a bound and read when it is whole: one beyond it, in an abridged form, or at its two ends. One that is
+no single object is read as far as it can be (`values`). Every other body is only measured, however long it is.
 """
 
 from typing import Any, Final
 
 from sentinel.protocol import ends, kept
 from sentinel.protocol.abridged import Abridged
-from sentinel.protocol.answers import Head, decode, decode_head
+from sentinel.protocol.answers import Head, decode, decode_head, head_of, latest
 from sentinel.protocol.dialects import GRAMMARS
-from sentinel.protocol.mended import mended
 from sentinel.protocol.texts import Texts
+from sentinel.protocol.values import objects
 from sentinel.records import NOTHING_PRODUCED, Dialect, Produced, Usage
 
 
@@ -79,25 +79,44 @@ class BodyMeter:
             self.usage, self.failed, self.unfinished = reading.usage, reading.fails, bool(reading.unfinished)
             if self._names:
                 self.object_id = reading.object_id
+        elif body:
+            self._read_objects(body)
         return b""
+
+    def _read_objects(self, body: bytes) -> None:
+        """Reads what is no single object like the events of a stream: the last usage wins, the first may be an error."""
+        found, _ = objects(body)
+        readings = [self._grammar.read_body(head_of(fields)) for fields in found]
+        for reading in readings:
+            if reading.usage is not None:
+                self.usage = latest(self.usage, reading.usage)
+        if readings:
+            self.failed, self.unfinished = readings[0].fails, bool(readings[-1].unfinished)
+            if self._names:
+                self.object_id = readings[0].object_id
 
     def produced(self) -> Produced:
         """What the answer says (wire.md L1, L4), as far as it came. Nothing in dialects whose texts are not counted."""
         say = self._grammar.say
         if say is None or (self.usage is not None and self.usage.output_tokens):
             return NOTHING_PRODUCED
-        body, unread_bytes = self._whole(), 0
-        if body is not None:
-            fields = decode(body) or decode(mended(body))
-        else:
+        body = self._whole()
+        if body is None:
             assert self._long is not None
             fields = decode(ends.of_body(self._long)) or {}
-            unread_bytes = self._long.words_bytes if self._grammar.may_speak(fields) else 0
-        if fields is None:
-            return Produced(unread_bytes=len(body or b""))
+            found, unread_bytes = [fields], self._long.words_bytes if self._grammar.may_speak(fields) else 0
+        elif fields := decode(body) or {}:
+            found, unread_bytes = [fields], 0
+        else:
+            found, unread_bytes = objects(body)
         texts = Texts(self._kept_bytes_max)
-        say(fields, texts)
-        return Produced(texts.joined(), texts.bytes_uncounted, texts.media_tokens, unread_bytes)
+        for fields in found:
+            say(fields, texts)
+        usage = None
+        if self.usage is None and not self.finished:
+            for fields in found:
+                usage = self._grammar.read_body(head_of(fields)).usage or usage
+        return Produced(texts.joined(), texts.bytes_uncounted, texts.media_tokens, unread_bytes, usage)
 
     def fields(self) -> dict[str, Any] | None:
         """The whole body decoded, None where it is not whole JSON or was not kept."""

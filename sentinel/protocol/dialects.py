@@ -73,7 +73,7 @@ class Grammar(NamedTuple):
 
     def may_speak(self, fields: dict[str, Any]) -> bool:
         """Whether there may be text in what is not known of an answer, or of an event, of which `fields` are."""
-        if self.say is None or "choices" in fields or "output" in fields:
+        if self.say is None or "choices" in fields or "output" in fields or fields.get("error"):
             return False
         kind = fields.get("type")
         return not isinstance(kind, str) or kind.endswith(".delta")
@@ -147,7 +147,8 @@ def _read_unread_body(head: Head) -> Reading:
 
 
 def _fails(head: Head) -> bool:
-    return bool(head.error) or head.type == "error"
+    """Whether it is an error; an event of a response that carries the error of a tool (`response.mcp_call.failed`) is none."""
+    return head.type == "error" or (bool(head.error) and not (isinstance(head.type, str) and head.type.startswith("response.")))
 
 
 def _unfinished(head: Head) -> bool | None:

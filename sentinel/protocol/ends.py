@@ -18,6 +18,8 @@ from sentinel.protocol.mended import mended, whole_members
 # Of an event: far more than the words of an answer fill.
 _BYTES_MAX: Final = sse.TAIL_BYTES_MAX
 _USAGE: Final = re.compile(rb'"(?:per_model_)?usage"')
+# What tells whether there is text in an event, or holds all of it.
+_TOLD: Final = re.compile(rb'"(?:choices|type)"')
 # The name may also stand among the metadata behind it.
 _USAGES_TRIED_MAX: Final = 8
 
@@ -47,6 +49,8 @@ class LongEvent:
         if event is not None:
             return (b"data: " + mended(sse.payload(event)) + b"\n\n" if cut else event), 0
         known = self._members(self._long.start)
+        if "error" in (begun := decode(mended(sse.payload(self._long.start))) or {}):
+            known["error"] = begun["error"]
         if not cut:
             known |= self._end(known)
         return _event(known), self._long.words_bytes if self._grammar.may_speak(known) else 0
@@ -58,9 +62,11 @@ class LongEvent:
         """Its last members, and those that are `known` of the object that it carries."""
         end, holder = sse.payload(b"data: " + self._long.end), self._grammar.holder
         if not holder:
-            return _last(end, b"{")
+            return _last(end, b"{") or _last(end, b"{", _TOLD)
         first, last = known.get(holder), _last(end, b'{"%s":{' % holder.encode())
-        return last | {holder: first | last[holder]} if isinstance(first, dict) and last else last
+        if not last:
+            return _last(end, b"{", _TOLD)
+        return last | {holder: first | last[holder]} if isinstance(first, dict) else last
 
 
 def of_body(long: Abridged) -> bytes:
@@ -80,9 +86,9 @@ def _start(text: bytes, depth: int) -> dict[str, Any]:
     return decode(whole_members(text, depth)) or {}
 
 
-def _last(text: bytes, opening: bytes) -> dict[str, Any]:
-    """From its usage on; the first of what could be that one, since others may lie in what follows it."""
-    for at in [named.start() for named in _USAGE.finditer(text)][-_USAGES_TRIED_MAX:]:
+def _last(text: bytes, opening: bytes, names: re.Pattern[bytes] = _USAGE) -> dict[str, Any]:
+    """From its usage (or one of `names`) on: the first of what could be that one, since others may lie in what follows it."""
+    for at in [named.start() for named in names.finditer(text)][-_USAGES_TRIED_MAX:]:
         if (fields := decode(opening + text[at:])) is not None:
             return fields
     return {}

@@ -26,6 +26,8 @@ _LAST_TRY_S: Final = 0.25
 # Told again at a time: each of these calls has the deadline of a live one, and live ones travel with them.
 _AT_ONCE: Final = 32
 _INLINE_CHARACTERS_MAX: Final = 16_384
+# What could not be read of an answer is charged by the hold from here on; less of it is no answer that anybody would read.
+_UNREAD_BYTES_MIN: Final = 1 << 20
 
 
 class Settlement:
@@ -91,7 +93,8 @@ class Settlement:
 
     async def _estimated(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
         """The bill of what did not simply end well with the provider's own figures."""
-        usage, produced, ending = outcome.usage, outcome.produced, outcome.ending
+        produced, ending = outcome.produced, outcome.ending
+        usage = outcome.usage or produced.usage
         if not outcome.started:
             return Bill(0, 0, 0)
         if outcome.unseen:
@@ -102,22 +105,27 @@ class Settlement:
             # What failed before it said anything has no other cost, and what is given again none.
             return Bill(1, usage.input_tokens, usage.output_tokens) if usage is not None else Bill(1, 0, 0)
         if usage is None:
-            input_tokens, output_tokens = hold.input_tokens, await self._count(produced, call.model)
-            reason = "no_usage"
+            input_tokens, reason = hold.input_tokens, "no_usage"
+            output_tokens = 0 if _echoes(call, produced) else await self._count(produced, call.model)
         else:
             # A provider that reports as it goes, and broke off after its last report; or one that left a side out.
             input_tokens = usage.input_tokens or hold.input_tokens
-            output_tokens = usage.output_tokens
-            if not _echoes(call, produced):
+            output_tokens = 0 if usage.derived and not hold.output_tokens else usage.output_tokens
+            if (outcome.usage is not None or not output_tokens) and not _echoes(call, produced):
                 output_tokens += await self._count(produced, call.model)
+            if usage.total_tokens:
+                # The prompt is known better than what was thought; but what was said is not less than it is.
+                produces = hold.output_tokens > 0
+                output_tokens = min(usage.total_tokens, max(output_tokens, usage.total_tokens - hold.input_tokens)) * produces
+                input_tokens = usage.total_tokens - output_tokens
             estimated = usage.derived or (input_tokens, output_tokens) != (usage.input_tokens, usage.output_tokens)
             reason = "half_usage" if estimated else ""
         if reason and ending is not Ending.SUCCESS:
             reason = ending.value
-        # A token has a byte at least.
-        charged = min(hold.output_tokens, output_tokens + produced.unread_bytes)
-        if charged > output_tokens:
-            output_tokens, reason = charged, "unread"
+        if produced.unread_bytes:
+            reason = "unread"
+            if produced.unread_bytes >= _UNREAD_BYTES_MIN:
+                output_tokens = max(output_tokens, hold.output_tokens)
         return Bill(1, input_tokens, output_tokens, reason)
 
     async def _unseen(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
@@ -174,8 +182,10 @@ class Settlement:
 
 def _echoes(call: Call, produced: Produced) -> bool:
     """Whether all that was said are the prompts of a completion (`echo`), which no model produced."""
-    prompt = call.prompt
-    return bool(produced.texts) and isinstance(prompt, TextPrompt) and all(text in prompt.texts for text in produced.texts)
+    prompt, texts = call.prompt, produced.texts
+    if not texts or not isinstance(prompt, TextPrompt) or b'"echo"' not in call.body:
+        return False
+    return all(text in prompt.texts for text in texts)
 
 
 def _count(hold: Hold, bill: Bill) -> None:

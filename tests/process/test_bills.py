@@ -172,8 +172,13 @@ BODIES = {
     "a long text, then usage": Case(message(content=LONG_TEXT, after={"usage": CHAT_FIGURES, "x": {"usage": 1}}), 4),
     "usage, then a long text": Case(message(content=LONG_TEXT, before={"usage": CHAT_FIGURES}), 4),
     "a long text, no usage": Case(message(content=LONG_TEXT), HELD, "unread", None),
-    # A token has a byte at least.
-    "no JSON": Case(b'{"choices": oops}', 17, "unread", None),
+    "no JSON": Case(b'{"choices": oops}', 0, "unread", None),
+    "too deep": Case(b'{"a":' * 2000 + b"1" + b"}" * 2000, 0, "unread", None),
+    "a zero byte behind it": Case(message(content=TEXT * 20, after={"usage": CHAT_FIGURES}) + b"\n\0", 4),
+    "twice in a row": Case(message(content=TEXT * 20, after={"usage": CHAT_FIGURES}) * 2, 4),
+    "in a list": Case(b"[" + message(content=TEXT * 20, after={"usage": CHAT_FIGURES}) + b"]", 4),
+    "an empty list": Case(b"[]", 0, "no_usage", None),
+    "lines of JSON": Case(b"\n".join(message(content=part) for part in ("The river", " was")), 3, "no_usage", None),
 }
 
 
@@ -321,9 +326,9 @@ HALVES = {
     "output missing": Half({"prompt_tokens": 50}, TEXT, (50, SAID)),
     "output missing, a total": Half({"prompt_tokens": 50, "total_tokens": 59}, TEXT, (50, 9)),
     "neither": Half({"prompt_tokens": 0, "completion_tokens": 0}, TEXT, (None, SAID), "no_usage"),
-    "neither, but a total": Half(
-        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 59}, TEXT, (None, SAID), "no_usage"
-    ),
+    "neither, but a total": Half({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 59}, TEXT, (None, -59)),
+    "a total alone": Half({"total_tokens": 59}, TEXT, (None, -59)),
+    "a total alone that is small": Half({"total_tokens": SAID + 2}, TEXT, (2, SAID)),
     "whole": Half({"prompt_tokens": 50, "completion_tokens": 4, "total_tokens": 54}, TEXT, (50, 4), ""),
     "an empty answer": Half({"prompt_tokens": 50, "completion_tokens": 0, "total_tokens": 50}, "", (50, 0), ""),
     "an empty answer without a total": Half({"prompt_tokens": 50, "completion_tokens": 0}, "", (50, 0), ""),
@@ -367,7 +372,9 @@ async def test_half_a_usage_is_completed(town: Town, http: aiohttp.ClientSession
             assert await response.read() == answer
             request_id = response.headers["x-request-id"]
         given, produced = case.billed
-        assert await town.bill(user) == (1, estimate if given is None else given, produced), name
+        given = estimate if given is None else given
+        # Below 0: so many tokens less the prompt.
+        assert await town.bill(user) == (1, given, produced if produced >= 0 else -produced - given), name
         assert town.reason(request_id) == case.reason, name
 
 
@@ -375,8 +382,12 @@ async def test_true_zeros_stay(town: Town, http: aiohttp.ClientSession) -> None:
     """Issue 10.5: embeddings produce nothing, nor does a completion that echoes its prompt and no more."""
     embeddings = said({"object": "list", "data": [{"embedding": [0.5] * 9}], "usage": {"prompt_tokens": 8, "total_tokens": 8}})
     echo = said({"choices": [{"text": TEXT, "finish_reason": "length"}], "usage": {"prompt_tokens": 9, "completion_tokens": 0}})
+    more = embeddings.replace(b'"total_tokens": 8', b'"total_tokens": 12')
+    unpaid = said({"choices": [{"text": TEXT, "finish_reason": "length"}]})
     for route, answer, asks, billed in (
         ("/embeddings", embeddings, {"input": "x"}, (1, 8, 0)),
+        ("/embeddings", more, {"input": "x"}, (1, 8, 0)),
+        ("/completions", unpaid, {"prompt": TEXT, "echo": True, "max_tokens": 0}, (1, SAID, 0)),
         ("/completions", echo, {"prompt": TEXT, "echo": True, "max_tokens": 0, "logprobs": 1}, (1, 9, 0)),
     ):
         user = await make_user(town.stack)
@@ -391,7 +402,7 @@ async def test_true_zeros_stay(town: Town, http: aiohttp.ClientSession) -> None:
             assert (response.status, await response.read()) == (200, answer)
             request_id = response.headers["x-request-id"]
         assert await town.bill(user) == billed
-        assert town.reason(request_id) == ""
+        assert town.reason(request_id) == {more: "half_usage", unpaid: "no_usage"}.get(answer, "")
 
 
 HIDDEN: dict[str, dict[str, Any]] = {

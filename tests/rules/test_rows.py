@@ -23,7 +23,7 @@ ROWS = [
     {"protocol"},
     {"protocol.ends", "protocol.erring"},
     # The parts the readers of the row above are made of.
-    {"protocol.account", "protocol.dialects", "protocol.formats", "protocol.forms", "protocol.unpaid"},
+    {"protocol.account", "protocol.dialects", "protocol.formats", "protocol.forms", "protocol.unpaid", "protocol.values"},
     {
         "protocol.sse",
         "protocol.answers",
