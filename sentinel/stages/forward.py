@@ -16,23 +16,25 @@ import msgspec
 
 from sentinel import metrics
 from sentinel.edges.provider import (
-    Begun,
     Failed,
     Opened,
     Patience,
     Provider,
     Reply,
     Upload,
+    begin,
     judged,
     looked_into,
     tell_disclosed,
     tell_refused,
+    without_account,
 )
 from sentinel.errors import UpstreamError, UpstreamUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol import account, headers, models, wire
+from sentinel.protocol.erring import may_err
 from sentinel.protocol.fields import Fields
-from sentinel.protocol.kinds import Kind
+from sentinel.protocol.kinds import Kind, errs
 from sentinel.protocol.models import Fallbacks
 from sentinel.records import Call, Dialect, Hold, Origin
 
@@ -136,11 +138,19 @@ class Forward:
             call, attempt = await self._after_failure(call, asking, attempt, hold)
             if call.model != hold.model:
                 attempt.origin = Origin(model=call.model)
-        if call.dialect not in _JSON_OR_EVENTS or attempt.status >= 300 or attempt.status in _BODILESS:
-            return attempt if attempt.ready else await _begun(attempt)
+        if attempt.status >= 300 or attempt.status in _BODILESS:
+            return attempt if attempt.ready else await begin(attempt)
+        if call.dialect not in _JSON_OR_EVENTS:
+            if _may_err(call, attempt):
+                return await _looked_at(attempt, self._provider.key, hold.request_id)
+            return attempt if attempt.ready else await begin(attempt)
         # Who asked for events is told at once that they come; the body is the stream's own matter then.
         usual = attempt.fits and (call.stream or attempt.kind is not Kind.EVENTS)
-        return attempt if usual else await _judged(attempt, self._provider.key, hold.request_id)
+        if usual and (call.dialect is Dialect.CHAT or attempt.kind is not Kind.JSON):
+            return attempt
+        # Responses and runs that failed are objects with an error in them.
+        asked = _looked_at if usual else _judged
+        return await asked(attempt, self._provider.key, hold.request_id)
 
     async def _after_failure(self, call: Call, asking: _Asking, attempt: _Attempt, hold: Hold) -> tuple[Call, Opened]:
         """The call that was asked last and its answer, after an attempt that was no success: of the first model that is
@@ -210,26 +220,26 @@ async def _back_off(attempt: _Attempt, tries: int) -> None:
     await asyncio.sleep(_BACKOFF_S * 2**tries * random.uniform(0.5, 1.0))
 
 
-async def _begun(reply: Opened) -> Reply:
-    """`reply` with the first bytes of its body here: the server sends no head before them either, so a body that fails at its
-    first byte can still be told as what it is, not as a defect of this gateway (wire.md E6).
-    """
-    try:
-        return Begun(reply, await reply.read())
-    except BaseException:
-        reply.close()
-        raise
+def _may_err(call: Call, attempt: Opened) -> bool:
+    """Whether an answer may as well be an error under a status of success: not where it is what a caller has stored."""
+    return (attempt.kind is Kind.JSON or call.dialect is Dialect.MEDIA) and not call.path.endswith("/content")
 
 
 async def _judged(attempt: Opened, key: str, request_id: str) -> Reply:
-    """The attempt as what it is. An error in it, under whatever status, says nothing of the provider's account."""
+    """The attempt as what it is, and looked at."""
     try:
         begun = await judged(attempt)
     except UpstreamError as error:
         metrics.UPSTREAM.labels(error.code).inc()
         raise
-    if not begun.errs:
-        return begun
+    return await _looked_at(begun, key, request_id)
+
+
+async def _looked_at(reply: Opened, key: str, request_id: str) -> Reply:
+    """An answer in which an error, under whatever status, says nothing of the provider's account."""
+    begun = await begin(reply)
+    if not errs(begun.first):
+        return await without_account(begun, request_id) if may_err(begun.first) else begun
     failed = await looked_into(begun, key)
     code = account.refusal(failed.beginning)
     if code:

@@ -155,6 +155,59 @@ async def test_an_error_under_a_status_of_success_is_one(
     assert (line["status"], line["ids"]) == (200, [ORG, PROJECT, TEAM])
 
 
+FAILED_OBJECTS = {
+    "a response": ("POST", "/responses", {"id": "resp_1", "object": "response", "status": "failed"}, "error"),
+    "a response, looked at": (
+        "GET",
+        "/responses/resp_{}",
+        {"id": "resp_{}", "object": "response", "status": "failed"},
+        "error",
+    ),
+    "a job": ("GET", "/fine_tuning/jobs/ftjob-{}", {"id": "ftjob-{}", "object": "fine_tuning.job"}, "error"),
+    "a run": ("GET", "/threads/thread_{}/runs/run_{}", {"id": "run_{}", "object": "thread.run"}, "last_error"),
+}
+OF_A_TOOL = {"type": "mcp_call", "error": {"message": f"tool says {ORG}", "code": "insufficient_quota"}}
+
+
+@pytest.mark.parametrize("code", ["rate_limit_exceeded", "insufficient_quota"])
+@pytest.mark.parametrize("shape", FAILED_OBJECTS)
+async def test_an_object_that_failed_does_not_say_whose_account_it_is(
+    town: Town, http: aiohttp.ClientSession, user_of_town: User, shape: str, code: str
+) -> None:
+    """Issue 10 §8: its error is hidden, told, and never the caller's limit; what a tool said beside it stays."""
+    method, path, start, name = FAILED_OBJECTS[shape]
+    # Each caller has objects of its own.
+    path, start = path.replace("{}", code), start | {"id": start["id"].replace("{}", code)}
+    counted = await town.refusals("account")
+    said = json.dumps(start | {name: error(SAID, code)["error"], "output": [OF_A_TOOL], "metadata": {"x": TEXT}})
+    if method == "POST":
+        response, passed = await town.ask(http, user_of_town, says(plain(said.encode())), path)
+    else:
+        parent = "/".join(path.split("/")[: 3 if "threads" in path else -1])
+        made = {"id": path.split("/")[2]} if "threads" in path else start
+        await town.ask(http, user_of_town, says(plain(json.dumps(made).encode())), parent.removesuffix(f"/thread_{code}"))
+        town.provider.acts[f"/v1{path}"] = says(plain(said.encode()))
+        headers = {"authorization": f"Bearer {user_of_town.token}"}
+        async with http.get(town.stack.base_url + path, headers=headers) as response:
+            passed = await response.read()
+    refused = code == "insufficient_quota"
+    shown = {"message": REFUSED_MESSAGE, "code": "upstream_error"} if refused else {"message": HIDDEN}
+    assert json.loads(passed) == json.loads(said) | {name: error(SAID, code)["error"] | shown}
+    assert response.headers["content-length"] == str(len(passed))
+    assert await town.refusals("account") == counted + refused
+
+
+@pytest.mark.parametrize("path", ["/audio/speech", "/images/generations", "/moderations", "/responses/input_tokens"])
+async def test_an_error_under_a_status_of_success_is_one_on_every_route(
+    town: Town, http: aiohttp.ClientSession, user_of_town: User, path: str
+) -> None:
+    """Issue 10 §8: also where sound, a picture or nothing that is billed is answered; a refused account is a 502 there."""
+    response, passed = await town.ask(http, user_of_town, says(plain(json.dumps(error(SAID)).encode())), path)
+    assert (response.status, json.loads(passed)) == (200, error(HIDDEN))
+    response, passed = await town.ask(http, user_of_town, says(plain(json.dumps(error(SAID, UNPAID[0])).encode())), path)
+    assert (response.status, json.loads(passed)["error"]["message"]) == (502, REFUSED_MESSAGE)
+
+
 @pytest.mark.parametrize("start", ['{"error":null,', '{"error" : null,', '{"errors":["x"],'])
 async def test_an_answer_with_an_empty_error_is_none(
     town: Town, http: aiohttp.ClientSession, user_of_town: User, start: str

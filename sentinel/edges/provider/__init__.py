@@ -13,9 +13,9 @@ from typing import ClassVar, Final, Protocol
 from sentinel.edges.http import BrokenError, Client, Connection, LateError, UnreachableError
 from sentinel.edges.http.request import head, opening
 from sentinel.edges.provider.arriving import opened
-from sentinel.edges.provider.failed import Failed, looked_into, tell_disclosed, tell_refused
+from sentinel.edges.provider.failed import Failed, looked_into, tell_disclosed, tell_refused, without_account
 from sentinel.edges.provider.judging import judged
-from sentinel.edges.provider.reply import Begun, Opened, Reply, Through
+from sentinel.edges.provider.reply import Begun, Opened, Reply, Through, begin
 from sentinel.edges.provider.upload import Patience, Sending, Upload
 from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
 from sentinel.protocol import wire
@@ -32,10 +32,12 @@ __all__ = [
     "Through",
     "Upload",
     "Vercel",
+    "begin",
     "judged",
     "looked_into",
     "tell_disclosed",
     "tell_refused",
+    "without_account",
 ]
 
 # What a request line cannot carry, or what would end a path or a query there: sent as %XX.

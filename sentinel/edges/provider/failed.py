@@ -8,10 +8,11 @@ from typing import Final
 
 from sentinel import metrics
 from sentinel.edges.provider.plain import inflated
-from sentinel.edges.provider.reply import Opened, Through
+from sentinel.edges.provider.reply import Begun, Opened, Through
 from sentinel.errors import UpstreamError
 from sentinel.logs import Log
 from sentinel.protocol.account import Disclosed, Hiding
+from sentinel.protocol.erring import hide_in_body
 
 _log: Final = Log("provider")
 
@@ -62,24 +63,48 @@ class Failed(Through):
 
 async def looked_into(reply: Opened, key: str) -> Failed:
     """`reply`, an error, with its beginning read: all of a usual one, made plain. `key` is the provider's."""
-    said, whole, broken = b"", False, None
-    plain = reply
     try:
         plain = inflated(reply)
-        # An error has an end in sight, whatever its label says.
-        plain.bound(as_stream=False)
-        while len(said) < BEGINNING_BYTES_MAX and not whole:
-            chunk = await plain.read()
+    except UpstreamError as error:
+        return Failed(reply, b"", whole=False, broken=error, key=key)
+    # An error has an end in sight, whatever its label says.
+    plain.bound(as_stream=False)
+    said, whole, broken = await _beginning(plain)
+    return Failed(plain, said, whole=whole, broken=broken, key=key)
+
+
+async def without_account(reply: Opened, request_id: str) -> Begun:
+    """`reply`, an object that may tell its own failure, without what that says about the account, as far as its beginning goes.
+
+    Where it breaks off, the next read fails again.
+    """
+    said, whole, _ = await _beginning(reply)
+    disclosed = Disclosed()
+    begun = Begun(reply, hide_in_body(said, disclosed))
+    if begun.first != said:
+        tell_disclosed(disclosed, request_id, reply.status)
+        length = [(b"content-length", b"%d" % len(begun.first))] if whole else []
+        begun.headers = (*(line for line in reply.headers if line[0].lower() != b"content-length"), *length)
+    return begun
+
+
+async def _beginning(reply: Opened) -> tuple[bytes, bool, UpstreamError | None]:
+    """The first bytes of `reply`, whether they are all, and why there are no more, if it broke off."""
+    said = b""
+    try:
+        while len(said) < BEGINNING_BYTES_MAX:
+            chunk = await reply.read()
             said += chunk
-            whole = not chunk
+            if not chunk:
+                return said, True, None
     except UpstreamError as error:
         _log.info("an error of the provider broke off", status=reply.status, code=error.code)
-        broken = error
+        return said, False, error
     except BaseException:
         # The client has left: an open reply holds a connection.
         reply.close()
         raise
-    return Failed(plain, said, whole=whole, broken=broken, key=key)
+    return said, False, None
 
 
 def tell_disclosed(disclosed: Disclosed, request_id: str, status: int) -> None:

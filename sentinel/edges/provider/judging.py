@@ -25,9 +25,8 @@ _SHOWN_BYTES: Final = 512
 
 
 async def judged(reply: Opened) -> Begun:
-    """`reply` under the label that its first bytes deserve; they come first in it. An empty one is neither JSON nor events.
-
-    It `errs` where it is an error in JSON.
+    """`reply` under the label that its first bytes deserve; they come first in it, as many as tell whether it is an error. An
+    empty one is neither JSON nor events.
     """
     try:
         plain = inflated(reply)
@@ -41,7 +40,6 @@ async def judged(reply: Opened) -> Begun:
         raise _other(reply, start)
     reply.bound(as_stream=kind is Kind.EVENTS)
     begun = Begun(plain, start)
-    begun.errs = kind is Kind.JSON and bool(errs(start))
     if kind is not reply.kind:
         _log.debug("an answer under a wrong label", status=reply.status, kind=kind.name)
         begun.headers = relabelled(begun.headers, kind)

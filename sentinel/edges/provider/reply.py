@@ -94,22 +94,32 @@ class Through:
 
 
 class Begun(Through):
-    """A reply whose first bytes were read to see what they say: they come first, then the rest. `errs`: they are an error's."""
+    """A reply whose first bytes were read to see what they say: they come `first`, then the rest."""
 
     ready = True
     fits = True
-    errs = False
 
     def __init__(self, reply: Opened, first: bytes) -> None:
         super().__init__(reply)
         self.kind = reply.kind
         self.bound = reply.bound
-        self._first = first
+        self.first = first
 
     async def read(self) -> bytes:
         """See Reply."""
-        first, self._first = self._first, b""
+        first, self.first = self.first, b""
         return first or await self._reply.read()
+
+
+async def begin(reply: Opened) -> Begun:
+    """`reply` with the first bytes of its body here: the server sends no head before them either, so a body that fails at its
+    first byte can still be told as what it is, not as a defect of this gateway (wire.md E6).
+    """
+    try:
+        return Begun(reply, await reply.read())
+    except BaseException:
+        reply.close()
+        raise
 
 
 async def within(reply: Reply, within_s: float) -> bytes | None:
