@@ -146,6 +146,10 @@ ROWS: dict[str, list[tuple[str, int | str, str | None, str | None, str]]] = {
     "falls silent before the first byte of a plain answer": [
         ("silent after its head", 504, "upstream_timeout", "false", "the prompt")
     ],
+    # Its last piece is held until the id of what it leaves is noted.
+    "breaks off in a plain answer, nothing of which went down": [
+        ("short, stored", 502, "upstream_error", "false", "what came")
+    ],
     "breaks off in a plain answer": [
         ("short", "a short body", "–", "–", "what came"),
         ("short gzip", "a short body", "–", "–", "what came"),
@@ -186,8 +190,9 @@ async def test_what_the_provider_does(
     """wire.md E5, E6, R2-R5, F1, F2: each row of docs/errors.md: the answer, the advice, the bill."""
     user = await make_user(town.stack)
     asked = len(town.liar.asked)
-    said = await ask(town, http, user, act)
-    provided = ANSWERS.get(act, b"")
+    name, _, stored = act.partition(", ")
+    said = await ask(town, http, user, name, **({"store": True} if stored else {}))
+    provided = ANSWERS.get(name, b"")
     head, _, body = provided.partition(b"\r\n\r\n")
     own = dict(line.split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:] if ": " in line)
     if isinstance(status, int):
