@@ -358,7 +358,7 @@ RUN = b'{"id":"run_1","object":"thread.run","status":"queued","usage":null}'
     [
         (b"text/event-stream", [CREATED[:30], CREATED[30:], b"more"], Dialect.RESPONSES, "resp_1", 1),
         (b"application/json", [RUN[:20], RUN[20:]], Dialect.EVENTS, "run_1", 0),
-        (b"application/json", [RUN[:10]], Dialect.EVENTS, "", 0),
+        *((b"application/json", [RUN[:at]], Dialect.EVENTS, "", 0) for at in (2, 5, 8, 12)),
         (b"audio/wav", [b"0000"], Dialect.EVENTS, "", 0),
     ],
 )

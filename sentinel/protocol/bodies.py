@@ -92,8 +92,10 @@ class BodyMeter:
                 self.usage = latest(self.usage, reading.usage)
         if readings:
             self.failed, self.unfinished = readings[0].fails, bool(readings[-1].unfinished)
-            if self._names:
-                self.object_id = readings[0].object_id
+            name = readings[0].object_id
+            # Of a body that was cut within it there is no id.
+            if self._names and f'"{name}"'.encode() in body:
+                self.object_id = name
 
     def produced(self) -> Produced:
         """What the answer says (wire.md L1, L4), as far as it came. Nothing in dialects whose texts are not counted."""
