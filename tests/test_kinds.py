@@ -231,10 +231,30 @@ async def test_a_bare_error_reaches_who_asked_for_events(
 
 @pytest.mark.parametrize("body", [b'{"error":{"text', b"[1]", b"{]", b"<html></html>"])
 async def test_what_is_no_json_object_is_no_event(body: bytes) -> None:
-    """Issue 10 §4: half an object, or what is none, is not made an event; the stream is told as broken off."""
+    """Issue 10 §4: half an object, or what is none, is not made an event; the stream is told as none."""
     down = await copy(Answer(EVENTS, [body]), call(Dialect.CHAT))
     assert not down.body.startswith((body, b"data: " + body))
+    assert b"upstream_not_json" in down.body
+
+
+@pytest.mark.parametrize("dialect", [Dialect.CHAT, Dialect.RESPONSES, Dialect.EVENTS, Dialect.MEDIA])
+@pytest.mark.parametrize(
+    "body", [b"", b"\n\n", b": ping\n\n", b"upstream is fine", b"<html>\n\n<img src='data:x'>\n\n</html>\n"]
+)
+async def test_a_stream_without_an_event_costs_nothing(dialect: Dialect, body: bytes) -> None:
+    """Issue 10 §4: under the label of a stream, what has no event ends with an error, and nothing of it was served."""
+    for chunks in ways(body)[::5] or [[]]:
+        down = await copy(Answer(EVENTS, chunks), call(dialect))
+        assert b"upstream_not_json" in down.body
+        assert (down.outcome.started, down.outcome.ending) == (False, Ending.UPSTREAM_ERROR)
+
+
+@pytest.mark.parametrize("body", [b'data: {"id":', b"data: x\n\n"])
+async def test_half_an_event_is_billed(body: bytes) -> None:
+    """Issue 10 §4, wire.md F2: a stream that broke off within its first event was served; what it cost is estimated."""
+    down = await copy(Answer(EVENTS, [body]), call(Dialect.CHAT))
     assert b"upstream_truncated" in down.body
+    assert (down.outcome.started, down.outcome.ending) == (True, Ending.TRUNCATED)
 
 
 def test_json_behind_an_event_is_left_alone() -> None:

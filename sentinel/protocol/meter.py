@@ -109,6 +109,16 @@ class StreamMeter:
         return self._failed_first or (self._failed_last and self._unpaid.silent())
 
     @property
+    def metered(self) -> bool:
+        """Whether tokens are counted of it at all."""
+        return self._dialect is not Dialect.NONE
+
+    @property
+    def began(self) -> bool:
+        """Whether anything of an event came, comments aside: a page under the label of a stream has none."""
+        return self._opened or self.overflowed > 0
+
+    @property
     def finished(self) -> bool:
         """Whether the answer was whole (wire.md F2): each choice gave its `finish_reason`, or a response its last event.
 
@@ -191,6 +201,8 @@ class StreamMeter:
         said = sse.payload(rest)
         if said.startswith(END_MARK) or decode(said or self._bare(rest)) is not None:
             return self.hidden.in_events(self._read(sse.closed(rest)))
+        # Half an event is one that was served.
+        self._opened = self._opened or bool(said)
         comments = sse.comments(rest)
         return comments if not said and comments == rest else b""
 

@@ -39,7 +39,12 @@ async def _produced(bytes_down: int, meter: Meter, ending: Ending, reading: asyn
 
 def truncation(meter: Meter) -> UpstreamError | None:
     """The failure of a stream that ended cleanly but incomplete: not by its own end, nor by an error (wire.md F2)."""
-    if not isinstance(meter, StreamMeter) or meter.terminated or meter.failed or meter.finished:
+    if not isinstance(meter, StreamMeter) or meter.terminated or meter.failed:
+        return None
+    if not meter.began and meter.metered:
+        # A page, an empty body or comments alone: no model said that, so that nothing is owed.
+        return UpstreamError("The provider answered with no event.", code="upstream_not_json", retry=False, sent=False)
+    if meter.finished:
         return None
     return UpstreamError("The provider ended its stream before the answer was complete.", code="upstream_truncated")
 
@@ -58,9 +63,10 @@ async def outcome_of(
     if isinstance(failure, SentinelError) and exchange is not None and not exchange.started:
         status = failure.status
     ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
+    started = reply.status < 400 and not (isinstance(failure, UpstreamError) and not failure.sent)
     if reply.status >= 400:
         ending = Ending.REFUSED
-    elif meter.failed:
+    elif not started or meter.failed:
         ending = Ending.UPSTREAM_ERROR
     if isinstance(meter, StreamMeter):
         if meter.overflowed:
@@ -70,7 +76,7 @@ async def outcome_of(
     return Outcome(
         ending=ending,
         status=status,
-        started=reply.status < 400,
+        started=started,
         usage=meter.usage,
         produced=await _produced(bytes_down, meter, ending, reading),
         bytes_down=bytes_down,
