@@ -24,6 +24,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
+_BEGINS_OBJECT: Final = re.compile(rb'\s*\{\s*"')
 # Of an object whose first member is no error: written out, so that it is told from one of which too little has come.
 _NO_ERROR: Final = rb'(?:[^\s"]|"(?:[^e]|e[^r]|er[^r]|err[^o]|erro[^r]|error[^"]|error"\s*:\s*[^\s{"]))'
 _BEGINS_USUAL: Final = re.compile(rb"\[|\{\s*" + _NO_ERROR)
@@ -60,6 +61,18 @@ def told(start: bytes) -> Kind | None:
     if not text or any(field.startswith(line) for field in _FIELDS):
         return None
     return Kind.OTHER
+
+
+def told_of_media(label: bytes, start: bytes) -> Kind | None:
+    """The kind of an answer that may be anything, told by `start` where that can be nothing else; None where it can.
+
+    What is labelled as media is; a transcript may begin with a bracket, and a note with a colon.
+    """
+    if label.startswith((b"audio/", b"image/", b"video/")):
+        return None
+    if start.startswith((b"data:", b"event:")):
+        return Kind.EVENTS
+    return Kind.JSON if _BEGINS_OBJECT.match(start) else None
 
 
 def relabelled(headers: Sequence[Line], kind: Kind) -> tuple[Line, ...]:

@@ -18,8 +18,7 @@ from sentinel.records import Dialect, Produced, Usage
 # An object is named in the first event of its stream; some providers send one with filters only before it (Azure).
 _NAMELESS_EVENTS_MAX: Final = 16
 
-# In every error, whatever its shape (sentinel.protocol.erring).
-_ERROR: Final = b"error"
+_ERROR: Final = b"error"  # in every error, whatever its shape (sentinel.protocol.erring)
 
 
 class StreamMeter:
@@ -109,14 +108,9 @@ class StreamMeter:
         return self._failed_first or (self._failed_last and self._unpaid.silent())
 
     @property
-    def metered(self) -> bool:
-        """Whether tokens are counted of it at all."""
-        return self._dialect is not Dialect.NONE
-
-    @property
-    def began(self) -> bool:
-        """Whether anything of an event came, comments aside: a page under the label of a stream has none."""
-        return self._opened or self.overflowed > 0
+    def empty(self) -> bool:
+        """Whether no event came where a model should have spoken: a page has none, and comments alone are none."""
+        return not (self._opened or self.overflowed or self._dialect is Dialect.NONE)
 
     @property
     def finished(self) -> bool:
@@ -201,8 +195,7 @@ class StreamMeter:
         said = sse.payload(rest)
         if said.startswith(END_MARK) or decode(said or self._bare(rest)) is not None:
             return self.hidden.in_events(self._read(sse.closed(rest)))
-        # Half an event is one that was served.
-        self._opened = self._opened or bool(said)
+        self._opened = self._opened or bool(said)  # half an event was served as well
         comments = sse.comments(rest)
         return comments if not said and comments == rest else b""
 

@@ -25,6 +25,7 @@ from sentinel.edges.provider import (
     begin,
     judged,
     looked_into,
+    recognised,
     tell_disclosed,
     tell_refused,
     without_account,
@@ -141,6 +142,7 @@ class Forward:
         if attempt.status >= 300 or attempt.status in _BODILESS:
             return attempt if attempt.ready else await begin(attempt)
         if call.dialect not in _JSON_OR_EVENTS:
+            attempt = recognised(await begin(attempt)) if call.dialect is Dialect.MEDIA else attempt
             if _may_err(call, attempt):
                 return await _looked_at(attempt, self._provider.key, hold.request_id)
             return attempt if attempt.ready else await begin(attempt)

@@ -110,6 +110,12 @@ async def used(town: Town, http: aiohttp.ClientSession, user: User) -> list[int]
 # By name: the path, whether a stream is asked for, the labels, what comes, what goes down (None: the same), its label, the bill
 # (where no usage came, the prompt's estimate).
 Row = tuple[str, bool, tuple[str, ...], bytes, bytes | None, str, list[int]]
+PICTURE = b'{"created":1,"data":[{"b64_json":"AAAA"}],"usage":{"input_tokens":50,"output_tokens":400,"total_tokens":450}}'
+PICTURES = (
+    b'event: image_generation.completed\ndata: {"type":"image_generation.completed","b64_json":"AAAA",'
+    + PICTURE[-67:]
+    + b"\n\n"
+)
 ROWS: dict[str, Row] = {
     "a stream, asked for": ("/chat/completions", True, (JSON, *WRONG), CHAT_STREAM, SHOWN, EVENTS, [1, 227, 4]),
     "a stream, not asked for": ("/chat/completions", False, (JSON, *WRONG), CHAT_STREAM, None, EVENTS, [1, 227, 4]),
@@ -173,7 +179,20 @@ ROWS: dict[str, Row] = {
         [1, 115, 4],
     ),
     "speech": ("/audio/speech", False, ("audio/mpeg", "", "text/html"), b"\xff\xfb<html>" * 9, None, "", [1, 1, 0]),
-    "speech that looks like a stream": ("/audio/speech", False, ("audio/mpeg", JSON), b"data: x\n\n", None, "", [1, 1, 0]),
+    "speech that looks like a stream": ("/audio/speech", False, ("audio/mpeg",), b"data: x\n\n", None, "", [1, 1, 0]),
+    "speech that is a stream": ("/audio/speech", False, (JSON, "text/plain", ""), b"data: x\n\n", None, EVENTS, [1, 1, 0]),
+    "speech that looks like JSON": ("/audio/speech", False, ("audio/mpeg",), PICTURE, None, "", [1, 1, 0]),
+    "a transcript": ("/audio/speech", False, ("text/plain", ""), b"[Music] {and} data: more", None, "", [1, 1, 0]),
+    "a picture in JSON": (
+        "/images/generations",
+        False,
+        ("text/plain", "", "text/event-stream"),
+        PICTURE,
+        None,
+        JSON,
+        [1, 50, 400],
+    ),
+    "pictures in a stream": ("/images/generations", True, (JSON, "text/plain", ""), PICTURES, None, EVENTS, [1, 50, 400]),
     "a picture": ("/images/generations", False, ("image/png",), b"\x89PNG" * 9, None, "", [1, 1, 0]),
 }
 
@@ -332,3 +351,21 @@ async def test_a_page_is_counted(town: Town, http: aiohttp.ClientSession) -> Non
     lines = [json.loads(line) for line in town.stack.child("sentinel").output().splitlines() if "content_type" in line]
     assert {(line["event"], line["level"]) for line in lines} == {("provider answers with neither JSON nor events", "warning")}
     assert "text/html" in {line["content_type"] for line in lines}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "pieces",
+    [[b"Please log in."], [b"Please ", b"log in."], [b"\n", b"<html>" * 900], [b": still here\n\n"], [b"\n\n"], [b""]],
+    ids=["a text", "a text in pieces", "a page behind a line", "comments alone", "lines alone", "nothing"],
+)
+async def test_a_stream_in_which_no_event_came_costs_nothing(
+    town: Town, http: aiohttp.ClientSession, pieces: list[bytes], *, stream: bool
+) -> None:
+    """Issue 10 §4: a page under the label of a stream is no answer of a model, however late that shows."""
+    user = await make_user(town.stack)
+    script(town, "text/event-stream", pieces)
+    status, _, came = await ask(town, http, user, "/chat/completions", stream=stream)
+    assert status in (200, 502)
+    assert b"upstream_not_json" in came
+    assert await used(town, http, user) == [0, 0, 0]

@@ -14,7 +14,7 @@ from sentinel.edges.http import BrokenError, Client, Connection, LateError, Unre
 from sentinel.edges.http.request import head, opening
 from sentinel.edges.provider.arriving import opened
 from sentinel.edges.provider.failed import Failed, looked_into, tell_disclosed, tell_refused, without_account
-from sentinel.edges.provider.judging import judged
+from sentinel.edges.provider.judging import judged, recognised
 from sentinel.edges.provider.reply import Begun, Opened, Reply, Through, begin
 from sentinel.edges.provider.upload import Patience, Sending, Upload
 from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
@@ -35,6 +35,7 @@ __all__ = [
     "begin",
     "judged",
     "looked_into",
+    "recognised",
     "tell_disclosed",
     "tell_refused",
     "without_account",

@@ -11,7 +11,7 @@ from sentinel.edges.provider.plain import inflated
 from sentinel.edges.provider.reply import Begun, Opened
 from sentinel.errors import UpstreamError
 from sentinel.logs import Log
-from sentinel.protocol.kinds import Kind, errs, relabelled, told
+from sentinel.protocol.kinds import Kind, errs, relabelled, told, told_of_media
 
 _log: Final = Log("provider")
 _now: Final = time.monotonic
@@ -42,6 +42,16 @@ async def judged(reply: Opened) -> Begun:
     begun = Begun(plain, start)
     if kind is not reply.kind:
         _log.debug("an answer under a wrong label", status=reply.status, kind=kind.name)
+        begun.headers = relabelled(begun.headers, kind)
+    return begun
+
+
+def recognised(begun: Begun) -> Begun:
+    """`begun`, which may be anything, as JSON or events where its first bytes say so and its label does not."""
+    label = next((value for name, value in begun.headers if name.lower() == b"content-type"), b"").lower()
+    kind = told_of_media(label, begun.first)
+    if kind is not None and kind is not begun.kind:
+        begun.bound(as_stream=kind is Kind.EVENTS)
         begun.headers = relabelled(begun.headers, kind)
     return begun
 

@@ -41,7 +41,7 @@ def truncation(meter: Meter) -> UpstreamError | None:
     """The failure of a stream that ended cleanly but incomplete: not by its own end, nor by an error (wire.md F2)."""
     if not isinstance(meter, StreamMeter) or meter.terminated or meter.failed:
         return None
-    if not meter.began and meter.metered:
+    if meter.empty:
         # A page, an empty body or comments alone: no model said that, so that nothing is owed.
         return UpstreamError("The provider answered with no event.", code="upstream_not_json", retry=False, sent=False)
     if meter.finished:
