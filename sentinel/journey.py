@@ -143,7 +143,8 @@ class Journey:
         if call.method == "DELETE":
             await self._background.before_delete(hold.caller, call.path)
         self._settlement.start(hold)
-        reply = await self._forward.open(call, exchange.headers, hold, lease.mark_sent, upload)
+        on_failed = partial(_failed, exchange, lease)
+        reply = await self._forward.open(call, exchange.headers, hold, lease.mark_sent, on_failed, upload)
         return self._answer_cache.watch(name, reply) if name else reply
 
     def answer_headers(self, hold: Hold) -> list[tuple[bytes, bytes]]:
@@ -187,6 +188,12 @@ class Journey:
         if path:
             await self._background.done(hold)
         _tell(passage, hold, call, outcome, origin, bill)
+
+
+def _failed(exchange: Exchange, lease: Lease) -> None:
+    """An attempt was no success: a client that has left is not waited for, and owes nothing of it."""
+    lease.mark_failed()
+    exchange.connected().stay_no_more()
 
 
 class _Passage(Struct, frozen=True):

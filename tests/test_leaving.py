@@ -176,3 +176,20 @@ async def test_waiting_has_bounds() -> None:
     assert not leaving(answers_max=0).stays(asked, interrupted.set)
     assert not leaving("cancel").stays(asked, interrupted.set)
     assert not leaving().stays(call(Dialect.CHAT, model="gpt-4o", stream=True), interrupted.set)
+
+
+@pytest.mark.parametrize("leaves_first", [True, False])
+async def test_a_failure_is_not_waited_for(leaves_first: bool) -> None:
+    """Issue 11 A2: once the provider has failed nothing is worth staying for, whether the client has left or leaves now."""
+    section = Section()
+    section.stays = lambda _reason: True
+    with pytest.raises(ClientGoneError):
+        async with asyncio.timeout(5):
+            with section:
+                if leaves_first:
+                    section.interrupt(ClientGoneError())
+                section.stay_no_more()
+                if not leaves_first:
+                    section.interrupt(ClientGoneError())
+                await asyncio.sleep(60)
+    section.forget()

@@ -39,6 +39,13 @@ class Section:
             self._cancelled = True
             self._task.cancel()
 
+    def stay_no_more(self) -> None:
+        """Nothing is worth staying for: it ends now if it was interrupted before, and from now on when it is."""
+        self.stays = None
+        if self._stayed:
+            assert self._reason is not None
+            self.interrupt(self._reason)
+
     def forget(self) -> None:
         """It will not be entered again. The reason, once raised, knows the frames it rose through, and these know the section:
         a circle that would keep all of them, and the client's connection with them, until the next collection.

@@ -83,6 +83,7 @@ class _Asking(msgspec.Struct):
     headers: list[str]
     patience: Patience
     on_sent: Callable[[], None]
+    on_failed: Callable[[], None]
     upload: Upload | None
 
 
@@ -109,13 +110,13 @@ class Forward:
         request_headers: Fields,
         hold: Hold,
         on_sent: Callable[[], None],
+        on_failed: Callable[[], None],
         upload: Upload | None = None,
     ) -> Reply:
-        """The provider's answer to `call`, its body still arriving. A cap that `hold` imposed on the output goes along.
-        `on_sent` is called as soon as the provider may have begun to work. `upload` is sent in place of the call's body.
+        """The provider's answer to `call`, its body still arriving; its `origin` names the model, where that is another one.
 
-        The reply's `origin` names the model that answered, where it is not the one that was asked.
-        Raises UpstreamError, UpstreamUnavailableError, UpstreamTimeoutError, or what the upload raises.
+        `on_sent` is called as soon as the provider may have begun to work, `on_failed` as soon as it has answered an attempt by
+        no success. `upload` is sent in place of the call's body. Raises UpstreamError, or what the upload raises.
         """
         asking = _Asking(
             headers.upstream(
@@ -127,6 +128,7 @@ class Forward:
             ),
             self._routes.get(call.route, self._patience),
             on_sent,
+            on_failed,
             upload,
         )
         if call.coding:
@@ -195,6 +197,7 @@ class Forward:
                 metrics.UPSTREAM.labels(f"{attempt.status // 100}xx").inc()
                 if attempt.status < 300:
                     return attempt
+                asking.on_failed()
             consumed = upload is not None and upload.consumed
             if consumed or tries >= _RETRIES_MAX.get(_reason(attempt), 0) or not self._budget.spend():
                 return attempt

@@ -48,6 +48,10 @@ class Lease(Struct, eq=False):
         """From now on the provider may work for this request."""
         self.sent = True
 
+    def mark_failed(self) -> None:
+        """What it was sent has failed, and so cost nothing."""
+        self.sent = False
+
     def watch(self, meter: Produced) -> None:
         """From now on the output so far is what `meter` shows."""
         self.meter = meter

@@ -63,7 +63,7 @@ class Town:
 async def town(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
     """One stack for each mode; what the default is, a unit test says."""
     async with Scripted() as provider:
-        provider.acts |= {"stream": stream, "plain": whole, "endless": endless, "responds": responds}
+        provider.acts |= {"stream": stream, "plain": whole, "endless": endless, "responds": responds, "fails": fails}
         settings = SETTINGS | {"OPENAI_API_URL": provider.url, "SENTINEL_ON_DISCONNECT": request.param}
         async with Stack(tmp_path_factory.mktemp("leaving"), workers=1, settings=settings) as stack:
             yield Town(stack, provider, request.param)
@@ -114,6 +114,21 @@ async def endless(_asked: Asked, writer: asyncio.StreamWriter) -> None:
     writer.write(STREAM_HEAD + chunk(event(WORD)))
     await writer.drain()
     await asyncio.sleep(60)
+
+
+async def fails(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """The head of an error, whose body does not come."""
+    writer.write(b"HTTP/1.1 503 No\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n")
+    await asyncio.sleep(60)
+
+
+async def test_who_leaves_a_failure_is_asked_for_no_more_and_owes_nothing(town: Town) -> None:
+    """Issue 11 A2: no second attempt is made for nobody, and an attempt that failed has cost nothing, in every mode."""
+    user = await town.left("fails", "/chat/completions", sees=b"", stream=False, model="o3")
+    asked = len(town.provider.asked)
+    await asyncio.sleep(1.0)  # far more than it takes to ask again
+    assert len(town.provider.asked) == asked
+    assert user.email not in await booked(town.stack)
 
 
 @pytest.mark.parametrize("model", ["o3", "vendor/unheard-of"])

@@ -63,6 +63,8 @@ def sdk(stack: Stack, token: str, *, retries: int = 0) -> AsyncOpenAI:
 async def redis_away(stack: Stack, workers: int) -> None:
     """Wait until so many workers decide without Redis, 0: it is back for all of them. TimeoutError after RECONCILED_S."""
     async with asyncio.timeout(RECONCILED_S), aiohttp.ClientSession() as http:
+        if workers == 0:
+            await asyncio.sleep(_HANDED_OVER_S + KEPT_S)  # else the page may be one from before it went away
         while True:
             async with http.get(f"{stack.admin_url}/metrics") as response:
                 page = await response.text()
