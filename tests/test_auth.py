@@ -19,6 +19,7 @@ from sentinel.protocol.fields import Fields
 from sentinel.protocol.increments import Item
 from sentinel.records import Bill, Caller, Hold, Remaining
 from sentinel.stages.auth import Auth
+from tests.support.ledgers import open_ledger
 from tests.support.redis_server import RedisServer, redis_server
 
 __all__ = ["redis_server"]
@@ -61,16 +62,7 @@ async def world(redis_server: RedisServer) -> AsyncIterator[World]:
     """An empty Redis, and Zion on a socket."""
     redis = open_redis(redis_server.url, 5.0)
     await redis.flushall()
-    ledger = Ledger(
-        open_redis(redis_server.url, 5.0),
-        partitions=1,
-        timeout_s=5.0,
-        lease_ms=60_000,
-        rate_requests=0,
-        rate_window_ms=60_000,
-        fresh_ms=300_000,
-        stale_ms=300_000,
-    )
+    ledger = open_ledger(redis_server.url)
 
     async def me(_request: web.Request) -> web.Response:
         made.asked += 1

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.unfinished import Work
 from sentinel.edges.provider import Patience, Provider
 from sentinel.errors import UpstreamError
 from sentinel.records import Caller, Ending, Hold, Outcome, Remaining, Usage
 from sentinel.stages.background import Background
+from tests.support.ledgers import emptied, open_ledger
 from tests.support.redis_server import RedisServer, redis_server
 from tests.test_relay import Answer
 
@@ -68,19 +69,8 @@ def follower(ledger: Ledger, provider: Provider) -> Background:
 
 async def opened(server: RedisServer) -> Ledger:
     """The ledger over an empty Redis."""
-    redis = open_redis(server.url, 5.0)
-    await redis.flushall()
-    await redis.aclose()
-    return Ledger(
-        open_redis(server.url, 5.0),
-        partitions=1,
-        timeout_s=5.0,
-        lease_ms=60_000,
-        rate_requests=0,
-        rate_window_ms=1000,
-        fresh_ms=10**9,
-        stale_ms=10**9,
-    )
+    await emptied(server.url)
+    return open_ledger(server.url, rate_window_ms=1000, fresh_ms=10**9, stale_ms=10**9)
 
 
 @pytest.mark.parametrize(

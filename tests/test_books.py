@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from sentinel.edges.ledger import Batch, Ledger, open_redis
+from sentinel.edges.ledger import Batch, Ledger
 from sentinel.edges.ledger.books import Account, Sum, Use
 from sentinel.protocol.increments import Item
 from sentinel.protocol.limits import MetricLimit, Snapshot
 from sentinel.records import Bill, Caller, Hold, Metric, Remaining
+from tests.support.ledgers import open_ledger, redis
 from tests.support.redis_server import RedisServer, redis_server
 
-__all__ = ["redis_server"]
+__all__ = ["redis", "redis_server"]
 
 DAY_MS = 86_400_000
 NOON_MS = 1_795_262_400_000  # Saturday 2026-11-21, 12:00 UTC
@@ -37,28 +38,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def redis(redis_server: RedisServer) -> AsyncIterator[Any]:
-    """An empty Redis."""
-    opened = open_redis(redis_server.url, 5.0)
-    await opened.flushall()
-    yield opened
-    await opened.aclose()
-
-
-@pytest.fixture
 async def ledger(redis: Any, redis_server: RedisServer, clock: Clock) -> AsyncIterator[Ledger]:
     """A ledger of 4 partitions with a window of 5 requests."""
-    opened = Ledger(
-        open_redis(redis_server.url, 5.0),
-        partitions=4,
-        timeout_s=5.0,
-        lease_ms=60_000,
-        rate_requests=5,
-        rate_window_ms=60_000,
-        fresh_ms=300_000,
-        stale_ms=10 * DAY_MS,
-        now_ms=clock,
-    )
+    opened = open_ledger(redis_server.url, partitions=4, rate_requests=5, stale_ms=10 * DAY_MS, now_ms=clock)
     yield opened
     await opened.close()
 

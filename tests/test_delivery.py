@@ -8,13 +8,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.books import Sum
 from sentinel.edges.ledger.gate import Gate
 from sentinel.edges.sessions import open_session
 from sentinel.edges.zion import Zion
 from sentinel.records import Bill, Caller, Hold, Remaining
 from sentinel.stages.reporting.delivery import Delivery, HeldBack
+from tests.support.ledgers import emptied, open_ledger
 from tests.support.redis_server import RedisServer, redis_server
 
 __all__ = ["redis_server"]
@@ -88,20 +89,8 @@ def clock() -> Clock:
 @pytest.fixture
 async def parts(redis_server: RedisServer, clock: Clock) -> AsyncIterator[Parts]:
     """One worker's delivery over an empty Redis."""
-    redis = open_redis(redis_server.url, 5.0)
-    await redis.flushall()
-    await redis.aclose()
-    ledger = Ledger(
-        open_redis(redis_server.url, 5.0),
-        partitions=1,
-        timeout_s=5.0,
-        lease_ms=60_000,
-        rate_requests=0,
-        rate_window_ms=60_000,
-        fresh_ms=300_000,
-        stale_ms=300_000,
-        now_ms=clock,
-    )
+    await emptied(redis_server.url)
+    ledger = open_ledger(redis_server.url, now_ms=clock)
     gate = ledger.gate(requests_per_s=1_000, failures_max=3, open_s=30.0, zion_timeout_s=5.0, waiting_max=64, processes=1)
     told = Told()
     application = web.Application()

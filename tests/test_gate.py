@@ -9,9 +9,10 @@ from typing import Any, Literal, cast
 
 import pytest
 
-from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.gate import Gate
 from sentinel.errors import LedgerUnavailableError, ZionUnavailableError
+from tests.support.ledgers import emptied, open_ledger
 from tests.support.redis_server import RedisServer, redis_server
 
 __all__ = ["redis_server"]
@@ -44,23 +45,11 @@ def clock() -> Clock:
 @pytest.fixture
 async def make(redis_server: RedisServer, clock: Clock) -> AsyncIterator[Make]:
     """Makes gates, each with a connection of its own, as that of a worker, over an empty Redis."""
-    redis = open_redis(redis_server.url, 5.0)
-    await redis.flushall()
-    await redis.aclose()
+    await emptied(redis_server.url)
     ledgers: list[Ledger] = []
 
     def one(now_ms: Callable[[], int] = clock, **changes: Any) -> Gate:
-        ledger = Ledger(
-            open_redis(redis_server.url, 5.0),
-            partitions=1,
-            timeout_s=5.0,
-            lease_ms=60_000,
-            rate_requests=0,
-            rate_window_ms=60_000,
-            fresh_ms=300_000,
-            stale_ms=300_000,
-            now_ms=now_ms,
-        )
+        ledger = open_ledger(redis_server.url, now_ms=now_ms)
         ledgers.append(ledger)
         return ledger.gate(
             **{"requests_per_s": 20, "failures_max": 3, "open_s": 30.0, "zion_timeout_s": 5.0, **SHARED, **changes}

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from sentinel.edges.journal import Journal, Receipt
 from sentinel.edges.journal.orphans import adopt
-from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.edges.ledger import Ledger
 from sentinel.protocol.increments import Item
 from sentinel.protocol.limits import MetricLimit, Snapshot
 from sentinel.records import Bill, Caller, Entry, Hold, Remaining
 from sentinel.stages.recovery import Recovery
 from tests.support.journals import entries_of
+from tests.support.ledgers import emptied, open_ledger
 from tests.support.redis_server import RedisServer, redis_server, remove_server, start_server
 
 __all__ = ["redis_server"]
@@ -347,19 +348,8 @@ async def ledger(redis_server: RedisServer) -> AsyncIterator[Ledger]:
 
 async def new_ledger(url: str) -> Ledger:
     """The same for any Redis."""
-    redis = open_redis(url, 5.0)
-    await redis.flushall()
-    await redis.aclose()
-    opened = Ledger(
-        open_redis(url, 5.0),
-        partitions=2,
-        timeout_s=5.0,
-        lease_ms=60_000,
-        rate_requests=0,
-        rate_window_ms=60_000,
-        fresh_ms=300_000,
-        stale_ms=3_600_000,
-    )
+    await emptied(url)
+    opened = open_ledger(url, partitions=2, stale_ms=3_600_000)
     await opened.install(CALLER.external_id, Snapshot(MetricLimit(), MetricLimit(), MetricLimit()), (0, 0, 0))
     return opened
 

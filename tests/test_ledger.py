@@ -19,6 +19,7 @@ from sentinel.errors import LedgerUnavailableError
 from sentinel.protocol.increments import Item
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict
 from sentinel.records import Bill, Caller, Entry, Hold, Remaining
+from tests.support.ledgers import emptied, open_ledger
 from tests.support.redis_server import RedisServer, redis_server, remove_server, start_server
 
 __all__ = ["redis_server"]
@@ -63,9 +64,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def ledger(redis_server: RedisServer, clock: Clock) -> AsyncIterator[Ledger]:
     """A ledger over an empty Redis."""
-    redis = open_redis(redis_server.url, 5.0)
-    await redis.flushall()
-    await redis.aclose()
+    await emptied(redis_server.url)
     opened = new_ledger(redis_server.url, clock)
     yield opened
     await opened.close()
@@ -260,16 +259,7 @@ async def test_a_clock_that_runs_backwards_opens_no_window(redis_server: RedisSe
 
 async def test_the_window_runs_on_redis_own_time_in_production(redis_server: RedisServer, ledger: Ledger) -> None:
     """Without a test's clock the scripts take TIME; no clock of a worker is asked."""
-    plain = Ledger(
-        open_redis(redis_server.url, 5.0),
-        partitions=4,
-        timeout_s=5.0,
-        lease_ms=60_000,
-        rate_requests=5,
-        rate_window_ms=60_000,
-        fresh_ms=300_000,
-        stale_ms=3_600_000,
-    )
+    plain = open_ledger(redis_server.url, partitions=4, rate_requests=5, stale_ms=3_600_000)
     redis = open_redis(redis_server.url, 5.0)
     seconds, _ = await redis.time()
     verdict = await plain.admit(CALLER, "req_a_1", 1, 1, 1)

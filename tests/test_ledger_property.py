@@ -18,11 +18,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from sentinel.edges.ledger import Batch, Ledger, open_redis
+from sentinel.edges.ledger import Batch, open_redis
 from sentinel.edges.ledger.books import DeadLetter
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict
 from sentinel.records import Bill, Caller, Hold
 from tests.support.accounts import read_account
+from tests.support.ledgers import open_ledger
 from tests.support.redis_server import RedisServer, redis_server
 
 __all__ = ["redis_server"]
@@ -70,10 +71,8 @@ class Histories(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.now_ms = BEGIN_MS
         self.redis = open_redis(url, 5.0)
-        self.ledger = Ledger(
-            open_redis(url, 5.0),
-            partitions=1,
-            timeout_s=5.0,
+        self.ledger = open_ledger(
+            url,
             lease_ms=LEASE_MS,
             rate_requests=RATE,
             rate_window_ms=WINDOW_MS,

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from sentinel.edges.ledger import Batch, Ledger, names, open_redis
+from sentinel.edges.ledger import Batch, Ledger, names
 from sentinel.protocol.increments import Item
 from sentinel.protocol.limits import MetricLimit, Snapshot
 from sentinel.records import Bill, Caller, Hold, Remaining
+from tests.support.ledgers import open_ledger, redis
 from tests.support.redis_server import RedisServer, redis_server
 
-__all__ = ["redis_server"]
+__all__ = ["redis", "redis_server"]
 
 NOON_MS = 1_795_262_400_000
 PARTITIONS = 8
@@ -66,28 +67,9 @@ class World:
 
 
 @pytest.fixture
-async def redis(redis_server: RedisServer) -> AsyncIterator[Any]:
-    """An empty Redis."""
-    opened = open_redis(redis_server.url, 5.0)
-    await opened.flushall()
-    yield opened
-    await opened.aclose()
-
-
-@pytest.fixture
 async def world(redis: Any, redis_server: RedisServer) -> AsyncIterator[World]:
     """A ledger of a few partitions at noon."""
-    ledger = Ledger(
-        open_redis(redis_server.url, 5.0),
-        partitions=PARTITIONS,
-        timeout_s=5.0,
-        lease_ms=60_000,
-        rate_requests=0,
-        rate_window_ms=60_000,
-        fresh_ms=300_000,
-        stale_ms=300_000,
-        now_ms=lambda: made.clock_ms,
-    )
+    ledger = open_ledger(redis_server.url, partitions=PARTITIONS, now_ms=lambda: made.clock_ms)
     made = World(ledger)
     yield made
     await ledger.close()

@@ -9,18 +9,10 @@ from sentinel.edges.ledger import open_redis
 from sentinel.edges.ledger.owners import Owners
 from sentinel.edges.ledger.pipeline import Pipeline
 from sentinel.edges.ledger.unfinished import Unfinished, Work
+from tests.support.ledgers import redis
 from tests.support.redis_server import RedisServer, redis_server
 
-__all__ = ["redis_server"]
-
-
-@pytest.fixture
-async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    """An empty Redis."""
-    opened = open_redis(redis_server.url, 5.0)
-    await opened.flushall()
-    yield opened
-    await opened.aclose()
+__all__ = ["redis", "redis_server"]
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ from sentinel.edges.ledger.replicas import Replicas
 from sentinel.protocol.increments import Refusal
 from sentinel.protocol.limits import MetricLimit, Snapshot
 from sentinel.records import Bill, Caller, Hold, Remaining
+from tests.support.ledgers import open_ledger, redis
 from tests.support.redis_server import RedisServer, redis_server
 
-__all__ = ["redis_server"]
+__all__ = ["redis", "redis_server"]
 
 NOON_MS = 1_795_262_400_000
 NO_LIMIT = Remaining(None, None, None)
@@ -42,28 +43,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    """An empty Redis."""
-    opened = open_redis(redis_server.url, 5.0)
-    await opened.flushall()
-    yield opened
-    await opened.aclose()
-
-
-@pytest.fixture
 async def ledger(redis: Redis, redis_server: RedisServer, clock: Clock) -> AsyncIterator[Ledger]:
     """A ledger of one partition."""
-    opened = Ledger(
-        open_redis(redis_server.url, 5.0),
-        partitions=1,
-        timeout_s=5.0,
-        lease_ms=60_000,
-        rate_requests=0,
-        rate_window_ms=60_000,
-        fresh_ms=300_000,
-        stale_ms=300_000,
-        now_ms=clock,
-    )
+    opened = open_ledger(redis_server.url, now_ms=clock)
     yield opened
     await opened.close()
 

@@ -14,10 +14,10 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from sentinel.devstack.stack import Stack
-from sentinel.edges.ledger import Ledger, open_redis
 from sentinel.edges.ledger.keys import partition_of
 from sentinel.edges.ledger.outbox import BATCHES_MAX
 from sentinel.records import Bill, Caller, Hold, Remaining
+from tests.support.ledgers import open_ledger
 from tests.support.running import HELLO, RECONCILED_S, User, booked, compared, make_user, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
@@ -249,16 +249,7 @@ async def test_hours_without_zion_cost_memory_by_users(own: Stack) -> None:
     users = [await make_user(own) for _ in range(5)]
     await own.control("zion", "faults", {"status": 500, "call": "batch"})
     nothing = Remaining(None, None, None)
-    ledger = Ledger(
-        open_redis(own.redis_url, 5.0),
-        partitions=PARTITIONS,
-        timeout_s=20.0,
-        lease_ms=60_000,
-        rate_requests=0,
-        rate_window_ms=60_000,
-        fresh_ms=300_000,
-        stale_ms=300_000,
-    )
+    ledger = open_ledger(own.redis_url, partitions=PARTITIONS, timeout_s=20.0)
     requests = itertools.count()
 
     async def settle(count: int) -> None:

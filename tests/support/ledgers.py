@@ -1,0 +1,37 @@
+"""The ledger as tests want it: over a real Redis of their own, without windows, with limits that stay fresh for minutes.
+
+Fails as `Ledger` does. Import `redis` (an empty one, over `redis_server`) where it is used.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from sentinel.edges.ledger import Ledger, open_redis
+from tests.support.redis_server import RedisServer
+
+_TIMEOUT_S = 5.0
+_RULES = {"lease_ms": 60_000, "rate_requests": 0, "rate_window_ms": 60_000, "fresh_ms": 300_000, "stale_ms": 300_000}
+
+
+def open_ledger(url: str, *, partitions: int = 1, timeout_s: float = _TIMEOUT_S, **rules: Any) -> Ledger:
+    """A ledger over the Redis at `url`, with these rules of its own. Close it."""
+    return Ledger(open_redis(url, _TIMEOUT_S), partitions=partitions, timeout_s=timeout_s, **(_RULES | rules))
+
+
+async def emptied(url: str) -> None:
+    """Forget everything that is in the Redis at `url`."""
+    opened = open_redis(url, _TIMEOUT_S)
+    await opened.flushall()
+    await opened.aclose()
+
+
+@pytest.fixture
+async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    """An empty Redis."""
+    await emptied(redis_server.url)
+    opened = open_redis(redis_server.url, _TIMEOUT_S)
+    yield opened
+    await opened.aclose()
