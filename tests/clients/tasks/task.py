@@ -108,32 +108,30 @@ async def run(task: Task, place: Place, proxy: str) -> Done:
         (place.project / name).write_text(text)
     program = await asyncio.to_thread(task.program, place)
     away = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), proxy) | {"NO_PROXY": "127.0.0.1,localhost"}
-    process = await asyncio.create_subprocess_exec(
-        *program.command,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(place.home),
-            "OPENAI_API_KEY": place.key,
-            **away,
-            **{name.lower(): value for name, value in away.items()},
-            **program.environ,
-        },
-        cwd=place.project,
-        start_new_session=True,
-    )
+    environ = {"PATH": os.environ["PATH"], "HOME": str(place.home), "OPENAI_API_KEY": place.key}
+    environ |= {**away, **{name.lower(): value for name, value in away.items()}, **program.environ}
+    # Files, so that what a program that hangs has said is there to be read.
+    streams = [place.write(name, "") for name in ("output", "errors")]
+    with streams[0].open("wb") as output, streams[1].open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *program.command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=output,
+            stderr=errors,
+            env=environ,
+            cwd=place.project,
+            start_new_session=True,
+        )
     try:
         async with asyncio.timeout(_RUN_S):
-            output, errors = await process.communicate(program.given.encode())
+            await process.communicate(program.given.encode())
     except TimeoutError:
-        output, errors = b"", f"it hangs: killed after {_RUN_S} s".encode()
+        streams[1].write_text(f"{streams[1].read_text()}\nit hangs: killed after {_RUN_S} s")
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-    told = [text.decode().replace(str(place.home), "HOME").replace(place.marker, "MARKER") for text in (output, errors)]
+    told = [file.read_text().replace(str(place.home), "HOME").replace(place.marker, "MARKER") for file in streams]
     said, called = task.read(*told)
     files = {str(file.relative_to(place.project)): file.read_text() for file in place.project.rglob("*") if file.is_file()}
     return Done(process.returncode, said, called, files, "\n".join(told))
