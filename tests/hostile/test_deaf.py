@@ -14,7 +14,7 @@ from sentinel.devstack.stack import Stack
 from tests.support.memory import rss_bytes
 from tests.support.raw import RawConnection, request
 from tests.support.running import HELLO, User, make_user, sdk
-from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, plain, usage
+from tests.support.scripted import Asked, Scripted, floods, plain
 from tests.support.sockets import waiting_bytes
 
 pytestmark = [
@@ -44,15 +44,6 @@ class Town:
     user: User
 
 
-async def flood(_asked: Asked, writer: asyncio.StreamWriter) -> None:
-    """90 MB of a stream."""
-    writer.write(STREAM_HEAD)
-    for _ in range(1500):
-        writer.write(chunk(event("x" * 60_000)))
-        await writer.drain()
-    writer.write(chunk(event("", finish="stop") + usage(1, 1) + DONE) + END)
-
-
 async def well(_asked: Asked, writer: asyncio.StreamWriter) -> None:
     """A short answer."""
     writer.write(ANSWER)
@@ -69,7 +60,7 @@ async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
             "SENTINEL_DOWNSTREAM_IDLE_TIMEOUT_SECONDS": str(IDLE_S),
         }
         async with Stack(tmp_path_factory.mktemp("deaf"), workers=1, settings=settings) as stack:
-            provider.acts |= {"flood": flood, "well": well}
+            provider.acts |= {"flood": floods(1500), "long": floods(80), "well": well}
             yield Town(stack, provider, await make_user(stack, output=10**9))
 
 
@@ -126,15 +117,6 @@ async def test_who_never_reads_is_closed(town: Town, what: str) -> None:
 
 async def test_who_reads_slowly_is_served(town: Town) -> None:
     """A client that takes some of its answer now and then, for longer than one may go without, gets all of it."""
-
-    async def long(_asked: Asked, writer: asyncio.StreamWriter) -> None:
-        writer.write(STREAM_HEAD)
-        for _ in range(80):
-            writer.write(chunk(event("x" * 60_000)))
-            await writer.drain()
-        writer.write(chunk(event("", finish="stop") + usage(1, 1) + DONE) + END)
-
-    town.provider.acts["long"] = long
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     connection.setblocking(False)

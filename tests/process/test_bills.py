@@ -108,6 +108,11 @@ def images(size_bytes: int) -> list[Any]:
     return [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture(size_bytes)}"}, "index": 0}]
 
 
+# Requests, input, output, and why that is an estimate.
+Bill = tuple[int, int, int, str]
+PROMPT = TOKENIZER.text(HELLO[0]["content"], "gpt-4o") + 7
+
+
 class Case(NamedTuple):
     """One answer; `output` and `reason` are what it must be billed by. `input` None: by the estimate of the prompt."""
 
@@ -115,6 +120,11 @@ class Case(NamedTuple):
     output: int
     reason: str = ""
     input: int | None = 5
+
+    @property
+    def bill(self) -> Bill:
+        """What it must be billed by."""
+        return 1, PROMPT if self.input is None else self.input, self.output, self.reason
 
 
 RESPONSES = {
@@ -182,8 +192,8 @@ BODIES = {
 }
 
 
-async def asked(town: Town, http: aiohttp.ClientSession, path: str, case: Case, *, stream: bool, **fields: Any) -> None:
-    """Ask for the answer of `case`, and compare what came down and what was billed."""
+async def billed(town: Town, http: aiohttp.ClientSession, path: str, case: Case, *, stream: bool, **fields: Any) -> Bill:
+    """What was billed for the answer of `case`, which must have come down as it is."""
     user = await make_user(town.stack)
 
     async def answers(_asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -202,29 +212,29 @@ async def asked(town: Town, http: aiohttp.ClientSession, path: str, case: Case, 
     async with http.post(f"{town.stack.base_url}{path}", json=body, headers=headers) as response:
         assert await response.read() == case.answer
         request_id = response.headers["x-request-id"]
-    requests, given, produced = await town.bill(user)
-    prompt = TOKENIZER.text(HELLO[0]["content"], "gpt-4o") + 7
-    assert (requests, given, produced) == (1, prompt if case.input is None else case.input, case.output)
-    assert town.reason(request_id) == case.reason
+    return *await town.bill(user), town.reason(request_id)
 
 
 @pytest.mark.parametrize("store", [False, True])
 @pytest.mark.parametrize("name", RESPONSES)
 async def test_responses_of_any_length(town: Town, http: aiohttp.ClientSession, name: str, store: bool) -> None:
     """Issue 10.3: usage is found in a last event of 20 MB wherever it stands, and what was not read is no text."""
-    await asked(town, http, "/responses", RESPONSES[name], stream=True, input=HELLO, store=store, max_output_tokens=HELD)
+    case, fields = RESPONSES[name], {"input": HELLO, "store": store, "max_output_tokens": HELD}
+    assert await billed(town, http, "/responses", case, stream=True, **fields) == case.bill
 
 
 @pytest.mark.parametrize("name", CHATS)
 async def test_chats_of_any_length(town: Town, http: aiohttp.ClientSession, name: str) -> None:
     """Issue 10.3: base64 in any field of a chat's stream costs what docs/tokens.md says; a text nobody could read, the hold."""
-    await asked(town, http, "/chat/completions", CHATS[name], stream=True, messages=HELLO, max_tokens=HELD)
+    case, fields = CHATS[name], {"messages": HELLO, "max_tokens": HELD}
+    assert await billed(town, http, "/chat/completions", case, stream=True, **fields) == case.bill
 
 
 @pytest.mark.parametrize("name", BODIES)
 async def test_bodies_of_any_length(town: Town, http: aiohttp.ClientSession, name: str) -> None:
     """Issue 10.3: the same answers as plain bodies cost the same as streams."""
-    await asked(town, http, "/chat/completions", BODIES[name], stream=False, messages=HELLO, max_tokens=HELD)
+    case, fields = BODIES[name], {"messages": HELLO, "max_tokens": HELD}
+    assert await billed(town, http, "/chat/completions", case, stream=False, **fields) == case.bill
 
 
 # What is sent of an answer that goes on no further.
@@ -272,8 +282,7 @@ async def test_half_an_event_is_no_text(town: Town, http: aiohttp.ClientSession,
             await response.read()
     done.set()
     assert came == case.answer
-    prompt = TOKENIZER.text(HELLO[0]["content"], "gpt-4o") + 7
-    assert await town.bill(user) == (1, prompt, case.output)
+    assert await town.bill(user) == (1, PROMPT, case.output)
 
 
 WHOLE = message(content=TEXT, images=images(15 * MEGABYTES))

@@ -20,7 +20,7 @@ from tests.support import packing
 from tests.support.memory import rss_bytes
 from tests.support.raw import RawAnswer, RawConnection, once, request
 from tests.support.running import HELLO, User, make_user, reconciled
-from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, plain, usage
+from tests.support.scripted import DONE, Asked, Scripted, answers, event
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
@@ -77,18 +77,11 @@ class Door:
         return asked
 
 
-async def _yes(asked: Asked, writer: asyncio.StreamWriter) -> None:
-    if b'"stream": true' in asked.body:
-        writer.write(STREAM_HEAD + chunk(event("a", finish="stop")) + chunk(usage(3, 1) + DONE) + END)
-    else:
-        writer.write(plain(ANSWER))
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
     """One stack for all of these."""
     async with Scripted() as provider:
-        provider.acts = defaultdict(lambda: _yes)
+        provider.acts = defaultdict(lambda: answers(ANSWER))
         settings = SETTINGS | {"OPENAI_API_URL": provider.url}
         async with Stack(tmp_path_factory.mktemp("codings"), workers=1, settings=settings) as stack:
             yield Door(stack, provider, await make_user(stack))

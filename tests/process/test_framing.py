@@ -13,7 +13,7 @@ import pytest_asyncio
 from sentinel.devstack.stack import Stack
 from tests.support.raw import RawAnswer, RawConnection, once, request
 from tests.support.running import HELLO, make_user, metrics_page
-from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, plain, usage
+from tests.support.scripted import DONE, Asked, Scripted, answers, event, plain
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
@@ -69,18 +69,11 @@ class Door:
         return self.asking(*lines, body=b"")
 
 
-async def _yes(asked: Asked, writer: asyncio.StreamWriter) -> None:
-    if b'"stream": true' in asked.body:
-        writer.write(STREAM_HEAD + chunk(event("a", finish="stop")) + chunk(usage(3, 1) + DONE) + END)
-    else:
-        writer.write(plain(ANSWER))
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
     """One stack for all of these."""
     async with Scripted() as provider:
-        provider.acts = defaultdict(lambda: _yes)
+        provider.acts = defaultdict(lambda: answers(ANSWER))
         settings = SETTINGS | {"OPENAI_API_URL": provider.url}
         async with Stack(tmp_path_factory.mktemp("framing"), workers=1, settings=settings) as stack:
             yield Door(stack, provider, (await make_user(stack)).token)

@@ -8,23 +8,15 @@ import pytest
 
 from sentinel.devstack.stack import Stack
 from tests.support.running import HELLO, booked, make_user
-from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, usage
+from tests.support.scripted import Scripted, floods
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def test_who_takes_nothing_is_ended_and_billed(tmp_path: Path) -> None:
     """wire.md D6: past the idle bound the request ends, though the client stays connected, and what was produced is paid."""
-
-    async def flood(_asked: Asked, writer: asyncio.StreamWriter) -> None:
-        writer.write(STREAM_HEAD)
-        for _ in range(1500):
-            writer.write(chunk(event("x" * 60_000)))
-            await writer.drain()
-        writer.write(chunk(event("", finish="stop") + usage(1, 1) + DONE) + END)
-
     async with Scripted() as provider:
-        provider.acts["flood"] = flood
+        provider.acts["flood"] = floods(1500)
         settings = {
             "OPENAI_API_URL": provider.url,
             "SENTINEL_RATE_LIMIT_REQUESTS": "0",

@@ -58,6 +58,31 @@ class Asked:
 Act = Callable[[Asked, asyncio.StreamWriter], Awaitable[None]]
 
 
+def answers(body: bytes) -> Act:
+    """An act that is `body` where no stream was asked for, and a short stream where one was."""
+
+    async def act(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if b'"stream": true' in asked.body:
+            writer.write(STREAM_HEAD + chunk(event("a", finish="stop")) + chunk(usage(3, 1) + DONE) + END)
+        else:
+            writer.write(plain(body))
+
+    return act
+
+
+def floods(events: int) -> Act:
+    """An act that streams so many events of 60 kB, as fast as they are taken."""
+
+    async def act(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        for _ in range(events):
+            writer.write(chunk(event("x" * 60_000)))
+            await writer.drain()
+        writer.write(chunk(event("", finish="stop") + usage(1, 1) + DONE) + END)
+
+    return act
+
+
 class Scripted:
     """`url` is what OPENAI_API_URL is to be; `acts` are what it plays, `asked` what it was asked, in order."""
 
