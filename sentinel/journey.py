@@ -6,6 +6,7 @@ of its own so that nothing can cancel it half-way. Failures rise to `app.py`, th
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -128,11 +129,13 @@ class Journey:
         """The section that waits for the answer: it may go on without its client, where the cost would not be known else."""
         section = exchange.connected()
         if not call.lasts:
-            section.stays = lambda reason: isinstance(reason, ClientGoneError) and self._stays(exchange, call)
+            section.stays = partial(self._stay, exchange, call)
         return section
 
-    def _stays(self, exchange: Exchange, call: Call) -> bool:
-        return exchange.listens and self._relay.leaving.stays(call, lambda: exchange.interrupt(ClientGoneError()))
+    def _stay(self, exchange: Exchange, call: Call, reason: Exception) -> Callable[[], None] | None:
+        if not (isinstance(reason, ClientGoneError) and exchange.listens):
+            return None
+        return self._relay.leaving.wait(call, lambda: exchange.interrupt(ClientGoneError()))
 
     async def _open(self, exchange: Exchange, call: Call, upload: Upload | None, hold: Hold, lease: Lease) -> Reply:
         """The answer to `call`: one that was kept, or the provider's. Raises UpstreamError."""

@@ -1,6 +1,7 @@
 """What becomes of an answer whose client leaves before its usage, and what it is charged. Over both seams, no process."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -127,7 +128,8 @@ def test_what_was_hidden_is_charged_by_its_hold(asked: Call, unseen: str) -> Non
 
 async def waits(section: Section, stays: bool, *reasons: Exception) -> str:
     """Wait inside of `section`, which may go on after the first of these; what came of it."""
-    section.stays = lambda _reason: stays
+    over = asyncio.Event()
+    section.stays = lambda _reason: over.set if stays else None
     done = asyncio.Event()
 
     async def wait() -> str:
@@ -170,19 +172,54 @@ async def test_an_answer_is_waited_for_without_its_client(stays: bool, reasons: 
 async def test_waiting_has_bounds() -> None:
     """Issue 11 A2: no longer than an answer is read on, no more than so many at once, and only where it would be read on."""
     asked, interrupted = call(Dialect.CHAT, model="o3"), asyncio.Event()
-    assert leaving().stays(asked, interrupted.set)
+    assert leaving().wait(asked, interrupted.set) is not None
     async with asyncio.timeout(5):
         await interrupted.wait()
-    assert not leaving(answers_max=0).stays(asked, interrupted.set)
-    assert not leaving("cancel").stays(asked, interrupted.set)
-    assert not leaving().stays(call(Dialect.CHAT, model="gpt-4o", stream=True), interrupted.set)
+    assert leaving(answers_max=0).wait(asked, interrupted.set) is None
+    assert leaving("cancel").wait(asked, interrupted.set) is None
+    assert leaving().wait(call(Dialect.CHAT, model="gpt-4o", stream=True), interrupted.set) is None
+
+
+async def test_a_wait_takes_a_place_until_it_is_over() -> None:
+    """Issue 11 A2: so many leave before their answer as answers are read on, and a worker that ends waits for none."""
+    read_on, interrupted = ReadOn(answers_max=2, timeout_s=60, bytes_max=1), []
+    first, second = (read_on.wait(lambda name=name: interrupted.append(name)) for name in ("first", "second"))
+    assert first is not None
+    assert second is not None
+    assert read_on.wait(print) is None
+    first()
+    first()
+    third = read_on.wait(lambda: interrupted.append("third"))
+    assert third is not None
+    assert read_on.wait(print) is None
+    read_on.close()
+    assert interrupted == ["second", "third"]
+    assert read_on.wait(print) is None
+
+
+@pytest.mark.parametrize("ends", ["answer", "failure", "second interruption"])
+async def test_a_place_is_given_back_however_the_wait_ends(ends: str) -> None:
+    """Issue 11 A2: with the head of the answer, with its failure, or when its time is over."""
+    section, over = Section(), asyncio.Event()
+    section.stays = lambda _reason: over.set
+    with suppress(ClientGoneError), section:
+        section.interrupt(ClientGoneError())
+        assert not over.is_set()
+        if ends == "failure":
+            section.stay_no_more()
+        elif ends == "second interruption":
+            section.interrupt(ClientGoneError())
+        await asyncio.sleep(0)
+    assert over.is_set()
+    section.forget()
 
 
 @pytest.mark.parametrize("leaves_first", [True, False])
 async def test_a_failure_is_not_waited_for(leaves_first: bool) -> None:
     """Issue 11 A2: once the provider has failed nothing is worth staying for, whether the client has left or leaves now."""
     section = Section()
-    section.stays = lambda _reason: True
+    over = asyncio.Event()
+    section.stays = lambda _reason: over.set
     with pytest.raises(ClientGoneError):
         async with asyncio.timeout(5):
             with section:

@@ -10,30 +10,31 @@ class Section:
     """A `with` block, entered as often as one likes, one after the other, by the task that entered it first.
 
     Raises the reason it was interrupted for, inside the block or at the next entrance. Whoever sets `stays` before the block is
-    asked at its first interruption whether the block may go on all the same; the second one ends it.
+    asked at its first interruption whether the block may go on all the same: then the answer is what to call when it is over.
+    The second interruption ends it.
     """
 
-    __slots__ = ("_cancelled", "_cancelling", "_inside", "_reason", "_stayed", "_task", "stays")
+    __slots__ = ("_cancelled", "_cancelling", "_inside", "_reason", "_staying", "_task", "stays")
 
     def __init__(self) -> None:
         self._cancelled = False
         self._cancelling = 0
         self._inside = False
         self._reason: Exception | None = None
-        self._stayed = False
-        self.stays: Callable[[Exception], bool] | None = None
+        self._staying: Callable[[], object] | None = None
+        self.stays: Callable[[Exception], Callable[[], object] | None] | None = None
         self._task: asyncio.Task[Any] | None = None
 
     def interrupt(self, reason: Exception) -> None:
         """End it, now or when it is next entered; the first reason stands."""
-        if self._reason is not None and not self._stayed:
+        if self._reason is not None and self._staying is None:
             return
         if self._reason is None:
             self._reason = reason
-            self._stayed = self._inside and self.stays is not None and self.stays(reason)
-            if self._stayed:
+            self._staying = self.stays(reason) if self._inside and self.stays is not None else None
+            if self._staying is not None:
                 return
-        self._stayed = False
+        self._stop_staying()
         if self._inside:
             assert self._task is not None
             self._cancelled = True
@@ -42,9 +43,14 @@ class Section:
     def stay_no_more(self) -> None:
         """Nothing is worth staying for: it ends now if it was interrupted before, and from now on when it is."""
         self.stays = None
-        if self._stayed:
+        if self._staying is not None:
             assert self._reason is not None
             self.interrupt(self._reason)
+
+    def _stop_staying(self) -> None:
+        if self._staying is not None:
+            self._staying()
+            self._staying = None
 
     def forget(self) -> None:
         """It will not be entered again. The reason, once raised, knows the frames it rose through, and these know the section:
@@ -62,8 +68,10 @@ class Section:
         self._inside = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._inside = self._stayed = False
+        self._inside = False
         self.stays = None
+        if self._staying is not None:
+            self._stop_staying()
         if not self._cancelled:
             return
         self._cancelled = False

@@ -34,9 +34,9 @@ class Leaving:
             )
         return self._mode == "drain"
 
-    def stays(self, call: Call, interrupt: Callable[[], None]) -> bool:
-        """Whether an answer is still waited for whose client has left before it came; `interrupt` is called in time."""
-        return self.reads_on(call) and self.read_on.wait(interrupt)
+    def wait(self, call: Call, interrupt: Callable[[], None]) -> Callable[[], None] | None:
+        """Wait on for an answer whose client has left before it came, where that is due: see `ReadOn.wait`."""
+        return self.read_on.wait(interrupt) if self.reads_on(call) else None
 
     def judge(self, call: Call, outcome: Outcome, *, whole: bool = False) -> Outcome:
         """`outcome`, marked where its client left before the cost was known; `whole` says that no more usage was to come."""

@@ -30,7 +30,7 @@ _ENDED_BY_DONE: Final = frozenset((Dialect.CHAT, Dialect.EVENTS, Dialect.MEDIA))
 class ReadOn:
     """Reads answers on whose client has left, for the provider's own figures.
 
-    At most `answers_max` at a time, each for `timeout_s` and `bytes_max`; what goes beyond is closed.
+    At most `answers_max` at a time, waited for or read, each for `timeout_s` and `bytes_max`; what goes beyond is closed.
     """
 
     def __init__(self, *, answers_max: int, timeout_s: float, bytes_max: int) -> None:
@@ -38,17 +38,26 @@ class ReadOn:
         self._timeout_s = timeout_s
         self._bytes_max = bytes_max
         self._bounds: set[asyncio.Timeout] = set()
+        self._waits: dict[object, Callable[[], None]] = {}
 
-    def wait(self, interrupt: Callable[[], None]) -> bool:
-        """Whether there is room to wait for the head of such an answer; `interrupt` is called when its time is over."""
-        if len(self._bounds) >= self._answers_max:
-            return False
-        asyncio.get_running_loop().call_later(self._timeout_s, interrupt)
-        return True
+    def wait(self, interrupt: Callable[[], None]) -> Callable[[], None] | None:
+        """Wait for the head of such an answer, where there is room; `interrupt` is called when its time is over. The answer is
+        what to call when the head is there, or nobody waits any more.
+        """
+        if self._is_full():
+            return None
+        timer = asyncio.get_running_loop().call_later(self._timeout_s, interrupt)
+        self._waits[timer] = interrupt
+
+        def over() -> None:
+            timer.cancel()
+            self._waits.pop(timer, None)
+
+        return over
 
     async def read(self, reply: Reply, meter: Meter) -> None:
         """Feed the rest of `reply` to `meter`, within the bounds. Never fails."""
-        if len(self._bounds) >= self._answers_max:
+        if self._is_full():
             return
         left = self._bytes_max
         bound = asyncio.timeout(self._timeout_s)
@@ -71,6 +80,11 @@ class ReadOn:
         self._answers_max = 0
         for bound in self._bounds:
             bound.reschedule(0)
+        for interrupt in list(self._waits.values()):
+            interrupt()
+
+    def _is_full(self) -> bool:
+        return len(self._bounds) + len(self._waits) >= self._answers_max
 
 
 def is_paid(meter: Meter, call: Call) -> bool:
