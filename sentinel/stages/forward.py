@@ -141,12 +141,17 @@ class Forward:
             call, attempt = await self._after_failure(call, asking, attempt, hold)
             if call.model != hold.model:
                 attempt.origin = Origin(model=call.model)
+        return await self._as_it_is(call, attempt, hold.request_id)
+
+    async def _as_it_is(self, call: Call, attempt: Opened, request_id: str) -> Reply:
+        """The attempt under the label it deserves, looked into where it may be an error."""
         if attempt.status >= 300 or attempt.status in _BODILESS:
             return attempt if attempt.ready else await begin(attempt)
         if call.dialect not in _JSON_OR_EVENTS:
             attempt = recognised(await begin(attempt)) if call.dialect is Dialect.MEDIA else attempt
-            if _may_err(call, attempt):
-                return await _looked_at(attempt, self._provider.key, hold.request_id)
+            # What a caller has stored is nobody's error.
+            if (attempt.kind is Kind.JSON or call.dialect is Dialect.MEDIA) and not call.path.endswith("/content"):
+                return await _looked_at(attempt, self._provider.key, request_id)
             return attempt if attempt.ready else await begin(attempt)
         # Who asked for events is told at once that they come; the body is the stream's own matter then.
         usual = attempt.fits and (call.stream or attempt.kind is not Kind.EVENTS)
@@ -154,7 +159,7 @@ class Forward:
             return attempt
         # Responses and runs that failed are objects with an error in them.
         asked = _looked_at if usual else _judged
-        return await asked(attempt, self._provider.key, hold.request_id)
+        return await asked(attempt, self._provider.key, request_id)
 
     async def _after_failure(self, call: Call, asking: _Asking, attempt: _Attempt, hold: Hold) -> tuple[Call, Opened]:
         """The call that was asked last and its answer, after an attempt that was no success: of the first model that is
@@ -223,11 +228,6 @@ async def _back_off(attempt: _Attempt, tries: int) -> None:
     metrics.UPSTREAM_RETRIES.labels(_reason(attempt)).inc()
     # Jittered, so that callers who failed together do not come back together.
     await asyncio.sleep(_BACKOFF_S * 2**tries * random.uniform(0.5, 1.0))
-
-
-def _may_err(call: Call, attempt: Opened) -> bool:
-    """Whether an answer may as well be an error under a status of success: not where it is what a caller has stored."""
-    return (attempt.kind is Kind.JSON or call.dialect is Dialect.MEDIA) and not call.path.endswith("/content")
 
 
 async def _judged(attempt: Opened, key: str, request_id: str) -> Reply:

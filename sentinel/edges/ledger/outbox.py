@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from sentinel.edges.ledger.books import Sum
 from sentinel.edges.ledger.gate import Gate
 from sentinel.edges.ledger.keys import key
 from sentinel.edges.ledger.pipeline import Pipeline
@@ -21,16 +22,9 @@ CLAIM_MS: Final = 60_000
 BATCHES_MAX: Final = 8
 
 
-class _Row(msgspec.Struct, frozen=True, array_like=True):
-    """An item as take.lua writes it."""
+class _Row(Sum, frozen=True, array_like=True):
+    """An item as take.lua writes it, with the names that Zion has for the caller by then, where these are others."""
 
-    external_id: str
-    email: str
-    model: str
-    start_ms: int
-    input_tokens: int
-    output_tokens: int
-    requests: int
     reported_as: tuple[str, str] | None = None
 
     def item(self) -> Item:
