@@ -19,11 +19,43 @@ def over(body: bytes, chunk_bytes: int = 1000, dialect: Dialect = Dialect.CHAT) 
     return run(meter, [body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)])
 
 
-@pytest.mark.parametrize(("body", "unread"), [(b"", 0), (b"<html>bad gateway</html>", 24), (b"[]", 0), (b"\xff", 3), (b"7", 0)])
-def test_body_that_is_no_json(body: bytes, unread: int) -> None:
-    """A body that is no JSON passes unchanged, and is known to be unread (wire.md E5, L4)."""
-    seen = Seen(body, None, [], 0, "", False, False, False, False, unread=unread)
-    assert seen == run(BodyMeter(Dialect.CHAT, names=True), [body])
+@pytest.mark.parametrize(
+    ("body", "unread", "failed"),
+    [
+        (b"", 0, False),
+        (b"<html>bad gateway</html>", 24, True),
+        (b" \n \n<html>bad gateway</html>", 24, True),
+        (b"[]", 0, False),
+        (b"[oops", 4, False),
+        (b"\xff", 3, True),
+        (b"7", 0, True),
+        (b"null", 0, True),
+    ],
+)
+def test_body_that_is_no_json(body: bytes, unread: int, failed: bool) -> None:
+    """A body that is no JSON passes unchanged, and is known to be unread (wire.md E5, L4); no model said a page."""
+    seen = run(BodyMeter(Dialect.CHAT, names=True), [body])
+    assert (seen.downstream, seen.usage, seen.texts, seen.unread, seen.failed) == (body, None, [], unread, failed)
+
+
+EVENT = b'data: {"id":"c1","choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n'
+END = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+OVER = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("events", "usage", "texts"),
+    [
+        ([EVENT % b"Hel", EVENT % b"lo", OVER, END, b"data: [DONE]\n\n"], Usage(3, 2), []),
+        ([EVENT % b"Hel", EVENT % b"lo"], None, ["Hello"]),
+    ],
+)
+@pytest.mark.parametrize("blank", [b"", b"\n", b" \n\t\r\n"])
+def test_events_in_a_plain_body(events: list[bytes], usage: Usage | None, texts: list[str], blank: bytes) -> None:
+    """A stream that was taken for JSON passes unchanged, and costs what it costs as a stream."""
+    body = blank + b"".join(events)
+    seen = run(BodyMeter(Dialect.CHAT), [body[:7], body[7:]])
+    assert (seen.downstream, seen.usage, seen.texts, seen.unread, seen.failed) == (body, usage, texts, 0, False)
 
 
 SAID = json.dumps({"id": "c1", "choices": [{"index": 0, "message": {"content": "Hello"}}]}).encode()
@@ -50,7 +82,6 @@ DEEP = b'{"a":' * 2000 + b"1" + b"}" * 2000
         (SAID + b"oops", None, ["Hello"], 4),
         (SAID[:-1] + b", oops}", None, ["Hello"], 5),
         (b"[]", None, [], 0),
-        (b"null", None, [], 0),
         (DEEP, None, [], len(DEEP)),
         (b'{"x":' + b"9" * 5000 + b"}", None, [], 5006),
     ],

@@ -10,6 +10,8 @@ from sentinel.protocol import ends, kept
 from sentinel.protocol.abridged import Abridged
 from sentinel.protocol.answers import Head, decode, decode_head, head_of, latest
 from sentinel.protocol.dialects import GRAMMARS
+from sentinel.protocol.kinds import Kind, told
+from sentinel.protocol.meter import StreamMeter
 from sentinel.protocol.texts import Texts
 from sentinel.protocol.values import objects
 from sentinel.records import NOTHING_PRODUCED, Dialect, Produced, Usage
@@ -26,6 +28,8 @@ class BodyMeter:
     __slots__ = (
         "_body",
         "_body_bytes",
+        "_dialect",
+        "_events",
         "_grammar",
         "_kept_bytes_max",
         "_long",
@@ -47,6 +51,8 @@ class BodyMeter:
         self.finished = False
         self.object_id = ""
         self.unfinished = False
+        self._dialect = dialect
+        self._events: StreamMeter | None = None
         self._grammar = GRAMMARS[dialect]
         self.counts = self._grammar.say is not None
         self._names = names
@@ -79,13 +85,25 @@ class BodyMeter:
             self.usage, self.failed, self.unfinished = reading.usage, reading.fails, bool(reading.unfinished)
             if self._names:
                 self.object_id = reading.object_id
+        elif body and (kind := told(body)) is Kind.EVENTS:
+            self._read_events(body)
         elif body:
-            self._read_objects(body)
+            self._read_objects(body, kind)
         return b""
 
-    def _read_objects(self, body: bytes) -> None:
-        """Reads what is no single object like the events of a stream: the last usage wins, the first may be an error."""
+    def _read_events(self, body: bytes) -> None:
+        """Reads a stream that came as JSON, since white space alone told so for too long."""
+        self._events = StreamMeter(self._dialect)
+        self._events.feed(body.lstrip())
+        self._events.finish()
+        self.usage, self.failed, self.finished = self._events.usage, self._events.failed, self._events.finished
+
+    def _read_objects(self, body: bytes, kind: Kind | None) -> None:
+        """Reads what is no single object like the events of a stream: the last usage wins, the first may be an error. Where no
+        object is found and it does not begin like JSON, no model said it, unless it may be sound or an image.
+        """
         found, _ = objects(body)
+        self.failed = kind is Kind.OTHER and not found and self._dialect is not Dialect.MEDIA
         readings = [self._grammar.read_body(head_of(fields)) for fields in found]
         for reading in readings:
             if reading.usage is not None:
@@ -102,6 +120,8 @@ class BodyMeter:
         say = self._grammar.say
         if say is None or (self.usage is not None and self.usage.output_tokens):
             return NOTHING_PRODUCED
+        if self._events is not None:
+            return self._events.produced()
         body = self._whole()
         if body is None:
             assert self._long is not None

@@ -20,6 +20,7 @@ class Kind(Enum):
 
 
 _BOM: Final = b"\xef\xbb\xbf"
+_BLANK_LINES: Final = re.compile(rb"\A(?:[ \t]*[\r\n])++")
 # The fields of an event, and a comment (WHATWG HTML 9.2.6); a stream begins with one of them.
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
@@ -47,12 +48,12 @@ def errs(start: bytes) -> bool | None:
 def told(start: bytes) -> Kind | None:
     """The kind of the answer that begins with `start`, None where more of it is needed.
 
-    A byte order mark and empty lines may stand before either, and any white space before JSON.
+    A byte order mark and blank lines may stand before either, and any white space before JSON.
     """
     if _BOM.startswith(start):
         return None
     said = start.removeprefix(_BOM)
-    line = said.lstrip(b"\r\n")
+    line = _BLANK_LINES.sub(b"", said)
     if line.startswith(_FIELDS):
         return Kind.EVENTS
     text = said.lstrip(b" \t\r\n")

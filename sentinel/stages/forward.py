@@ -145,7 +145,7 @@ class Forward:
 
     async def _as_it_is(self, call: Call, attempt: Opened, request_id: str) -> Reply:
         """The attempt under the label it deserves, looked into where it may be an error."""
-        if attempt.status >= 300 or attempt.status in _BODILESS:
+        if attempt.status >= 300 or (attempt.status in _BODILESS and call.dialect not in _JSON_OR_EVENTS):
             return attempt if attempt.ready else await begin(attempt)
         if call.dialect not in _JSON_OR_EVENTS:
             attempt = recognised(await begin(attempt)) if call.dialect is Dialect.MEDIA else attempt
@@ -158,8 +158,9 @@ class Forward:
         if usual and (call.dialect is Dialect.CHAT or attempt.kind is not Kind.JSON):
             return attempt
         # Responses and runs that failed are objects with an error in them.
-        asked = _looked_at if usual else _judged
-        return await asked(attempt, self._provider.key, request_id)
+        if usual:
+            return await _looked_at(attempt, self._provider.key, request_id)
+        return await _judged(attempt, self._provider.key, request_id, streams=call.stream)
 
     async def _after_failure(self, call: Call, asking: _Asking, attempt: _Attempt, hold: Hold) -> tuple[Call, Opened]:
         """The call that was asked last and its answer, after an attempt that was no success: of the first model that is
@@ -230,10 +231,10 @@ async def _back_off(attempt: _Attempt, tries: int) -> None:
     await asyncio.sleep(_BACKOFF_S * 2**tries * random.uniform(0.5, 1.0))
 
 
-async def _judged(attempt: Opened, key: str, request_id: str) -> Reply:
+async def _judged(attempt: Opened, key: str, request_id: str, *, streams: bool) -> Reply:
     """The attempt as what it is, and looked at."""
     try:
-        begun = await judged(attempt)
+        begun = await judged(attempt, streams=streams)
     except UpstreamError as error:
         metrics.UPSTREAM.labels(error.code).inc()
         raise

@@ -69,7 +69,9 @@ async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
         yield Town(stack, provider)
 
 
-def script(town: Town, label: str, segments: list[bytes], *, status: str = "200 OK", more: str = "") -> None:
+def script(
+    town: Town, label: str, segments: list[bytes], *, status: str = "200 OK", more: str = "", between_s: float = 0.003
+) -> None:
     """The act "labelled": a head of its own segment with this label, then each part of the body in another."""
     head = f"HTTP/1.1 {status}\r\ncontent-length: {sum(map(len, segments))}\r\n{more}"
     head += f"content-type: {label}\r\n\r\n" if label else "\r\n"
@@ -81,7 +83,7 @@ def script(town: Town, label: str, segments: list[bytes], *, status: str = "200 
         writer.write(head.encode())
         for segment in segments:
             await writer.drain()
-            await asyncio.sleep(0.003)
+            await asyncio.sleep(between_s)
             writer.write(segment)
 
     town.provider.acts["labelled"] = play
@@ -294,12 +296,57 @@ async def test_errors_keep_their_pages(town: Town, http: aiohttp.ClientSession, 
     assert await used(town, http, user) == [0, 0, 0]
 
 
-async def test_what_has_no_body_by_its_status_or_method_passes(town: Town, http: aiohttp.ClientSession) -> None:
-    """Issue 10 §4: 204 has no first byte, nor has HEAD, and what no tokens are counted of is not judged."""
+@pytest.mark.parametrize("path", [path for path in BODIES if path not in MEDIA])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("label", ["", JSON, "text/event-stream"])
+@pytest.mark.parametrize("status", ["200 OK", "204 No Content", "205 Reset Content"])
+async def test_an_answer_without_a_body_is_none_of_a_model(
+    town: Town, http: aiohttp.ClientSession, path: str, label: str, status: str, stream: bool
+) -> None:
+    """Issue 10 §4: whoever asked a model and gets a success without a body is told so, free of charge, whatever its status."""
     user = await make_user(town.stack)
-    script(town, "", [b""], status="204 No Content")
-    status, _, came = await ask(town, http, user, "/chat/completions", stream=False)
-    assert (status, came) == (204, b"")
+    script(town, label, [b""], status=status)
+    got, _, came = await ask(town, http, user, path, stream=stream)
+    assert (got, json.loads(came)["error"]["code"]) == (502, "upstream_not_json")
+    assert await used(town, http, user) == [0, 0, 0]
+
+
+# Told to be JSON by white space for longer than the label is waited for: what comes, the state, what goes down, the bill of a
+# chat that asked for events, and of one that did not.
+BLANK = b" \n" * 30
+MISLABELLED = [
+    (PAGE, 200, [0, 0, 0], [1, 0, 0]),
+    (b"maintenance", 200, [0, 0, 0], [1, 0, 0]),
+    (CHAT_STREAM, 200, [1, 227, 4], [1, 227, 4]),
+    (CHAT, 200, [1, 115, 4], [1, 115, 4]),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "of_stream", "of_plain"), MISLABELLED)
+async def test_white_space_that_promised_json(
+    town: Town, http: aiohttp.ClientSession, body: bytes, status: int, of_stream: list[int], of_plain: list[int]
+) -> None:
+    """Issue 10 §4: white space keeps a plain answer alive, so it passes; but what comes behind is billed by what it is, and who
+    asked for events gets none of it before that is known.
+    """
+    user, streaming = await make_user(town.stack), await make_user(town.stack)
+    script(town, JSON, [BLANK, body], between_s=0.2)
+    got, headers, came = await ask(town, http, user, "/chat/completions", stream=False)
+    assert (got, headers["content-type"], came) == (status, JSON, BLANK + body)
+    assert await used(town, http, user) == of_plain
+    got, headers, came = await ask(town, http, streaming, "/chat/completions", stream=True)
+    if of_stream == [0, 0, 0]:
+        assert (got, json.loads(came)["error"]["code"]) == (502, "upstream_not_json")
+    elif body is CHAT_STREAM:
+        assert (got, headers["content-type"], came.lstrip()) == (200, EVENTS, SHOWN)
+    else:
+        assert (got, headers["content-type"], came) == (200, JSON, BLANK + body)
+    assert await used(town, http, streaming) == of_stream
+
+
+async def test_what_has_no_body_by_its_method_passes(town: Town, http: aiohttp.ClientSession) -> None:
+    """Issue 10 §4: HEAD has no first byte, and what no tokens are counted of is not judged."""
+    user = await make_user(town.stack)
 
     async def page(_asked: Asked, writer: asyncio.StreamWriter) -> None:
         head = f"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {len(PAGE)}\r\n\r\n".encode()

@@ -21,6 +21,8 @@ ROWS = [
     {"edges.bodies", "edges.upload", "edges.section", "edges.pushing", "edges.http"},
     {"protocol.routes", "protocol.finds", "protocol.answered", "protocol.denials"},
     {"protocol"},
+    # A plain body may turn out to be a stream.
+    {"protocol.meter"},
     {"protocol.ends", "protocol.erring"},
     # The parts the readers of the row above are made of.
     {"protocol.account", "protocol.dialects", "protocol.formats", "protocol.forms", "protocol.unpaid", "protocol.values"},

@@ -42,8 +42,8 @@ def opened(
     elif is_stream:
         reply.ready = True
         reply.kind = Kind.EVENTS
-        # Markup is what a page begins with, and no event.
-        reply.fits = not (answer.arrivals and answer.arrivals[0].startswith(b"<"))
+        # Markup is what a page begins with, and no event; nor is there one in what is empty.
+        reply.fits = not answer.arrivals[0].startswith(b"<") if answer.arrivals else not answer.whole
     return Inflated(reply, coding, reply.kind) if coding else reply
 
 

@@ -24,14 +24,14 @@ _BLANK_S: Final = 0.1
 _SHOWN_BYTES: Final = 512
 
 
-async def judged(reply: Opened) -> Begun:
+async def judged(reply: Opened, *, streams: bool) -> Begun:
     """`reply` under the label that its first bytes deserve; they come first in it, as many as tell whether it is an error. An
-    empty one is neither JSON nor events.
+    empty one is neither JSON nor events. `streams` says that events were asked for, so that white space alone is no JSON.
     """
     try:
         plain = inflated(reply)
         reply.bound(as_stream=False)
-        start, kind = await _look(plain)
+        start, kind = await _look(plain, believes=reply.kind is Kind.JSON and not streams)
     except BaseException:
         reply.close()
         raise
@@ -56,12 +56,12 @@ def recognised(begun: Begun) -> Begun:
     return begun
 
 
-async def _look(reply: Opened) -> tuple[bytes, Kind]:
-    """The first bytes of `reply`, as many as are needed to tell its kind, and that."""
+async def _look(reply: Opened, *, believes: bool) -> tuple[bytes, Kind]:
+    """The first bytes of `reply`, as many as are needed to tell its kind, and that; a label that is believed tells it too."""
     start = chunk = await reply.read()
     believed_s = _now() + _BLANK_S
     while chunk and not _is_told(start) and len(start) <= _LOOKED_AT_BYTES_MAX:
-        if reply.kind is Kind.JSON:
+        if believes:
             more = await reply.more(believed_s - _now())
             if more is None:
                 return start, reply.kind
