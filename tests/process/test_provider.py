@@ -138,7 +138,8 @@ ROWS: dict[str, list[tuple[str, int | str, str | None, str | None, str]]] = {
     ],
     "compresses an error so": [(act, 502, "upstream_error", "false", "nothing") for act in ("br 429", "br 400 of no label")],
     "answers 2xx with neither JSON nor events": [
-        (act, 502, "upstream_not_json", "false", "nothing") for act in ("page", "page in chunks", "empty", "text", "gzip page")
+        (act, 502, "upstream_not_json", "false", "nothing")
+        for act in ("page", "page in chunks", "empty", "empty stream", "no content", "text", "gzip page")
     ],
     "breaks off before the first byte of a plain answer": [
         (act, 502, "upstream_error", "false", "the prompt") for act in ("no gzip", "head alone", "bad chunk")
@@ -157,6 +158,7 @@ ROWS: dict[str, list[tuple[str, int | str, str | None, str | None, str]]] = {
     "takes too long with a plain answer": [("trickle", "a short body", "–", "–", "what came")],
     "breaks off in a stream": [("broken stream", "in the stream", "upstream_error", "–", "what came")],
     "falls silent in a stream": [("silent in the middle", "in the stream", "upstream_timeout", "–", "what came")],
+    "ends a stream before its first event": [("stream of comments", "in the stream", "upstream_not_json", "–", "nothing")],
     "ends a stream before it is complete": [("half stream", "in the stream", "upstream_truncated", "–", "what came")],
 }
 OWN = "its own"

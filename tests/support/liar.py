@@ -130,6 +130,9 @@ ANSWERS = {
     "large 404": answer(b"<html>" + b"x" * 300_000, status=404, media="text/html"),
     "short 404": answer(UNKNOWN_MODEL, status=404)[:-10],
     "broken stream": b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 9999\r\n\r\n" + EVENT,
+    "stream of comments": answer(b": still working\n\n" * 3, media=_SSE),
+    "empty stream": answer(b"", media=_SSE),
+    "no content": b"HTTP/1.1 204 No Content\r\n\r\n",
     "half stream": b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + EVENT,
 }
 _LAST_WORDS = {
