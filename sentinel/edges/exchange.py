@@ -77,9 +77,8 @@ class Exchange:
         self._body_read = False
         self._body_budget: BodyBudget | None = None
         self._body_bytes_taken = 0
-        # On the loop's clock: when the body must have arrived, and since when the server takes no more of the answer.
-        self._due_s: float | None = None
-        self._writing_since_s: float | None = None
+        self._due_s: float | None = None  # on the loop's clock: when the body must have arrived
+        self._writing_since_s: float | None = None  # and since when the server takes no more of the answer
         self._pushing: Pushing | None = None
         self._watch: asyncio.Future[MutableMapping[str, Any]] | None = None
         self._section = Section()
@@ -103,7 +102,8 @@ class Exchange:
 
     def has_body(self) -> bool:
         """Whether the request says that it has one."""
-        return self.header(b"content-length") not in (b"", b"0") or bool(self.header(b"transfer-encoding"))
+        first = self.headers.first
+        return first.get(b"content-length", b"0") not in (b"", b"0") or bool(first.get(b"transfer-encoding"))
 
     async def read_body(self, body_bytes_max: int, timeout_s: float, budget: BodyBudget) -> bytes:
         """The whole request body, which counts against `budget` until `forget_body` or `close`.
@@ -120,8 +120,7 @@ class Exchange:
         self._body_budget = budget
         self.take_body(length)
         self._due_s = asyncio.get_running_loop().time() + timeout_s
-        # Guarded too, so that a worker that drains need not wait for a body that does not come.
-        with self._section:
+        with self._section:  # so that a worker that drains need not wait for a body that does not come
             body = await self._receive_body(body_bytes_max, length)
         self._due_s = None
         self._body_read = True
@@ -234,7 +233,8 @@ class Exchange:
 
     async def finish(self, chunk: bytes = b"") -> None:
         """Send the last part of the body."""
-        await self.pushed()
+        if self._pushing is not None:
+            await self.pushed()
         self.ended = True
         chunk = b"" if self.method == "HEAD" else chunk
         self.bytes_down += len(chunk)
@@ -250,11 +250,12 @@ class Exchange:
         Else the connection is reset under its hands, and with it goes the answer. A client that waits for a 100 sends nothing
         more, and one that is too slow would send for ever: theirs is closed at once.
         """
-        if self._body_read or self.status == BodyTimeoutError.status or self.header(b"expect") or not self.has_body():
+        first = self.headers.first
+        if self._body_read or self.status == BodyTimeoutError.status or first.get(b"expect") or not self.has_body():
             return
         now = asyncio.get_running_loop().time
         end_s = now() + _LINGER_S
-        declared = self.header(b"content-length")
+        declared = first.get(b"content-length", b"")
         left = int(declared) if declared.isdigit() else -1
         try:
             with self._section:
