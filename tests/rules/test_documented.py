@@ -66,3 +66,33 @@ def test_every_document_is_reachable() -> None:
             assert (page.parent / target).is_file(), f"{page.name} -> {target}"
             linked.add((page.parent / target).resolve())
     assert {page.resolve() for page in pages[1:]} <= linked
+
+
+NAMED = sorted(
+    {
+        (page.name, *named)
+        for page in (ROOT / "docs").glob("*.md")
+        for named in re.findall(r"[` ](?:tests/)?([a-z0-9_/]+\.py)(?:::(test_[a-z0-9_]+))`", page.read_text())
+    }
+)
+
+
+@pytest.mark.parametrize(("page", "file", "name"), NAMED)
+def test_a_test_that_is_named_exists(page: str, file: str, name: str) -> None:
+    """docs/threats.md and docs/guarantees.md name tests that are there."""
+    assert re.search(rf"^ *(async )?def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{page}: {file}::{name}"
+
+
+@pytest.mark.parametrize("page", ["threats.md", "guarantees.md"])
+def test_every_row_names_what_shows_it(page: str) -> None:
+    """Each row of a table of docs/threats.md names a test, each of docs/guarantees.md a command."""
+    wanted = re.compile(
+        r"`[a-z0-9_/]+\.py::test_[a-z0-9_]+`" if page == "threats.md" else r"`(pytest tests/|\.venv/bin/python -m )"
+    )
+    tables = re.findall(
+        r"^\|.*\| (?:test|command) \|\n\| --- .*\n((?:\|.*\n)+)", (ROOT / "docs" / page).read_text(), re.MULTILINE
+    )
+    rows = [row for table in tables for row in table.splitlines()]
+    assert len(rows) > 15
+    assert all((ROOT / path).exists() for path in re.findall(r"pytest (tests/[a-z0-9_/.]+)", " ".join(rows)))
+    assert [row for row in rows if not wanted.search(row)] == []
