@@ -21,6 +21,7 @@ from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.sessions import open_session
 from sentinel.edges.zion import Zion
 from sentinel.errors import LedgerUnavailableError, OverLimitError
+from sentinel.protocol.histories import Histories
 from sentinel.protocol.limits import Snapshot
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.records import Bill, Call, Caller, Hold, TextPrompt
@@ -78,15 +79,16 @@ class Gateway:
             Path(tempfile.mkdtemp()), "00000000000000aa", bytes_max=2**20, keep_s=1, refuse_when_full=False, at_end_of_tick=id
         )
         self.journal.tend()
+        self.histories = Histories(30)
         self.admission = Admission(
             self.ledger,
             self.journal,
             Standby(mode, ratio=0.5, processes=1, window_ms=60_000, callers_max=10, now_s=lambda: clock.now_us / 10**6),
             self.zion,
             TOKENIZER,
+            self.histories,
             output_tokens_default=5,
             work_output_tokens=50,
-            unseen_input_tokens=30,
             limits_ttl_s=300,
             limits_wait_s=1.0,
             missing_limit="allow",

@@ -8,6 +8,7 @@ import pytest
 
 from sentinel.edges.section import Section
 from sentinel.errors import ClientGoneError, DrainingError
+from sentinel.protocol.histories import Histories
 from sentinel.protocol.reasoning import Reasoning
 from sentinel.records import Call, Dialect, Ending, Ids, Outcome, Usage
 from sentinel.settings import lists, read
@@ -23,7 +24,7 @@ LEFT = Outcome(Ending.CLIENT_CLOSED, 200, started=True)
 
 def leaving(mode: str = "auto", *, answers_max: int = 1) -> Leaving:
     """One of a mode."""
-    return Leaving(mode, ReadOn(answers_max=answers_max, timeout_s=0.01, bytes_max=10**6), Reasoning(PATTERNS))
+    return Leaving(mode, ReadOn(answers_max=answers_max, timeout_s=0.01, bytes_max=10**6), Reasoning(PATTERNS), Histories(7))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from sentinel.edges.provider import Through
 from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
 from sentinel.protocol import sse
 from sentinel.protocol.bodies import BodyMeter, PassMeter
+from sentinel.protocol.histories import Histories
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
 from sentinel.protocol.reasoning import Reasoning
@@ -118,7 +119,7 @@ async def copy(
 
     before(exchange)
     async with looked_after(exchange):
-        relay = Relay(Leaving("drain", read_on, Reasoning(())))
+        relay = Relay(Leaving("drain", read_on, Reasoning(()), Histories(0)))
         outcome, rest = await relay.copy(answer, exchange, call, [], meters.append, keep)
         before_bill = b"".join(message["body"] for message in sent[1:])
         untold: Exception | None = None
@@ -373,7 +374,7 @@ async def test_an_abandoned_answer_is_read_as_far_as_it_names_its_work(
 
     answer = Answer(kind, chunks, failure=UpstreamError("broke off"))
     call = Call("x", "POST", "/x", dialect=dialect, leaves=("id",), lasts=True)
-    outcome = await Relay(Leaving("cancel", NONE, Reasoning(()))).abandon(answer, call, keep)
+    outcome = await Relay(Leaving("cancel", NONE, Reasoning(()), Histories(0))).abandon(answer, call, keep)
     assert outcome.left == ({"id": [expected]} if expected else {})
     assert outcome.unfinished is bool(expected)
     assert outcome.ending is Ending.CLIENT_CLOSED

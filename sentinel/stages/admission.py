@@ -24,6 +24,7 @@ from sentinel.edges.zion import Zion
 from sentinel.errors import ForbiddenError, LedgerUnavailableError, OverLimitError, ZionUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol import denials, headers, limits, wire
+from sentinel.protocol.histories import Histories
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.records import Bill, Call, Caller, Hold, Remaining
 
@@ -31,8 +32,7 @@ _log: Final = Log("admission")
 
 # Where one count takes about a millisecond; longer ones would stall every other request of this worker (wire.md K3).
 _INLINE_CHARACTERS_MAX: Final = 16_384
-# A body of so few bytes has no room for more different texts than that allows, so that its prompt need not be judged.
-_INLINE_BYTES_MAX: Final = 4096
+_INLINE_BYTES_MAX: Final = 4096  # no room for more different texts than that allows: the prompt need not be judged
 _REFRESHES_MAX: Final = 256
 _LOOK_AGAIN_S: Final = 0.025
 _NONE: Final = Remaining(None, None, None)
@@ -74,10 +74,10 @@ class Admission:
         standby: Standby,
         zion: Zion,
         tokenizer: Tokenizer,
+        histories: Histories,
         *,
         output_tokens_default: int,
         work_output_tokens: int,
-        unseen_input_tokens: int,
         limits_ttl_s: int,
         limits_wait_s: float,
         missing_limit: str,
@@ -91,7 +91,7 @@ class Admission:
         self._tokenizer = tokenizer
         self._output_tokens_default = output_tokens_default
         self._work_output_tokens = work_output_tokens
-        self._unseen_input_tokens = unseen_input_tokens
+        self._histories = histories
         self._limits_ttl_s = limits_ttl_s
         self._limits_wait_s = limits_wait_s
         self._missing_limit = missing_limit
@@ -122,7 +122,7 @@ class Admission:
         ask, asked = self._ledger.admit, (input_tokens, output_tokens, output_min)
         if call.lasts or call.unseen_input:
             ask = partial(ask, input_min=input_tokens, work=call.lasts)
-            asked = (input_tokens + self._unseen_input_tokens, output_tokens, output_min)
+            asked = (input_tokens + self._histories.tokens(call.named.objects), output_tokens, output_min)
         degraded = ""
         asked_ns = self._monotonic_ns()
         try:

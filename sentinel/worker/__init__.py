@@ -20,6 +20,7 @@ from sentinel.logs import Log
 from sentinel.ops.health import Health
 from sentinel.ops.metrics_page import MetricsPage
 from sentinel.protocol.cors import Cors
+from sentinel.protocol.histories import Histories
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.settings import Settings
 from sentinel.settings.origins import origins
@@ -73,7 +74,8 @@ class Worker:
         self._provider = parts.provider(settings)
         tokenizer = Tokenizer.load(vocab.ranks)
         self._journal = parts.journal(settings, self._boot)
-        self._admission = parts.admission(settings, self._ledger, self._journal, standby, self._zion, tokenizer)
+        histories = Histories(settings.unseen_input_tokens_default)
+        self._admission = parts.admission(settings, self._ledger, self._journal, standby, self._zion, tokenizer, histories)
         self._leases = Leases(self._ledger, lease_s=settings.lease_s)
         self._background = Background(
             self._ledger, self._provider, self._boot, poll_s=settings.background_poll_s, lease_s=settings.lease_s
@@ -90,7 +92,7 @@ class Worker:
         self.metrics_page = MetricsPage()
         self.public_pages = parts.public_pages(settings)
         self._answer_cache = AnswerCache(self._ledger, ttl_s=settings.answer_cache_s, bytes_max=settings.answer_cache_bytes_max)
-        leaving = parts.leaving(settings)
+        leaving = parts.leaving(settings, histories)
         self._read_on = leaving.read_on
         owners = Owners(self._ledger, mode=settings.passthrough, life_s=settings.object_life_s)
         self.journey = Journey(

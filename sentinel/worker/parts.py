@@ -19,6 +19,7 @@ from sentinel.edges.zion import Zion
 from sentinel.ops.health import Health
 from sentinel.ops.heartbeat import Heartbeat
 from sentinel.ops.usage_page import UsagePage
+from sentinel.protocol.histories import Histories
 from sentinel.protocol.models import Fallbacks, Models
 from sentinel.protocol.reasoning import Reasoning
 from sentinel.protocol.tokens import Tokenizer
@@ -195,7 +196,13 @@ def provider(settings: Settings) -> Provider:
 
 
 def admission(
-    settings: Settings, ledger: Ledger, journal: Journal, standby: Standby, zion: Zion, tokenizer: Tokenizer
+    settings: Settings,
+    ledger: Ledger,
+    journal: Journal,
+    standby: Standby,
+    zion: Zion,
+    tokenizer: Tokenizer,
+    histories: Histories,
 ) -> Admission:
     """What holds limits."""
     return Admission(
@@ -204,20 +211,20 @@ def admission(
         standby,
         zion,
         tokenizer,
+        histories,
         output_tokens_default=settings.output_tokens_default,
         work_output_tokens=settings.work_output_tokens_default,
-        unseen_input_tokens=settings.unseen_input_tokens_default,
         limits_ttl_s=settings.cache_ttl_s,
         limits_wait_s=settings.zion_timeout_s,
         missing_limit=settings.missing_limit,
     )
 
 
-def leaving(settings: Settings) -> Leaving:
+def leaving(settings: Settings, histories: Histories) -> Leaving:
     """What becomes of answers whose client has left."""
     read_on = ReadOn(
         answers_max=settings.read_on_answers_max,
         timeout_s=settings.read_on_s,
         bytes_max=settings.read_on_bytes_max,
     )
-    return Leaving(settings.on_disconnect, read_on, Reasoning(lists.patterns(settings.reasoning_models)))
+    return Leaving(settings.on_disconnect, read_on, Reasoning(lists.patterns(settings.reasoning_models)), histories)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -42,9 +43,9 @@ class Town:
                 await asyncio.sleep(0.02)
         return sums[user.email][1:]
 
-    async def left(self, act: str, path: str, *, sees: bytes, **fields: Any) -> User:
-        """The user who has asked, and left when it saw `sees` (b"": as soon as the provider was asked)."""
-        user, known = await make_user(self.stack), len(self.provider.asked)
+    async def left(self, act: str, path: str, *, sees: bytes, user: User | None = None, **fields: Any) -> User:
+        """The user (a new one) who has asked, and left when it saw `sees` (b"": as soon as the provider was asked)."""
+        user, known = user or await make_user(self.stack), len(self.provider.asked)
         asks = {"input": HELLO} if path == "/responses" else {"messages": HELLO}
         body = json.dumps({"model": "gpt-4o", "stream": True, "act": act} | asks | fields).encode()
         reader, writer = await asyncio.open_connection("127.0.0.1", self.stack.port)
@@ -63,7 +64,16 @@ class Town:
 async def town(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
     """One stack for each mode; what the default is, a unit test says."""
     async with Scripted() as provider:
-        provider.acts |= {"stream": stream, "plain": whole, "endless": endless, "responds": responds, "fails": fails}
+        # Where answers are ended, long enough for any machine to notice that the client has left; else nobody waits for it.
+        pause_s = 5.0 if request.param == "cancel" else 0.5
+        provider.acts |= {
+            "stream": partial(stream, pause_s),
+            "plain": whole,
+            "endless": endless,
+            "no end": no_end,
+            "responds": partial(responds, pause_s),
+            "fails": fails,
+        }
         settings = SETTINGS | {"OPENAI_API_URL": provider.url, "SENTINEL_ON_DISCONNECT": request.param}
         async with Stack(tmp_path_factory.mktemp("leaving"), workers=1, settings=settings) as stack:
             yield Town(stack, provider, request.param)
@@ -84,20 +94,20 @@ RESPONSE = {
 }
 
 
-async def stream(_asked: Asked, writer: asyncio.StreamWriter) -> None:
-    """A word, and half a second later what it has cost."""
+async def stream(pause_s: float, _asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """A word, and after a pause what it has cost."""
     writer.write(STREAM_HEAD + chunk(event(WORD, finish="stop")))
     await writer.drain()
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(pause_s)
     writer.write(chunk(b"data: " + json.dumps(CHAT_USAGE).encode() + b"\n\n") + chunk(DONE) + END)
 
 
-async def responds(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+async def responds(pause_s: float, _asked: Asked, writer: asyncio.StreamWriter) -> None:
     """The same as a response."""
     delta = {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": WORD}
     writer.write(STREAM_HEAD + chunk(b"data: " + json.dumps(delta).encode() + b"\n\n"))
     await writer.drain()
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(pause_s)
     last = {"type": "response.completed", "response": RESPONSE}
     writer.write(chunk(b"data: " + json.dumps(last).encode() + b"\n\n") + END)
 
@@ -112,6 +122,14 @@ async def whole(_asked: Asked, writer: asyncio.StreamWriter) -> None:
 async def endless(_asked: Asked, writer: asyncio.StreamWriter) -> None:
     """A word, and no end."""
     writer.write(STREAM_HEAD + chunk(event(WORD)))
+    await writer.drain()
+    await asyncio.sleep(60)
+
+
+async def no_end(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """The beginning of a response, and no end."""
+    created = {"type": "response.created", "response": {"id": "resp_left2", "object": "response", "status": "in_progress"}}
+    writer.write(STREAM_HEAD + chunk(b"data: " + json.dumps(created).encode() + b"\n\n"))
     await writer.drain()
     await asyncio.sleep(60)
 
@@ -169,6 +187,15 @@ async def test_beyond_the_bounds_the_hold_is_charged(town: Town) -> None:
     """Issue 11 A2: an answer that is not over in time is ended, and what was hidden of it costs what was held."""
     user = await town.left("endless", "/chat/completions", sees=WORD.encode(), model="o4-mini", max_completion_tokens=CAP)
     assert await town.bill(user) == (PROMPT, CAP)
+
+
+async def test_a_history_costs_what_it_was_last_seen_to_be(town: Town) -> None:
+    """Issue 11 A2: of an answer that goes on from an earlier one and is never seen to its end, the input is what that was."""
+    user = await town.left("responds", "/responses", sees=b"response.completed", model="o3", max_output_tokens=CAP)
+    assert await town.bill(user) == (GIVEN, PRODUCED)
+    more = {"model": "o3", "max_output_tokens": CAP, "previous_response_id": "resp_left1"}
+    await town.left("no end", "/responses", sees=b"resp_left2", user=user, **more)
+    assert await town.bill(user, 2) == (GIVEN + PROMPT + GIVEN + PRODUCED, PRODUCED + CAP)
 
 
 async def test_a_model_is_known_by_its_usage(town: Town) -> None:

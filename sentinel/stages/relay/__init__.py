@@ -99,7 +99,7 @@ class Relay:
             raise
         if not whole:
             outcome = self.leaving.judge(call, outcome, whole=has_told(meter))
-        self.leaving.learn(call, outcome.usage)
+        self.leaving.learn(call, meter.object_id, outcome.usage)
         return _with_left(outcome, meter, finds) if call.leaves else outcome, rest
 
     async def abandon(self, reply: Reply, call: Call, keep: Keep) -> Outcome:

@@ -5,6 +5,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from sentinel.protocol.histories import Histories
 from sentinel.protocol.reasoning import Reasoning
 from sentinel.records import Call, Dialect, Ending, Outcome, Usage
 from sentinel.stages.relay.rest import ReadOn
@@ -21,9 +22,10 @@ class Leaving:
     What was not all seen, and is not read on to its usage, is charged what was held for it.
     """
 
-    def __init__(self, mode: str, read_on: ReadOn, reasoning: Reasoning) -> None:
+    def __init__(self, mode: str, read_on: ReadOn, reasoning: Reasoning, histories: Histories) -> None:
         self._mode = mode
         self._reasoning = reasoning
+        self._histories = histories
         self.read_on = read_on
 
     def reads_on(self, call: Call) -> bool:
@@ -44,10 +46,14 @@ class Leaving:
             return outcome
         return replace(outcome, unseen=_UNSEEN)
 
-    def learn(self, call: Call, usage: Usage | None) -> None:
-        """Take note of what the usage of an answer says of its model."""
-        if usage is not None and (usage.reasoning_tokens or call.model not in self._reasoning.known):
+    def learn(self, call: Call, object_id: str, usage: Usage | None) -> None:
+        """Take note of what the usage of an answer says of its model, and of what goes on from it."""
+        if usage is None:
+            return
+        if usage.reasoning_tokens or call.model not in self._reasoning.known:
             self._reasoning.learn(call.model, usage)
+        if call.dialect is Dialect.RESPONSES:
+            self._histories.learn(call, object_id, usage)
 
     def _hides_output(self, call: Call) -> bool:
         """Whether an answer without usage may have cost more output than it shows: one that does not stream shows nothing."""
