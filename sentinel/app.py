@@ -11,8 +11,8 @@ import socket
 from typing import Any, Final
 
 from sentinel import logs, metrics, settings
+from sentinel.edges.bodies import Receive
 from sentinel.edges.exchange import Exchange, Scope, Send
-from sentinel.edges.upload import Receive
 from sentinel.errors import BadRequestError, ClientGoneError, SentinelError, Source
 from sentinel.logs import Log
 from sentinel.ops import metrics_page

@@ -81,7 +81,7 @@ class Journey:
         caller = await self._auth.identify(exchange.headers)
         self._owners.check_scope(match)
         self._admission.recall(caller)
-        call, upload = await self._intake.read(exchange, match.route)
+        call, upload = await self._intake.read(exchange, match.route, caller.external_id)
         call = await self._owners.check(caller, match, call)
         self._settlement.require_journal()
         hold = await self._admission.admit(caller, call, exchange.request_id)

@@ -8,12 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel.edges import exchange as exchange_module
-from sentinel.edges.bodies import BodyBudget
+from sentinel.edges.bodies import Body
 from sentinel.edges.exchange import Exchange
-from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, DrainingError, OverloadedError
+from sentinel.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    ClientGoneError,
+    DrainingError,
+    OverLimitError,
+    OverloadedError,
+)
+from tests.support.bodies import bodies
 from tests.support.looking import looked_after
 
-AMPLE = BodyBudget(2**40)
 CHUNKED = (b"transfer-encoding", b"chunked")
 DISCONNECT = {"type": "http.disconnect"}
 
@@ -47,22 +54,22 @@ def parts(*chunks: bytes) -> list[dict[str, Any]]:
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=20))
 async def test_a_body_in_parts_is_the_body(chunks: list[bytes]) -> None:
     """However a body is cut, it arrives whole."""
-    assert await Line(*parts(*chunks)).exchange().read_body(10_000, 1, AMPLE) == b"".join(chunks)
+    assert await Line(*parts(*chunks)).exchange().read_body(bodies(bytes_max=10_000), "a") == b"".join(chunks)
 
 
 async def test_a_declared_length_over_the_bound_is_refused_before_a_byte_is_read() -> None:
     """wire.md H13: 413 by declared length."""
     line = Line(*parts(b"x"))
     with pytest.raises(BodyTooLargeError):
-        await line.exchange((b"content-length", b"1001")).read_body(1000, 1, AMPLE)
+        await line.exchange((b"content-length", b"1001")).read_body(bodies(bytes_max=1000), "a")
     assert line.incoming.qsize() == 1
 
 
 async def test_counted_bytes_over_the_bound_are_refused() -> None:
     """wire.md H13: 413 by counted bytes; a body of exactly the bound is taken."""
-    assert len(await Line(*parts(b"x" * 600, b"x" * 400)).exchange().read_body(1000, 1, AMPLE)) == 1000
+    assert len(await Line(*parts(b"x" * 600, b"x" * 400)).exchange().read_body(bodies(bytes_max=1000), "a")) == 1000
     with pytest.raises(BodyTooLargeError):
-        await Line(*parts(b"x" * 600, b"x" * 401)).exchange().read_body(1000, 1, AMPLE)
+        await Line(*parts(b"x" * 600, b"x" * 401)).exchange().read_body(bodies(bytes_max=1000), "a")
 
 
 async def test_a_slow_body_is_given_up() -> None:
@@ -70,58 +77,147 @@ async def test_a_slow_body_is_given_up() -> None:
     exchange = Line({"type": "http.request", "body": b"x", "more_body": True}).exchange()
     async with looked_after(exchange):
         with pytest.raises(BodyTimeoutError):
-            await exchange.read_body(1000, 0.01, AMPLE)
+            await exchange.read_body(bodies(bytes_max=1000, timeout_s=0.01), "a")
 
 
-async def test_a_declared_body_takes_its_room_before_a_byte_is_read() -> None:
-    """wire.md H13: a body that finds no room is a 503 with a wait, unread, and takes nothing; room comes back."""
-    budget = BodyBudget(1000)
+async def test_a_body_takes_room_as_it_arrives() -> None:
+    """Issue 11 B1: what is promised takes nothing; what is here and finds no room is a 503 with a wait, and room comes back."""
+    shared = bodies(1000)
+    line = Line()
+    promised = line.exchange((b"content-length", b"1000"))
+    reading = asyncio.create_task(promised.read_body(shared, "a"))
+    await asyncio.sleep(0)
+    assert shared.memory.taken == 0
     first = Line(*parts(b"x" * 600)).exchange((b"content-length", b"600"))
-    await first.read_body(1000, 1, budget)
-    line = Line(*parts(b"x" * 401))
-    second = line.exchange((b"content-length", b"401"))
+    await first.read_body(shared, "b")
+    assert shared.memory.taken == 600
+    line.incoming.put_nowait({"type": "http.request", "body": b"x" * 401, "more_body": True})
     with pytest.raises(OverloadedError) as caught:
-        await second.read_body(1000, 1, budget)
+        await reading
     assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (503, "overloaded", 1)
-    assert (line.incoming.qsize(), budget.bytes_taken) == (1, 600)
+    assert shared.memory.taken == 600
     first.forget_body()
-    assert budget.bytes_taken == 0
-    await second.read_body(1000, 1, budget)
-    first.close()
-    assert budget.bytes_taken == 401
+    assert shared.memory.taken == 0
+    second = Line(*parts(b"x" * 401)).exchange((b"content-length", b"401"))
+    await second.read_body(shared, "a")
+    assert shared.memory.taken == 401
     second.close()
-    assert budget.bytes_taken == 0
+    assert shared.memory.taken == 0
+
+
+async def test_one_caller_takes_no_more_than_its_share() -> None:
+    """Issue 11 B1: beyond its share a caller is a 429 with a wait, while another one finds room."""
+    shared = bodies(1000, 500)
+    first, second, other = (Line(*parts(b"x" * 300)).exchange((b"content-length", b"300")) for _ in range(3))
+    await first.read_body(shared, "a")
+    with pytest.raises(OverLimitError) as caught:
+        await second.read_body(shared, "a")
+    assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (429, "concurrency_limit_exceeded", 1)
+    await other.read_body(shared, "b")
+    for exchange in (first, second, other):
+        exchange.close()
+    assert shared.memory.taken == 0
 
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=20), st.integers(0, 500))
 async def test_a_body_without_a_length_takes_room_as_it_grows(chunks: list[bytes], room: int) -> None:
     """wire.md H13: chunked bodies take what they have, and whatever becomes of one, all of it comes back."""
-    budget = BodyBudget(room)
+    shared = bodies(room)
     exchange = Line(*parts(*chunks)).exchange()
     size = len(b"".join(chunks))
     if size <= room:
-        await exchange.read_body(10_000, 1, budget)
-        assert budget.bytes_taken == size
+        await exchange.read_body(shared, "a")
+        assert shared.memory.taken == size
     else:
         with pytest.raises(OverloadedError):
-            await exchange.read_body(10_000, 1, budget)
-        assert budget.bytes_taken <= room
+            await exchange.read_body(shared, "a")
+        assert shared.memory.taken == 0
     exchange.close()
     exchange.close()
-    assert budget.bytes_taken == 0
+    assert shared.memory.taken == 0
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "late_s"),
+    [
+        ([], 5),  # nothing but the head
+        ([(1, 100)], 6),
+        ([(4.9, 300)], 8),  # the rate is asked on the whole
+        ([(1, 10**6)], 30),  # what came early is good for the whole time, and no longer
+        ([(float(at), 100) for at in range(1, 30)], 30),
+        ([(float(at), 50) for at in range(1, 30)], 9.5),
+    ],
+)
+async def test_a_body_keeps_a_rate(arrivals: list[tuple[float, int]], late_s: float) -> None:
+    """Issue 11 B1: after 5 s at least so much a second, here 100 bytes, and never longer than all of it may take."""
+    now_s = 0.0
+    line = Line()
+    body = Body(bodies(bytes_per_s_min=100, timeout_s=30), "a", 2**30, now_s)
+    reading = asyncio.create_task(body.read(line.incoming.get, lambda: now_s))
+    for at_s, count in arrivals:
+        now_s = at_s
+        if at_s > late_s:
+            break
+        assert body.late(at_s) is None
+        line.incoming.put_nowait({"type": "http.request", "body": bytes(count), "more_body": True})
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert body.late(late_s) is None
+    assert isinstance(body.late(late_s + 0.01), BodyTimeoutError)
+    reading.cancel()
+
+
+async def test_without_a_rate_only_the_whole_time_counts() -> None:
+    """SENTINEL_BODY_BYTES_PER_SECOND_MIN=0: a body that says nothing for long is waited for."""
+    body = Body(bodies(bytes_per_s_min=0, timeout_s=30), "a", 2, 0)
+    assert body.late(29.9) is None
+    assert isinstance(body.late(30.1), BodyTimeoutError)
+
+
+async def test_bodies_on_their_way_count_for_their_caller() -> None:
+    """Issue 11 B1: a look finds more bodies of a caller on their way than it may have: 429; another caller, and one whose own
+    have arrived, go on.
+    """
+    shared = bodies(arriving=2)
+    line = Line(*parts(b"xx"))
+    reads = []
+    exchanges = [Line().exchange((b"content-length", b"2")) for _ in range(4)] + [line.exchange((b"content-length", b"2"))]
+    for exchange, caller in zip(exchanges, "aaaba", strict=True):
+        reads.append(asyncio.create_task(exchange.read_body(shared, caller)))
+        await asyncio.sleep(0)
+        exchange.look(asyncio.get_running_loop().time(), 10)
+    done, _ = await asyncio.wait(reads, timeout=0.05)
+    assert done == {reads[2], reads[4]}
+    with pytest.raises(OverLimitError) as caught:
+        await reads[2]
+    assert (caught.value.status, caught.value.code) == (429, "concurrency_limit_exceeded")
+    assert await reads[4] == b"xx"
+    assert (shared.arriving.of("a"), shared.arriving.of("b")) == (2, 1)
+    for exchange in exchanges[:2]:
+        exchange.interrupt(DrainingError("now"))
+    await asyncio.wait(reads[:2])
+    assert shared.arriving.of("a") == 0
+    for task in (*reads[:2], reads[3]):
+        task.cancel()
+    await asyncio.wait(reads)
+    assert shared.arriving.taken == 0
 
 
 async def test_a_client_that_leaves_while_it_sends_is_gone() -> None:
     """A disconnect in the middle of the body ends the reading."""
     with pytest.raises(ClientGoneError):
-        await Line({"type": "http.request", "body": b"x", "more_body": True}, DISCONNECT).exchange().read_body(1000, 1, AMPLE)
+        await (
+            Line({"type": "http.request", "body": b"x", "more_body": True}, DISCONNECT)
+            .exchange()
+            .read_body(bodies(bytes_max=1000), "a")
+        )
 
 
 async def test_a_guarded_section_ends_when_the_client_leaves() -> None:
     """wire.md D1: work for a client that left is cancelled, and known as such."""
     line = Line(*parts(b""))
     exchange = line.exchange()
-    await exchange.read_body(10, 1, AMPLE)
+    await exchange.read_body(bodies(bytes_max=10), "a")
     reached = False
     async with looked_after(exchange):
         with pytest.raises(ClientGoneError), exchange.connected():
@@ -138,7 +234,7 @@ async def test_a_section_that_ends_in_time_is_left_alone() -> None:
     """A disconnect between two sections shows at the next one; the first keeps its result."""
     line = Line(*parts(b""))
     exchange = line.exchange()
-    await exchange.read_body(10, 1, AMPLE)
+    await exchange.read_body(bodies(bytes_max=10), "a")
     with exchange.connected():
         value = 1
     line.incoming.put_nowait(DISCONNECT)
@@ -154,7 +250,7 @@ async def test_an_interruption_carries_its_reason() -> None:
     """A worker that drains ends open sections with DrainingError; the first reason wins."""
     line = Line(*parts(b""))
     exchange = line.exchange()
-    await exchange.read_body(10, 1, AMPLE)
+    await exchange.read_body(bodies(bytes_max=10), "a")
     asyncio.get_running_loop().call_soon(exchange.interrupt, DrainingError("now"))
     asyncio.get_running_loop().call_soon(exchange.interrupt, ClientGoneError())
     with pytest.raises(DrainingError), exchange.connected():
@@ -166,7 +262,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     """Somebody else's cancel is not mistaken for a client that left."""
     line = Line(*parts(b""))
     exchange = line.exchange()
-    await exchange.read_body(10, 1, AMPLE)
+    await exchange.read_body(bodies(bytes_max=10), "a")
 
     async def section() -> None:
         with exchange.connected():

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from sentinel.edges.bodies import BodyBudget
+from sentinel.edges.bodies import Bodies
 from sentinel.edges.exchange import Exchange
 from sentinel.errors import BadRequestError, BodyTooLargeError, OverloadedError, SentinelError
 from sentinel.protocol import routes
 from sentinel.protocol.models import Models
 from sentinel.stages.intake import Intake
+from tests.support.bodies import bodies
 
 MB = 2**20
 FORM = "multipart/form-data; boundary=x"
@@ -20,17 +21,14 @@ PART = b'--x\r\ncontent-disposition: form-data; name="prompt"\r\n\r\na river\r\n
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
-def intake(budget: BodyBudget, *, searching: bool = True) -> Intake:
-    """An intake that takes bodies of up to 4 MB."""
-    return Intake(
-        budget,
-        Models(()),
-        body_bytes_max=4 * MB,
-        body_timeout_s=1,
-        upload_bytes_max=4 * MB,
-        searching=searching,
-        trace_upstream=False,
-    )
+def intake(shared: Bodies, *, searching: bool = True) -> Intake:
+    """An intake of these bodies."""
+    return Intake(shared, Models(()), upload_bytes_max=4 * MB, searching=searching, trace_upstream=False)
+
+
+def room(count: float) -> Bodies:
+    """Room for so many bytes, in bodies of up to 4 MB."""
+    return bodies(count, bytes_max=4 * MB)
 
 
 def exchange(body: bytes, path: str, content_type: str, *, coding: str) -> Exchange:
@@ -54,7 +52,7 @@ async def test_a_form_is_read_or_streams_by(path: str, searching: bool) -> None:
     """wire.md H18: where forms are looked through it is made plain; where they are not it keeps its coding."""
     packed = gzip.compress(PART)
     asked = exchange(packed, path, FORM, coding="gzip")
-    call, upload = await intake(BodyBudget(MB), searching=searching).read(asked, routes.match("POST", path).route)
+    call, upload = await intake(room(MB), searching=searching).read(asked, routes.match("POST", path).route, "a")
     if searching:
         assert (upload, call.body, call.coding) == (None, PART, "")
     else:
@@ -68,18 +66,18 @@ async def test_what_comes_out_is_what_counts(size: int) -> None:
     """wire.md H13: while it comes out both count, afterwards what came out alone; in the end nothing does."""
     body = json.dumps(CHAT | {"padding": "x" * size}).encode()
     packed = gzip.compress(body)
-    for room, enough in ((len(body) + len(packed), True), (len(body) + len(packed) - 1, False), (len(packed), False)):
-        budget = BodyBudget(room)
+    for count, enough in ((len(body) + len(packed), True), (len(body) + len(packed) - 1, False), (len(packed), False)):
+        shared = room(count)
         asked = exchange(packed, "/v1/chat/completions", "application/json", coding="gzip")
-        reading = intake(budget).read(asked, routes.match("POST", "/v1/chat/completions").route)
+        reading = intake(shared).read(asked, routes.match("POST", "/v1/chat/completions").route, "a")
         if enough:
             call, _ = await reading
-            assert (call.body, budget.bytes_taken) == (body, len(body))
+            assert (call.body, shared.memory.taken) == (body, len(body))
         else:
             with pytest.raises(OverloadedError):
                 await reading
         asked.close()
-        assert budget.bytes_taken == 0
+        assert shared.memory.taken == 0
 
 
 @pytest.mark.parametrize(
@@ -89,19 +87,19 @@ async def test_what_comes_out_is_what_counts(size: int) -> None:
 )
 async def test_a_refused_body_gives_its_room_back(packed: bytes, error: type[SentinelError]) -> None:
     """wire.md H13: whatever becomes of a body, all that it took comes back."""
-    budget = BodyBudget(8 * MB)
+    shared = room(8 * MB)
     asked = exchange(packed, "/v1/chat/completions", "application/json", coding="gzip")
     with pytest.raises(error):
-        await intake(budget).read(asked, routes.match("POST", "/v1/chat/completions").route)
+        await intake(shared).read(asked, routes.match("POST", "/v1/chat/completions").route, "a")
     asked.close()
-    assert budget.bytes_taken == 0
+    assert shared.memory.taken == 0
 
 
 async def test_others_are_served_meanwhile() -> None:
     """wire.md H12: what takes long is done in a thread: the loop turns while it lasts."""
     body = json.dumps(CHAT | {"padding": "x" * 3 * MB}).encode()
     asked = exchange(gzip.compress(body), "/v1/chat/completions", "application/json", coding="gzip")
-    reading = asyncio.ensure_future(intake(BodyBudget(8 * MB)).read(asked, routes.match("POST", "/v1/chat/completions").route))
+    reading = asyncio.ensure_future(intake(room(8 * MB)).read(asked, routes.match("POST", "/v1/chat/completions").route, "a"))
     turns = 0
     while not reading.done():
         turns += 1

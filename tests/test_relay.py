@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from sentinel.edges.bodies import BodyBudget
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Through
 from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
@@ -21,6 +20,7 @@ from sentinel.records import Call, Dialect, Ending, Outcome, Usage
 from sentinel.stages.relay import Leaving, ReadOn, Relay
 from tests.samples import cases
 from tests.samples.cases import STREAMS, read
+from tests.support.bodies import bodies
 from tests.support.looking import looked_after
 from tests.support.metering import cut
 
@@ -110,7 +110,7 @@ async def copy(
     incoming.put_nowait({"type": "http.request", "body": b"", "more_body": False})
     scope = {"method": "POST", "path": "/x", "query_string": b"", "headers": []}
     exchange = Exchange(scope, incoming.get, send, "req_1")
-    await exchange.read_body(1, 1, BodyBudget(1))
+    await exchange.read_body(bodies(bytes_max=1), "")
     meters: list[Meter] = []
     kept: list[tuple[str, bytes]] = []
 

@@ -1,29 +1,138 @@
-"""The memory that one worker gives to request bodies, so that many large ones at a time cannot end it (wire.md H13).
+"""The bodies of requests that a worker reads into memory: the bounds of one, and what all of them share (wire.md H13).
 
-Fails by OverloadedError (503) where there is no room; nothing waits for room, since whoever waits holds a body too.
+Fails closed: BodyTooLargeError (413) by declared length before a byte is read and by counted bytes, BodyTimeoutError (408)
+where it is late or too slow, OverLimitError (429) where its caller has taken its share, OverloadedError (503) where all of it
+is taken, ClientGoneError where the client leaves. Nothing waits for room, since whoever waits holds a body too.
 """
 
-from sentinel.errors import OverloadedError
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
 
-_RETRY_AFTER_S = 1
+from sentinel.edges.pace import GRACE_S, Pace
+from sentinel.edges.shares import Shares
+from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, OverLimitError, OverloadedError
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_RETRY_AFTER_S: Final = 1
 
 
-class BodyBudget:
-    """At most `bytes_max` bytes of request bodies at a time; `bytes_taken` are in use."""
+class Bodies:
+    """What a worker has for bodies. One may have `bytes_max` and take `timeout_s` in all, at `bytes_per_s_min` or more.
 
-    __slots__ = ("_bytes_max", "bytes_taken")
+    `memory` are the bytes of all that are held; `arriving` counts those that are waited for. `first_s` is how long a first part
+    may take.
+    """
 
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self.bytes_taken = 0
+    __slots__ = ("arriving", "bytes_max", "bytes_per_s_min", "first_s", "memory", "timeout_s")
+
+    def __init__(self, memory: Shares, arriving: Shares, *, bytes_max: int, timeout_s: float, bytes_per_s_min: int) -> None:
+        self.memory = memory
+        self.arriving = arriving
+        self.bytes_max = bytes_max
+        self.timeout_s = timeout_s
+        self.bytes_per_s_min = bytes_per_s_min
+        self.first_s = min(GRACE_S if bytes_per_s_min else timeout_s, timeout_s)
+
+
+class Body:
+    """One body, declared to be of `length` bytes (-1: it comes in chunks), of `caller`. Raises BodyTooLargeError.
+
+    Its bytes count from when they are here, not from when they are promised, until `forget`. `arriving` says that it counts
+    among what its caller lets arrive, until `arrived`.
+    """
+
+    __slots__ = ("_begun_s", "_bodies", "_bytes_taken", "_caller", "_due_s", "_length", "arriving")
+
+    def __init__(self, bodies: Bodies, caller: str, length: int, now_s: float) -> None:
+        if length > bodies.bytes_max:
+            raise too_large(bodies.bytes_max)
+        self.arriving = False
+        self._begun_s = now_s
+        self._bodies = bodies
+        self._bytes_taken = 0
+        self._caller = caller
+        self._due_s = now_s + bodies.first_s
+        self._length = length
+
+    async def read(self, receive: Receive, clock: Callable[[], float]) -> bytes:
+        """All of it, as `receive` gives it. Raises BodyTooLargeError, OverLimitError, OverloadedError or ClientGoneError."""
+        bodies = self._bodies
+        pace: Pace | None = None
+        body: bytes | bytearray = b""
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError
+                part = message.get("body", b"")
+                size = len(body) + len(part)
+                if size > bodies.bytes_max:
+                    raise too_large(bodies.bytes_max)
+                # The server says that nothing follows in a message of its own; who declared a length has said so before.
+                last = size == self._length or not message.get("more_body", False)
+                self.take(size)
+                if not body and last:
+                    return bytes(part)
+                # A bytearray joins tiny parts in place: a list of 1-byte parts would cost 60 bytes each.
+                body = bytearray(body) if isinstance(body, bytes) else body
+                body += part
+                if last:
+                    return bytes(body)
+                pace = pace or Pace(bodies.bytes_per_s_min, bodies.timeout_s, self._begun_s)
+                pace.arrived(len(part), clock())
+                self._due_s = min(pace.due_s, self._begun_s + bodies.timeout_s)
+        finally:
+            body = b""  # an error keeps this frame for as long as it is known
+
+    def late(self, now_s: float) -> BodyTimeoutError | OverLimitError | None:
+        """Why it is not waited for any longer, None where it is: then it counts among what its caller lets arrive."""
+        if now_s > self._due_s:
+            return BodyTimeoutError("The request body did not arrive in time.")
+        if not self.arriving:
+            self.arriving = self._bodies.arriving.take(self._caller)
+        return None if self.arriving else too_many()
+
+    def arrived(self) -> None:
+        """It is waited for no more."""
+        self.arriving = False
+        self._bodies.arriving.give(self._caller)
 
     def take(self, count: int) -> None:
-        """Take `count` bytes, all or none. Raises OverloadedError where fewer are left."""
-        if self.bytes_taken + count > self._bytes_max:
-            raise OverloadedError("This gateway is busy with other large requests.", retry_after_s=_RETRY_AFTER_S)
-        self.bytes_taken += count
+        """Room for `count` bytes, of which some may be taken already. Raises OverLimitError or OverloadedError."""
+        more = count - self._bytes_taken
+        if more > 0:
+            memory = self._bodies.memory
+            if not memory.take(self._caller, more):
+                raise _no_room(memory, more)
+            self._bytes_taken = count
 
-    def give(self, count: int) -> None:
-        """Give `count` bytes back that were taken."""
-        assert 0 <= count <= self.bytes_taken
-        self.bytes_taken -= count
+    def forget(self) -> None:
+        """It is in memory no more: make room for others. Twice is harmless."""
+        if self._bytes_taken:
+            self._bodies.memory.give(self._caller, self._bytes_taken)
+            self._bytes_taken = 0
+
+
+def too_large(bytes_max: int) -> BodyTooLargeError:
+    """The 413 of a body over `bytes_max`."""
+    return BodyTooLargeError(f"The request body is larger than the {bytes_max} bytes this gateway takes.")
+
+
+def too_many() -> OverLimitError:
+    """The 429 of a caller who lets too many bodies arrive at a time."""
+    return OverLimitError(
+        "Too many requests of this account are still being sent. Please try again when one of them has arrived.",
+        code="concurrency_limit_exceeded",
+        retry_after_s=_RETRY_AFTER_S,
+    )
+
+
+def _no_room(memory: Shares, more: int) -> OverLimitError | OverloadedError:
+    if memory.taken + more > memory.total:
+        return OverloadedError("This gateway is busy with other large requests.", retry_after_s=_RETRY_AFTER_S)
+    return OverLimitError(
+        "The requests of this account under way are too large together. Please try again when one of them has ended.",
+        code="concurrency_limit_exceeded",
+        retry_after_s=_RETRY_AFTER_S,
+    )

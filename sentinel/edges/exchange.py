@@ -1,8 +1,7 @@
 """One HTTP exchange with a client over ASGI: its head, its body within bounds, the answer, and the moment it leaves.
 
-Fails closed: a body over its bound is `BodyTooLargeError` (by declared length before a byte is read, and by counted bytes), a
-slow one `BodyTimeoutError`, one there is no memory for `OverloadedError`, a client that leaves `ClientGoneError`. Granian's
-`send` never fails after a disconnect (wire.md D2), so the only sign of one is `receive`, listened to while others work.
+Fails closed: as the body fails (`edges/bodies.py`), and by `ClientGoneError` where the client leaves. Granian's `send` never
+fails after a disconnect (wire.md D2), so the only sign of one is `receive`, listened to while others work.
 
 What may take long is not timed by each exchange for itself: the worker looks after all of them, over and over (`look`).
 """
@@ -11,11 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from sentinel.edges.bodies import BodyBudget
+from sentinel.edges.bodies import Bodies, Body, Receive
 from sentinel.edges.pushing import Pushing
 from sentinel.edges.section import Section
-from sentinel.edges.upload import Receive, Upload
-from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, SentinelError
+from sentinel.edges.upload import Upload
+from sentinel.errors import BodyTimeoutError, ClientGoneError, SentinelError
 from sentinel.protocol import trace
 from sentinel.protocol.fields import Fields
 from sentinel.protocol.trace import Trace
@@ -39,8 +38,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body_budget",
-        "_body_bytes_taken",
+        "_body",
         "_body_read",
         "_due_s",
         "_pushing",
@@ -74,11 +72,11 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._trace: Trace | None = None
+        self._body: Body | None = None
         self._body_read = False
-        self._body_budget: BodyBudget | None = None
-        self._body_bytes_taken = 0
-        self._due_s: float | None = None  # on the loop's clock: when the body must have arrived
-        self._writing_since_s: float | None = None  # and since when the server takes no more of the answer
+        # On the loop's clock: when what lingers must have arrived, and since when the server takes no more of the answer.
+        self._due_s: float | None = None
+        self._writing_since_s: float | None = None
         self._pushing: Pushing | None = None
         self._watch: asyncio.Future[MutableMapping[str, Any]] | None = None
         self._section = Section()
@@ -105,59 +103,40 @@ class Exchange:
         first = self.headers.first
         return first.get(b"content-length", b"0") not in (b"", b"0") or bool(first.get(b"transfer-encoding"))
 
-    async def read_body(self, body_bytes_max: int, timeout_s: float, budget: BodyBudget) -> bytes:
-        """The whole request body, which counts against `budget` until `forget_body` or `close`.
+    async def read_body(self, bodies: Bodies, caller: str) -> bytes:
+        """The whole request body, which counts as `caller`'s until `forget_body` or `close`.
 
-        Raises BodyTooLargeError, BodyTimeoutError, OverloadedError or ClientGoneError.
+        Raises BodyTooLargeError, BodyTimeoutError, OverLimitError, OverloadedError or ClientGoneError.
         """
         if not self.has_body():
             self._body_read = True
             return b""
         declared = self.header(b"content-length")
-        length = int(declared) if declared.isdigit() else -1
-        if length > body_bytes_max:
-            raise _too_large(body_bytes_max)
-        self._body_budget = budget
-        self.take_body(length)
-        self._due_s = asyncio.get_running_loop().time() + timeout_s
-        with self._section:  # so that a worker that drains need not wait for a body that does not come
-            body = await self._receive_body(body_bytes_max, length)
-        self._due_s = None
+        clock = asyncio.get_running_loop().time
+        body = Body(bodies, caller, int(declared) if declared.isdigit() else -1, clock())
+        self._body = body
+        try:
+            # Guarded too, so that a worker that drains need not wait for a body that does not come.
+            with self._section:
+                read = await body.read(self._receive, clock)
+        except BaseException:
+            body.forget()  # what was read of it is gone, though its client may be listened to for a while
+            raise
+        finally:
+            if body.arriving:
+                body.arrived()
         self._body_read = True
-        return body
-
-    async def _receive_body(self, body_bytes_max: int, length: int) -> bytes:
-        body: bytes | bytearray = b""
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGoneError
-            part = message.get("body", b"")
-            size = len(body) + len(part)
-            if size > body_bytes_max:
-                raise _too_large(body_bytes_max)
-            # The server says that nothing follows in a message of its own; who declared a length has said so before.
-            last = size == length or not message.get("more_body", False)
-            self.take_body(size)
-            if not body and last:
-                return bytes(part)
-            # A bytearray joins tiny parts in place: a list of 1-byte parts would cost 60 bytes each.
-            body = bytearray(body) if isinstance(body, bytes) else body
-            body += part
-            if last:
-                return bytes(body)
+        return read
 
     def take_body(self, count: int) -> None:
-        """Room for a body of `count` bytes, of which some may be taken already. Raises OverloadedError."""
-        if self._body_budget is not None and count > self._body_bytes_taken:
-            self._body_budget.take(count - self._body_bytes_taken)
-            self._body_bytes_taken = count
+        """Room for a body of `count` bytes, of which some may be taken already. Raises OverLimitError or OverloadedError."""
+        if self._body is not None:
+            self._body.take(count)
 
     def forget_body(self) -> None:
         """The body is in memory no more: make room for others."""
-        if self._body_budget is not None:
-            self._body_budget.give(self._body_bytes_taken)
-            self._body_bytes_taken = 0
+        if self._body is not None:
+            self._body.forget()
 
     def upload(self, bytes_max: int, timeout_s: float) -> Upload:
         """The request body as it arrives, to be sent on. Raises BodyTooLargeError."""
@@ -181,10 +160,14 @@ class Exchange:
 
         Nobody listens for the end of an exchange that is over before the first look: most of what listening costs.
         """
-        if self._due_s is not None and now_s > self._due_s:
-            self.interrupt(BodyTimeoutError("The request body did not arrive in time."))
-        elif self._body_read and self._watch is None:
-            self._listen()
+        if self._body_read:
+            if self._watch is None:
+                self._listen()
+        elif self._due_s is not None:
+            if now_s > self._due_s:
+                self.interrupt(BodyTimeoutError("The request body did not arrive in time."))
+        elif self._body is not None and (reason := self._body.late(now_s)) is not None:
+            self.interrupt(reason)
         return self._writing_since_s is not None and now_s - self._writing_since_s > idle_s
 
     def header(self, wanted: bytes) -> bytes:
@@ -271,7 +254,8 @@ class Exchange:
 
     def close(self) -> None:
         """Stop listening for a disconnect and make room for others; nothing may be sent afterwards."""
-        self.forget_body()
+        if self._body is not None:
+            self._body.forget()
         self._section.forget()
         if self._watch is not None:
             self._watch.cancel()
@@ -294,7 +278,3 @@ class Exchange:
             self._leave()
         else:
             self._listen()
-
-
-def _too_large(body_bytes_max: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"The request body is larger than the {body_bytes_max} bytes this gateway takes.")

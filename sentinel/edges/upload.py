@@ -5,12 +5,10 @@ bytes; BodyTimeoutError where parts stop to arrive; ClientGoneError where the cl
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
-from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+from sentinel.edges.bodies import Receive, too_large
+from sentinel.errors import BodyTimeoutError, ClientGoneError
 
 
 class Upload:
@@ -41,7 +39,7 @@ class Upload:
         self.length = length
         self.consumed = False
         if (length or 0) > bytes_max:
-            raise self._too_large()
+            raise too_large(bytes_max)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The parts as they arrive; `timeout_s` bounds the wait for each."""
@@ -59,11 +57,8 @@ class Upload:
             part = message.get("body", b"")
             self._bytes += len(part)
             if self._bytes > self._bytes_max:
-                raise self._too_large()
+                raise too_large(self._bytes_max)
             more = message.get("more_body", False)
             if part:
                 yield part
         self._on_end()
-
-    def _too_large(self) -> BodyTooLargeError:
-        return BodyTooLargeError(f"The request body is larger than the {self._bytes_max} bytes this gateway takes.")

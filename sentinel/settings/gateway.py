@@ -55,10 +55,40 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
             high=2**40,
         ),
     ] = 512 * 2**20
+    caller_bodies_bytes_max: Annotated[
+        int,
+        Variable(
+            "SENTINEL_CALLER_BODIES_BYTES_MAX",
+            "Of these, what one caller may take; above it 429. At least one body of the largest size.",
+            "bytes",
+            low=1024,
+            high=2**40,
+        ),
+    ] = 256 * 2**20
+    caller_arriving_max: Annotated[
+        int,
+        Variable(
+            "SENTINEL_CALLER_ARRIVING_BODIES_MAX",
+            "Bodies of one caller that a worker waits for at a time; above it 429.",
+            "bodies",
+            low=1,
+            high=1_000_000,
+        ),
+    ] = 256
     body_timeout_s: Annotated[
         float,
         Variable("SENTINEL_BODY_TIMEOUT_SECONDS", "How long a request body may take to arrive.", "s", low=0.1, high=3600),
     ] = 30.0
+    body_bytes_per_s_min: Annotated[
+        int,
+        Variable(
+            "SENTINEL_BODY_BYTES_PER_SECOND_MIN",
+            "How slowly a body may arrive after its first 5 s; slower is 408. 0 asks for no rate.",
+            "bytes/s",
+            low=0,
+            high=2**30,
+        ),
+    ] = 1024
     head_timeout_s: Annotated[
         float,
         Variable(

@@ -1,8 +1,9 @@
 """intake.read: what the client asks, read as far as its route needs, within bounds of bytes, time and memory.
 
-Fails closed, before anything is held: BodyTooLargeError (413), BodyTimeoutError (408), OverloadedError (503), BadRequestError
-(400), UnsupportedMediaTypeError (415), ClientGoneError. What is not JSON on a pass-through route is not read but streams by. A
-body that is read goes on without the compression it came in, one that streams by goes on in it.
+Fails closed, before anything is held: BodyTooLargeError (413), BodyTimeoutError (408), OverLimitError (429: its caller has too
+much in memory, or on its way), OverloadedError (503), BadRequestError (400), UnsupportedMediaTypeError (415), ClientGoneError.
+What is not JSON on a pass-through route is not read but streams by. A body that is read goes on without the compression it came
+in, one that streams by goes on in it.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from sentinel.edges.bodies import BodyBudget
+from sentinel.edges.bodies import Bodies
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.upload import Upload
 from sentinel.protocol import codings, media, wire
@@ -19,7 +20,7 @@ from sentinel.protocol.models import Models
 from sentinel.records import Call, Dialect, Reads, Route, Scope
 
 _MAYBE_FILES: Final = frozenset({Reads.ANY, Reads.FORM})
-# What is made plain in a thread before the next of it is counted against the budget.
+# What is made plain in a thread before the next of it is counted.
 _BATCH_BYTES: Final = 1_048_576
 
 
@@ -29,35 +30,31 @@ class Intake:
 
     def __init__(
         self,
-        budget: BodyBudget,
+        bodies: Bodies,
         models: Models,
         *,
-        body_bytes_max: int,
-        body_timeout_s: float,
         upload_bytes_max: int,
         searching: bool,
         trace_upstream: bool,
     ) -> None:
-        self._budget = budget
+        self._bodies = bodies
         self._models = models
-        self._body_bytes_max = body_bytes_max
-        self._body_timeout_s = body_timeout_s
         self._upload_bytes_max = upload_bytes_max
         self._searching = searching
         self._trace_upstream = trace_upstream
 
-    async def read(self, exchange: Exchange, route: Route) -> tuple[Call, Upload | None]:
-        """The call, and the body where it streams by. `exchange` still counts a body that was read against the budget."""
+    async def read(self, exchange: Exchange, route: Route, caller: str) -> tuple[Call, Upload | None]:
+        """The call of `caller`, and the body where it streams by. `exchange` still counts a body that was read."""
         content_type = exchange.header(b"content-type")
         coded = self._codings(exchange, route) if codings.HEADER in exchange.headers.first else ()
         upload = None
         body = b""
         if route.reads in _MAYBE_FILES and self._streams(exchange, route, content_type):
-            upload = exchange.upload(self._upload_bytes_max, self._body_timeout_s)
+            upload = exchange.upload(self._upload_bytes_max, self._bodies.timeout_s)
         else:
             if coded:
                 codings.check_readable(coded)
-            body = await exchange.read_body(self._body_bytes_max, self._body_timeout_s, self._budget)
+            body = await exchange.read_body(self._bodies, caller)
             if coded:
                 body = await self._plain(exchange, body, coded)
         asked = (route, route.method, exchange.path.decode("latin-1").removeprefix("/v1"), exchange.query, body, content_type)
@@ -82,8 +79,8 @@ class Intake:
         return codings.named(exchange.headers) if route.reads is not Reads.NOTHING and exchange.has_body() else ()
 
     async def _plain(self, exchange: Exchange, body: bytes, coded: Sequence[bytes]) -> bytes:
-        """`body` without its codings. What comes out counts against the budget as it grows, beside what it comes out of."""
-        pieces = codings.plain(body, coded, self._body_bytes_max)
+        """`body` without its codings. What comes out counts as it grows, beside what it comes out of."""
+        pieces = codings.plain(body, coded, self._bodies.bytes_max)
         batches = []
         count = 0
         more = True

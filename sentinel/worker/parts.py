@@ -1,12 +1,13 @@
 """The parts of a worker, each built from the settings it needs. Cannot fail on settings that were checked."""
 
+import math
 import os
 import socket
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sentinel.edges.bodies import BodyBudget
+from sentinel.edges.bodies import Bodies
 from sentinel.edges.connections import Connections
 from sentinel.edges.http import Client
 from sentinel.edges.journal import Journal
@@ -15,6 +16,7 @@ from sentinel.edges.ledger.gate import Gate
 from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.provider import PROVIDERS, Patience, Provider
 from sentinel.edges.sessions import open_session
+from sentinel.edges.shares import Shares
 from sentinel.edges.zion import Zion
 from sentinel.ops.health import Health
 from sentinel.ops.heartbeat import Heartbeat
@@ -150,13 +152,22 @@ def signatures(settings: Settings, zion: Zion) -> Signatures | None:
 def intake(settings: Settings, owners: Owners) -> Intake:
     """What reads requests."""
     return Intake(
-        BodyBudget(settings.bodies_bytes_max),
+        bodies(settings),
         Models(lists.patterns(settings.allowed_models)),
-        body_bytes_max=settings.body_bytes_max,
-        body_timeout_s=settings.body_timeout_s,
         upload_bytes_max=settings.upload_bytes_max,
         searching=owners.guarding,
         trace_upstream=settings.trace_upstream == "true",
+    )
+
+
+def bodies(settings: Settings) -> Bodies:
+    """What there is for the bodies of requests: one of the largest fits into its caller's share, whatever is set."""
+    return Bodies(
+        Shares(settings.bodies_bytes_max, max(settings.caller_bodies_bytes_max, settings.body_bytes_max)),
+        Shares(math.inf, min(settings.caller_arriving_max, settings.caller_concurrency_max or math.inf)),
+        bytes_max=settings.body_bytes_max,
+        timeout_s=settings.body_timeout_s,
+        bytes_per_s_min=settings.body_bytes_per_s_min,
     )
 
 

@@ -18,7 +18,9 @@ ROWS = [
     {"stages"},
     {"edges"},
     # What exchanges with clients share; the HTTP client that edges are made with.
-    {"edges.bodies", "edges.upload", "edges.section", "edges.pushing", "edges.http"},
+    {"edges.upload", "edges.section", "edges.pushing", "edges.http"},
+    {"edges.bodies"},
+    {"edges.shares", "edges.pace"},
     {"protocol.routes", "protocol.finds", "protocol.answered", "protocol.denials"},
     {"protocol"},
     # A plain body may turn out to be a stream.
