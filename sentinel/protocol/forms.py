@@ -1,75 +1,93 @@
 """The ids of a provider's objects that a form names (multipart/form-data, RFC 7578).
 
 Fails closed: a form that another reader could take apart otherwise, or whose parts are encoded so that ids in them cannot be
-seen, raises BadRequestError. Nothing is decoded or rebuilt: the bytes go on as they came (wire.md H18).
+seen, raises BadRequestError (protocol/multipart.py). Nothing is decoded or rebuilt: the bytes go on as they came (wire.md H18).
 """
 
 import re
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from sentinel.errors import BadRequestError
 from sentinel.protocol import named
+from sentinel.protocol.multipart import Part, parts
 from sentinel.protocol.places import Places, Tree, tree
 from sentinel.records import Ids
 
-PARTS_MAX: Final = 1024
-PART_HEAD_BYTES_MAX: Final = 16 * 1024
 # Within a text only what is as long as a real id is taken for one: `file_name` and `thread_pool` stand in many.
 ID_IN_TEXT_BYTES_MIN: Final = 20
-FIELD_BYTES_MAX: Final = 1024 * 1024  # longer ones are texts or files
+# As many as the values of JSON: whoever has more texts that look like ids has no form.
+ALIKE_MAX: Final = 500_000
+# Other threads get their turn in between; and that much farther an id can go on, if each of its signs is escaped.
+SLICE_BYTES: Final = 64 * 1024
+_OVERLAP_BYTES: Final = 8 * named.ID_CHARACTERS_MAX
 
-_BOUNDARY: Final = re.compile(rb'boundary[ \t]*+=[ \t]*+(?:"([^"\\]{1,70})"|([^" \t;,]{1,70}))[ \t]*+(?:;|$)', re.IGNORECASE)
-# What any reader could take for the place at which it stands; the word itself is part of the boundary of many a browser.
-_BOUNDARY_SAID: Final = re.compile(rb"boundary[ \t]*+[=*]", re.IGNORECASE)
-_HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
-# What would hide an id: bytes that are not the text itself, or another encoding of it than one that is ASCII where ids are.
-_ENCODED: Final = re.compile(
-    rb"content-transfer-encoding[ \t]*+:[ \t\r\n]*+(?!binary|8bit|7bit)|charset[ \t]*+=[ \t]*+[\"']?+(?!utf-?8|us-ascii)",
-    re.IGNORECASE,
-)
-_FILE: Final = re.compile(rb"\bfilename\*?[ \t]*+=", re.IGNORECASE)
-_NAME: Final = re.compile(rb'\bname[ \t]*+=[ \t]*+"?+([^";\r\n]*+)', re.IGNORECASE)
 _SEGMENT: Final = re.compile(r"\w+")
-_CHARSET_FIELD: Final = "_charset_"  # RFC 7578 §4.6: it would change the encoding of all others
+_BLANKS: Final = "\ufeff \t\r\n\v\f"  # some readers take a mark of the byte order off
 
 _PREFIXES: Final = tuple(prefix.encode() for prefix in sorted(named.OBJECT_PREFIXES))
-# The last sign of a prefix is sought first, since it is seldom; what comes before it is looked at only there.
-_LONG: Final = re.compile(
-    rb"[-_](?=[A-Za-z0-9]{%d})(?:%s)"
-    % (ID_IN_TEXT_BYTES_MIN, b"|".join(rb"(?<=%s)(?<![\w-]%s)" % (one, one) for one in _PREFIXES))
+
+
+def _hex(code: int) -> bytes:
+    """The digits of a sign in its escape."""
+    return b"".join(b"[%c%c]" % (digit, digit ^ 32) if digit > ord("9") else b"%c" % digit for digit in b"%02x" % code)
+
+
+def _any_prefix(*, escaped: bool) -> bytes:
+    """What an id begins with; by its first sign, so that most texts are told apart by one look."""
+    plain, spelled = [], []
+    for first, some in groupby(_PREFIXES, key=lambda prefix: prefix[0]):
+        rests = [prefix[1:] for prefix in some]
+        if escaped:
+            rests = [b"".join(rb"(?:%c|\\u00%s)" % (code, _hex(code)) for code in rest) for rest in rests]
+        plain.append(b"%c(?:%s)" % (first, b"|".join(rests)))
+        spelled.append(b"%s(?:%s)" % (_hex(first), b"|".join(rests)))
+    return b"|".join([*plain, rb"\\u00(?:%s)" % b"|".join(spelled)] if escaped else plain)
+
+
+_BEGINS: Final = _any_prefix(escaped=False)
+_FIRSTS: Final = b"".join(sorted({prefix[:1] for prefix in _PREFIXES}))
+# Every search begins with a sign that is found fast, looks at what must follow it next, and goes over no byte again and again.
+_QUOTED: Final = re.compile(rb'"(?=[%s][\w-]{3})((?:%s)[\w-]++)(?=["\\])' % (_FIRSTS, _BEGINS))
+_SPELLED: Final = re.compile(
+    rb'"((?:%s)(?:[\w-]|\\u00(?:2[dD]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]))++)(?=["\\])' % _any_prefix(escaped=True)
 )
-_REST: Final = re.compile(rb"[\w-]++")
-_ALONE: Final = re.compile(rb'(?:\A|(?<="))(?:%s)[\w-]++(?="|\Z)' % b"|".join(_PREFIXES))
-_ESCAPED: Final = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
-_SLICE_BYTES: Final = 256 * 1024  # other threads get their turn in between
+_LONG: Final = re.compile(rb"(?<![\w-])(?:%s)(?=[A-Za-z0-9]{%d})[\w-]++" % (_BEGINS, ID_IN_TEXT_BYTES_MIN))
+# Where there is none of them, which is told several times as fast.
+_MAYBE_LONG: Final = re.compile(
+    rb"[-_](?=[A-Za-z0-9]{%d})(?:%s)" % (ID_IN_TEXT_BYTES_MIN, b"|".join(rb"(?<=%s)" % p for p in _PREFIXES))
+)
+_ALONE: Final = re.compile(rb"[^\w-]*+((?:%s)[\w-]{1,%d})[^\w-]*+" % (_BEGINS, named.ID_CHARACTERS_MAX))
+# Many a field is called `file_id`, and no object is.
+_WORD: Final = re.compile(rb"(?<![\w-])(?:%s)[\w-]++(?<!_id)(?<!_ids)" % _BEGINS)
+_ESCAPE: Final = re.compile(rb"\\u00([0-9a-fA-F]{2})")
+# A form is cut where no id goes on.
+_SEAM: Final = re.compile(rb"[^\w\\-]")
 
 
 def ids(body: bytes, content_type: bytes, places: Places) -> Ids:
     """What `body` names: what stands in the fields at `places`, and whatever else looks like an id.
 
-    Raises BadRequestError for a form without exactly one plain boundary, with parts that cannot be told apart or are encoded,
-    or with too many of them.
+    Raises BadRequestError for a form that readers could take apart in two ways, or that has too many parts or ids.
     """
     objects: set[str] = set()
     alike: set[str] = set()
-    for head, content in _parts(body, content_type):
-        name = _NAME.search(head)
-        segments = _SEGMENT.findall(name[1].decode("utf-8", "replace")) if name else []
-        if _ENCODED.search(head) or _CHARSET_FIELD in segments:
-            raise BadRequestError("A part of the form has an encoding that is not read here.", code="invalid_body")
-        taken = _is_taken(segments, tree(places))
-        key = next((segment for segment in segments if segment in named.ID_KEYS), "")
-        if (taken or key) and (text := content.strip().decode("utf-8", "replace")):
-            if taken:
+    for part in parts(body, content_type):
+        for name in part.names:
+            segments = _SEGMENT.findall(name)
+            taken = _is_taken(segments, tree(places))
+            told = taken or not named.ID_KEYS.isdisjoint(segments)
+            text = body[part.start : part.end].decode("utf-8", "replace").strip(_BLANKS) if told else ""
+            if taken and text:
                 named.take(objects, segments[-1], text)
-            else:
+            elif text:
                 named.note(alike, text)
-        for text in _in_text(content):
-            named.note(alike, text)
-        if len(content) <= FIELD_BYTES_MAX and not _FILE.search(head):
-            for text in _in_field(content):
-                named.note(alike, text)
+        for found in (_in_head(part.head), *_in_content(body, part)):
+            alike.update(name.decode() for name in found if len(name) <= named.ID_CHARACTERS_MAX)
+            if len(alike) > ALIKE_MAX:
+                raise BadRequestError(f"The form names too many objects: at most {ALIKE_MAX} are read.", code="invalid_body")
     return named.ids(objects, alike)
 
 
@@ -83,43 +101,31 @@ def _is_taken(segments: list[str], at: Tree | None) -> bool:
     return at is not None and at.taken
 
 
-def _parts(body: bytes, content_type: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Head and content of each part."""
-    boundaries = _BOUNDARY.findall(content_type)
-    if len(boundaries) != 1 or len(_BOUNDARY_SAID.findall(content_type)) != 1:
-        raise BadRequestError("The form must have exactly one boundary.", code="invalid_body")
-    delimiter = b"--" + (boundaries[0][0] or boundaries[0][1])
-    at = body.find(delimiter)
-    seen = 0
-    while at >= 0:
-        start = at + len(delimiter)
-        at = body.find(delimiter, start)
-        end = len(body) if at < 0 else at
-        head_end = _HEAD_END.search(body, start, min(end, start + PART_HEAD_BYTES_MAX))
-        if head_end is None:
-            if at < 0 and body.startswith(b"--", start):
-                return
-            raise BadRequestError("A part of the form has no end of its headers.", code="invalid_body")
-        seen += 1
-        if seen > PARTS_MAX:
-            raise BadRequestError(f"The form has too many parts: at most {PARTS_MAX} are read.", code="invalid_body")
-        yield body[start : head_end.start()], body[head_end.end() : end]
+def _in_head(head: bytes) -> set[bytes]:
+    """Every word of a head that begins as an id, also where a file's name is escaped."""
+    found = set(_WORD.findall(head))
+    if b"%" in head or b"\\" in head:
+        found.update(_WORD.findall(unquote_to_bytes(head).replace(b"\\", b"")))
+    return found
 
 
-def _in_field(content: bytes) -> Iterator[str]:
-    """What is an id by itself or in quotes, as in a field that holds JSON, also where escapes spell it otherwise."""
-    content = content.strip()
-    if b"\\u00" in content:
-        content = _ESCAPED.sub(lambda escape: bytes.fromhex(escape[1].decode()), content)
-    for found in _ALONE.findall(content):
-        yield found.decode()
+def _in_content(body: bytes, part: Part) -> Iterator[set[bytes]]:
+    """What is an id by itself, in quotes (as in JSON, also where escapes spell it otherwise), or by its length."""
+    if alone := _ALONE.fullmatch(body, part.start, part.end):
+        yield {alone[1]}
+    start = part.start
+    while start < part.end:
+        end = min(start + SLICE_BYTES, part.end)
+        beyond = min(end + _OVERLAP_BYTES, part.end)
+        if seam := _SEAM.search(body, end, beyond):
+            end, beyond = seam.start(), seam.end()  # it may be the quote before an id, or behind one
+        yield set(_QUOTED.findall(body, start, beyond))
+        if body.find(b"\\u00", start, beyond) >= 0:
+            yield {_ESCAPE.sub(_unescaped, found) for found in set(_SPELLED.findall(body, start, beyond))}
+        if _MAYBE_LONG.search(body, start, beyond):
+            yield set(_LONG.findall(body, start, beyond))
+        start = end
 
 
-def _in_text(content: bytes) -> Iterator[str]:
-    """What begins as an id in `content` and is as long."""
-    for start in range(0, len(content), _SLICE_BYTES):
-        for sign in _LONG.finditer(content, start, start + _SLICE_BYTES + ID_IN_TEXT_BYTES_MIN):
-            prefix = next(one for one in _PREFIXES if content.endswith(one, 0, sign.end()))
-            rest = _REST.match(content, sign.end(), sign.end() + named.ID_CHARACTERS_MAX)
-            if rest and len(prefix) + len(rest[0]) <= named.ID_CHARACTERS_MAX:
-                yield (prefix + rest[0]).decode()
+def _unescaped(escape: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(escape[1].decode())

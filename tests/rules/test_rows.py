@@ -46,6 +46,7 @@ ROWS = [
         "protocol.places",
         "protocol.refusals",
         "protocol.media",
+        "protocol.multipart",
         "protocol.schemas",
         "protocol.fields",
         "protocol.inflate",
