@@ -203,6 +203,43 @@ async def test_bodies_on_their_way_count_for_their_caller() -> None:
     assert shared.arriving.taken == 0
 
 
+async def test_what_streams_by_counts_until_it_is_over() -> None:
+    """Issue 11 B7: a caller has so many uploads at a time, each until its last part was given out or its exchange is over."""
+    shared = bodies(arriving=2)
+    first, second, third = (Line(*parts(b"x", b"y")).exchange() for _ in range(3))
+    passing = first.upload(shared, "a", 100)
+    second.upload(shared, "a", 100)
+    with pytest.raises(OverLimitError) as caught:
+        third.upload(shared, "a", 100)
+    assert (caught.value.status, caught.value.code) == (429, "concurrency_limit_exceeded")
+    third.upload(shared, "b", 100)
+    assert [part async for part in passing] == [b"x", b"y"]
+    assert (shared.arriving.of("a"), shared.arriving.of("b")) == (1, 1)
+    for exchange in (first, second, third):
+        exchange.close()
+        exchange.close()
+    assert shared.arriving.taken == 0
+
+
+async def test_an_upload_keeps_a_rate() -> None:
+    """Issue 11 B7: parts that come again and again, but say too little, are given up."""
+    line = Line()
+
+    async def drip() -> None:
+        while True:
+            line.incoming.put_nowait({"type": "http.request", "body": b"x", "more_body": True})
+            await asyncio.sleep(0.01)
+
+    dripping = asyncio.create_task(drip())
+    # What is asked is far more than comes; the idle time is the grace here.
+    passing = line.exchange().upload(bodies(bytes_per_s_min=10**6, timeout_s=0.1), "a", 10**9)
+    with pytest.raises(BodyTimeoutError):
+        async for part in passing:
+            assert part == b"x"
+    dripping.cancel()
+    assert passing.consumed
+
+
 async def test_a_client_that_leaves_while_it_sends_is_gone() -> None:
     """A disconnect in the middle of the body ends the reading."""
     with pytest.raises(ClientGoneError):

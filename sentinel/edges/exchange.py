@@ -46,6 +46,7 @@ class Exchange:
         "_section",
         "_send",
         "_trace",
+        "_upload",
         "_watch",
         "_writing_since_s",
         "always",
@@ -72,6 +73,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._trace: Trace | None = None
+        self._upload: Upload | None = None
         self._body: Body | None = None
         self._body_read = False
         # On the loop's clock: when what lingers must have arrived, and since when the server takes no more of the answer.
@@ -138,13 +140,14 @@ class Exchange:
         if self._body is not None:
             self._body.forget()
 
-    def upload(self, bytes_max: int, timeout_s: float) -> Upload:
-        """The request body as it arrives, to be sent on. Raises BodyTooLargeError."""
+    def upload(self, bodies: Bodies, caller: str, bytes_max: int) -> Upload:
+        """The request body as it arrives, to be sent on. Raises BodyTooLargeError or OverLimitError."""
         declared = self.header(b"content-length")
         length = int(declared) if declared.isdigit() else None
-        return Upload(
-            self._receive, length, bytes_max=bytes_max, timeout_s=timeout_s, on_end=self._uploaded, on_gone=self._leave
+        self._upload = Upload(
+            self._receive, length, bodies, caller, bytes_max=bytes_max, on_end=self._uploaded, on_gone=self._leave
         )
+        return self._upload
 
     def connected(self) -> Section:
         """A `with` section that ends with ClientGoneError when the client leaves (or with what `interrupt` gives).
@@ -256,12 +259,16 @@ class Exchange:
         """Stop listening for a disconnect and make room for others; nothing may be sent afterwards."""
         if self._body is not None:
             self._body.forget()
+        if self._upload is not None:
+            self._upload.close()
         self._section.forget()
         if self._watch is not None:
             self._watch.cancel()
 
     def _uploaded(self) -> None:
         self._body_read = True
+        if self._upload is not None:
+            self._upload.close()
 
     def _leave(self) -> None:
         self.interrupt(ClientGoneError())

@@ -69,7 +69,7 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
         int,
         Variable(
             "SENTINEL_CALLER_ARRIVING_BODIES_MAX",
-            "Bodies of one caller that a worker waits for at a time; above it 429.",
+            "Bodies of one caller that a worker waits for at a time, streaming ones too; above it 429.",
             "bodies",
             low=1,
             high=1_000_000,

@@ -50,7 +50,7 @@ class Intake:
         upload = None
         body = b""
         if route.reads in _MAYBE_FILES and self._streams(exchange, route, content_type):
-            upload = exchange.upload(self._upload_bytes_max, self._bodies.timeout_s)
+            upload = exchange.upload(self._bodies, caller, self._upload_bytes_max)
         else:
             if coded:
                 codings.check_readable(coded)

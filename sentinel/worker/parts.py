@@ -161,10 +161,14 @@ def intake(settings: Settings, owners: Owners) -> Intake:
 
 
 def bodies(settings: Settings) -> Bodies:
-    """What there is for the bodies of requests: one of the largest fits into its caller's share, whatever is set."""
+    """What there is for the bodies of requests: one of the largest fits into its caller's share, whatever is set.
+
+    Each that streams by has a connection to the provider, of which others must find some too.
+    """
+    connections = max(1, settings.upstream_connections_max // 2)
     return Bodies(
         Shares(settings.bodies_bytes_max, max(settings.caller_bodies_bytes_max, settings.body_bytes_max)),
-        Shares(math.inf, min(settings.caller_arriving_max, settings.caller_concurrency_max or math.inf)),
+        Shares(math.inf, min(settings.caller_arriving_max, settings.caller_concurrency_max or math.inf, connections)),
         bytes_max=settings.body_bytes_max,
         timeout_s=settings.body_timeout_s,
         bytes_per_s_min=settings.body_bytes_per_s_min,

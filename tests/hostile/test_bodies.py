@@ -1,6 +1,7 @@
-"""Issue 11 B1: bodies that are promised, dripped, or large and never whole. Beside them another caller is served as ever."""
+"""Issue 11 B1, B7: bodies that are promised, dripped, or large and never whole. Beside them others are served as ever."""
 
 import asyncio
+import itertools
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -25,6 +26,8 @@ SETTINGS = {
     "SENTINEL_BODY_BYTES_MAX": str(SHARE),
     "SENTINEL_BODY_TIMEOUT_SECONDS": "7",
     "SENTINEL_CALLER_ARRIVING_BODIES_MAX": str(ARRIVING),
+    # A half of them is what one caller may have for uploads.
+    "SENTINEL_UPSTREAM_CONNECTIONS_MAX": str(2 * ARRIVING),
     # A busy machine is not what is tried here.
     "SENTINEL_REDIS_TIMEOUT_SECONDS": "1",
 }
@@ -52,21 +55,31 @@ def head(user: User) -> bytes:
     return request("POST", "/v1/chat/completions", f"Authorization: Bearer {user.token}", "Content-Type: application/json")[:-2]
 
 
+def upload(user: User, content: bytes, *, length: int = 0) -> bytes:
+    """A file that is sent up, or the beginning of a body of this length."""
+    form = b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nassistants\r\n'
+    form += b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n' + content
+    form += b"" if length else b"\r\n--x--\r\n"
+    lines = [f"Authorization: Bearer {user.token}", "Content-Type: multipart/form-data; boundary=x"]
+    return request("POST", "/v1/files", *lines)[:-2] + b"Content-Length: %d\r\n\r\n" % (length or len(form)) + form
+
+
 async def usual(stack: Stack, user: User, until: "asyncio.Task[Counter[int]]") -> Counter[int]:
-    """What another caller is answered meanwhile, over connections of its own, so that each worker is asked; one in four of
-    its bodies is large.
+    """What another caller is answered meanwhile, over connections of its own, so that each worker is asked: of four requests
+    one is large, and one an upload.
     """
     seen = Counter[int]()
+    kinds = itertools.cycle((chat(user, image_bytes=LARGE), chat(user), upload(user, b"x"), chat(user)))
     while not until.done():
-        seen[(await once(stack.port, chat(user, image_bytes=LARGE if seen.total() % 4 == 0 else 0))).status] += 1
+        seen[(await once(stack.port, next(kinds))).status] += 1
         await asyncio.sleep(0.05)
     return seen
 
 
-async def promised(stack: Stack, user: User, sent: bytes, drip: bytes = b"") -> int:
-    """The answer to a body of which this comes, then a `drip` every second, and no end."""
+async def unending(stack: Stack, sent: bytes, drip: bytes) -> int:
+    """The answer to what comes so, then a `drip` every second, and no end."""
     async with RawConnection(stack.port) as connection:
-        await connection.send(head(user) + b"Content-Length: %d\r\n\r\n" % SHARE + sent)
+        await connection.send(sent)
         answering = asyncio.create_task(connection.answer())
         while not answering.done():
             await asyncio.wait([answering], timeout=1)
@@ -74,9 +87,9 @@ async def promised(stack: Stack, user: User, sent: bytes, drip: bytes = b"") -> 
         return (await answering).status
 
 
-async def attack(stack: Stack, user: User, sent: bytes, drip: bytes = b"") -> Counter[int]:
+async def attack(stack: Stack, sent: bytes, drip: bytes) -> Counter[int]:
     """What all of them are answered."""
-    return Counter(await asyncio.gather(*(promised(stack, user, sent, drip) for _ in range(ATTACKERS))))
+    return Counter(await asyncio.gather(*(unending(stack, sent, drip) for _ in range(ATTACKERS))))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +108,8 @@ async def test_bodies_that_do_not_come_keep_nobody_out(
     which are 408 as they are too slow, and the others are 429.
     """
     attacker, other = await make_user(stack), await make_user(stack)
-    attacking = asyncio.create_task(attack(stack, attacker, sent, drip))
+    promise = head(attacker) + b"Content-Length: %d\r\n\r\n" % SHARE
+    attacking = asyncio.create_task(attack(stack, promise + sent, drip))
     served = await usual(stack, other, attacking)
     answered = await attacking
     assert set(served) == {200}
@@ -106,6 +120,22 @@ async def test_bodies_that_do_not_come_keep_nobody_out(
     # All room is back: a caller may do so again, and is served.
     for _ in range(4):
         assert (await once(stack.port, chat(attacker, image_bytes=2 * LARGE))).status == 200
+
+
+async def test_slow_uploads_leave_connections_to_others(stack: Stack) -> None:
+    """Each upload that streams by has a connection to the provider: one caller gets half of them at most, and those that come
+    too slowly are 408; every other caller is served, uploads too.
+    """
+    attacker, other = await make_user(stack), await make_user(stack)
+    attacking = asyncio.create_task(attack(stack, upload(attacker, b"", length=100 * MB), b"x"))
+    served = await usual(stack, other, attacking)
+    answered = await attacking
+    assert set(served) == {200}
+    assert served.total() > 10
+    assert set(answered) <= {408, 429}
+    assert 0 < answered[408] <= WORKERS * ARRIVING
+    for _ in range(4):
+        assert (await once(stack.port, upload(attacker, b"x"))).status == 200
 
 
 async def test_who_has_nothing_left_is_refused_before_a_body_is_read(stack: Stack) -> None:
