@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.books import Sum
 from sentinel.edges.ledger.gate import Gate
 from sentinel.edges.sessions import open_session
 from sentinel.edges.zion import Zion
+from sentinel.protocol import increments
+from sentinel.protocol.increments import Item, Seal
 from sentinel.records import Bill, Caller, Hold, Remaining
 from sentinel.stages.reporting.delivery import Delivery, HeldBack
 from tests.support.ledgers import emptied, open_ledger
@@ -30,6 +34,13 @@ UNKNOWN_PATH = (
 )
 INVALID = (400, {"error": {"code": "INVALID"}})
 PROXY_404 = (404, {"error": "Not Found"})
+
+
+def items_of(seal: Seal) -> list[Item]:
+    """What a seal tells to report."""
+    return [
+        Item(external_id, email, model, *amounts) for external_id, email, model, _, *amounts in json.loads(bytes(seal.items))
+    ]
 
 
 class Told:
@@ -50,12 +61,13 @@ class Told:
 class Parts:
     """All that a delivery needs, with clocks that stand still: `now_ms` of the scripts, `now_s` of the worker."""
 
-    def __init__(self, ledger: Ledger, gate: Gate, zion: Zion, told: Told) -> None:
+    def __init__(self, ledger: Ledger, gate: Gate, zion: Zion, journal: Journal, told: Told) -> None:
         self.ledger = ledger
+        self.journal = journal
         self.told = told
         self.now_s = 0.0
         self.delivery = Delivery(
-            ledger, gate, zion, usage_format="unified", items_max=100, retry_s=60.0, now_s=lambda: self.now_s
+            ledger, gate, zion, journal, usage_format="unified", items_max=100, retry_s=60.0, now_s=lambda: self.now_s
         )
 
     async def use(self, *names: str, mail: str = "@x.test") -> None:
@@ -87,7 +99,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def parts(redis_server: RedisServer, clock: Clock) -> AsyncIterator[Parts]:
+async def parts(redis_server: RedisServer, clock: Clock, tmp_path: Path) -> AsyncIterator[Parts]:
     """One worker's delivery over an empty Redis."""
     await emptied(redis_server.url)
     ledger = open_ledger(redis_server.url, now_ms=clock)
@@ -99,7 +111,10 @@ async def parts(redis_server: RedisServer, clock: Clock) -> AsyncIterator[Parts]
     await server.start_server()
     session = open_session(connect_s=5.0, idle_s=5.0, connections_max=4)
     zion = Zion(session, str(server.make_url("")), "key", 5.0, gate)
-    yield Parts(ledger, gate, zion, told)
+    journal = Journal(tmp_path, "a" * 16, bytes_max=2**20, keep_s=60.0, refuse_when_full=True)
+    journal.tend()
+    yield Parts(ledger, gate, zion, journal, told)
+    journal.close()
     await zion.close()
     await server.close()
     await ledger.close()
@@ -120,6 +135,26 @@ async def test_a_failed_batch_goes_again_in_a_minute_more_or_less(parts: Parts, 
     assert first == second
     queue = await parts.ledger.peek(0)
     assert (queue.sums, queue.batches) == (0, 0)
+
+
+async def test_a_batch_stands_on_the_disk_before_zion_hears_of_it(parts: Parts, clock: Clock) -> None:
+    """Issue 11 E2: what is sent can be sealed again as it was; that stands there once, however often it is sent."""
+    seen: list[list[tuple[str, bytes]]] = []
+
+    def answer(*_: object) -> tuple[int, Any]:
+        found = [seal for some in parts.journal.sealed_since(0) for seal in some]
+        bodies = [increments.build(items_of(seal), seal.usage_format, seal.stamp_ms).body for seal in found]
+        seen.append([(seal.batch_id, body) for seal, body in zip(found, bodies, strict=True)])
+        return (500, {}) if len(seen) == 1 else BOOKED
+
+    parts.told.answer = answer
+    await parts.use("ada", "bob")
+    await parts.delivery.deliver(0)
+    clock.now_ms += 66_001
+    await parts.delivery.deliver(0)
+    sent = [(key, body) for _, key, body in parts.told.sent]
+    assert [[(batch_id, json.loads(body)) for batch_id, body in found] for found in seen] == [[one] for one in sent]
+    assert len(sent) == 2
 
 
 async def test_while_the_breaker_is_open_nothing_is_sealed(parts: Parts, clock: Clock) -> None:

@@ -4,18 +4,19 @@ import asyncio
 import resource
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from sentinel.edges.journal import Journal, Receipt
 from sentinel.edges.journal.orphans import adopt
 from sentinel.edges.ledger import Ledger
-from sentinel.protocol.increments import Item
+from sentinel.protocol.increments import Item, Seal
 from sentinel.protocol.limits import MetricLimit, Snapshot
 from sentinel.records import Bill, Caller, Entry, Hold, Remaining
 from sentinel.stages.recovery import Recovery
@@ -550,3 +551,64 @@ def test_any_prefix_of_a_journal_is_told_consistently(
 
     asyncio.run(run())
     directory.rmdir()
+
+
+def seal(clock: Clock, batch_id: str, items: bytes = b'[["x","","m",0,1,2,3]]') -> Seal:
+    """What stands of a batch."""
+    return Seal("sealed", clock.ms(), batch_id, 7, 1, "unified", Raw(items))
+
+
+def sealed(found: Iterator[list[Seal]]) -> list[tuple[str, bytes]]:
+    """(batch id, items) of seals."""
+    return [(one.batch_id, bytes(one.items)) for some in found for one in some]
+
+
+def test_a_seal_stands_among_bills(tmp_path: Path) -> None:
+    """Seals and bills are told apart, in one's own journal and in a dead worker's; those of before a time are left out."""
+    clock = Clock()
+    written = journal(tmp_path, clock=clock)
+    settle(written, 1, 7)
+    assert written.sealed(seal(clock, "first"))
+    clock.s += 10
+    long = b'["' + b"x" * 200_000 + b'"]'
+    assert written.sealed(seal(clock, "second", long))
+    settle(written, 2, 8)
+    written.flush()
+    assert sealed(written.sealed_since(clock.ms())) == [("second", long)]
+    assert [entry.input_tokens for some in written.settled_since(0) for entry in some] == [7, 8]
+    written.close()
+    orphan = adopt(tmp_path)
+    assert orphan is not None
+    assert sealed(orphan.sealed()) == [("first", b'[["x","","m",0,1,2,3]]'), ("second", long)]
+    assert [entry.input_tokens for some in orphan.tell() for entry in some if entry.kind == "settled"] == [7, 8]
+    orphan.release()
+
+
+def test_a_file_with_a_seal_stays_as_long_as_redis_may_lose_it(tmp_path: Path) -> None:
+    """Its bills were taken long before: the seal alone keeps it."""
+    clock = Clock()
+    written = journal(tmp_path, clock=clock)
+    written.take(settle(written, 1))
+    clock.s += KEEP_S
+    assert written.sealed(seal(clock, "first"))
+    for passed, left in ((0.0, 1), (KEEP_S - 1, 1), (301.0, 0)):
+        clock.s += passed
+        written.confirm()
+        written.tend()
+        assert len(sealed(written.sealed_since(0))) == left
+    written.close()
+
+
+def test_the_last_room_is_not_for_seals(tmp_path: Path) -> None:
+    """A full journal, or one whose directory is gone, takes no seal, and says so; bills still have the last of the room."""
+    clock = Clock()
+    written = journal(tmp_path / "data", clock=clock, bytes_max=20_000)
+    assert not written.sealed(seal(clock, "large", b'["' + b"x" * 19_500 + b'"]'))
+    assert written.sealed(seal(clock, "small"))
+    settle(written, 1)
+    assert memory(written) == 0
+    written.close()
+    (tmp_path / "file").write_text("")
+    nowhere = journal(tmp_path / "file", clock=clock)
+    assert not nowhere.sealed(seal(clock, "small"))
+    nowhere.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from sentinel.edges import ledger as ledger_module
 from sentinel.edges.ledger import Batch, Ledger, open_redis
@@ -16,7 +17,7 @@ from sentinel.edges.ledger.gate import Gate
 from sentinel.edges.ledger.names import Names
 from sentinel.edges.ledger.pipeline import SCRIPTS
 from sentinel.errors import LedgerUnavailableError
-from sentinel.protocol.increments import Item
+from sentinel.protocol.increments import Item, Seal
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict
 from sentinel.records import Bill, Caller, Entry, Hold, Remaining
 from tests.support.ledgers import emptied, open_ledger
@@ -529,7 +530,7 @@ async def test_a_batch_is_claimed_by_one_and_comes_again_unchanged(ledger: Ledge
     assert await ledger.take(partition) is None
     clock.now_ms += 1
     second = await ledger.take(partition)
-    assert second == Batch(first.id, partition, 2, first.sealed_at_ms, first.items)
+    assert second == Batch(first.id, partition, 2, first.sealed_at_ms, first.items, json=first.json)
     clock.now_ms += 60_000
     third = await ledger.take(partition)
     assert third is not None
@@ -611,6 +612,7 @@ async def test_a_redis_that_is_away_is_an_answer_and_comes_back(clock: Clock) ->
     await ledger.ping()
     hold = held("req_a_1", await admit(ledger, "req_a_1"))
     batch = Batch("id", 0, 1, clock.now_ms, (Item("x", "", "", 1, 1, 1),))
+    seal = Seal("sealed", 0, f"{'0' * 16}_1_1", 0, 0, "unified", Raw(b'[["x","","",0,1,1,1]]'))
     server.stop()
     calls = [
         admit(ledger, "req_a_2"),
@@ -622,6 +624,8 @@ async def test_a_redis_that_is_away_is_an_answer_and_comes_back(clock: Clock) ->
         ledger.done(batch),
         ledger.bury(batch, {0: "no"}),
         ledger.fail(batch, 1),
+        ledger.reseal(seal),
+        ledger.unsealed([seal]),
         ledger.profile("x"),
         ledger.keep_limits("x", b"", 1),
         ledger.ping(),

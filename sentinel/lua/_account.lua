@@ -91,3 +91,8 @@ local function remaining(sums)
   local left = sums.l - sums.b - sums.s - sums.h
   return left > 0 and left or 0
 end
+
+-- The period start that all three metrics agree on: at least this UTC day, so that it is right even before limits are known.
+local function period_start(account)
+  return math.max(midnight(account.now), account.i.p, account.o.p, account.r.p)
+end

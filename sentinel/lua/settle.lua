@@ -23,11 +23,6 @@ local request_id, kind, place = ARGV[2], ARGV[7], tonumber(ARGV[8])
 local input, output, requests = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local estimated = kind == 'expired' or kind == 'lost'
 
--- The period start that all three metrics agree on: at least this UTC day, so that it is right even before limits are known.
-local function period_start(account)
-  return math.max(midnight(account.now), account.i.p, account.o.p, account.r.p)
-end
-
 local function charge(account, since, i, o, r)
   if since >= account.i.c then account.i.s = account.i.s + i end
   if since >= account.o.c then account.o.s = account.o.s + o end

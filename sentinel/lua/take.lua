@@ -1,5 +1,6 @@
 -- take: the next report to Zion: a sealed batch that is due again, else a new one out of the unreported sums. Python: Ledger.take.
--- KEYS    1 a unreported sums  2 b sealed batches  3 s their next attempt  4 n what callers are called by now  (one hash tag)
+-- KEYS    1 a unreported sums  2 b sealed batches  3 s their next attempt  4 n what callers are called by now  5 p run of Redis
+--         (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 id of this call, with which that of a new batch begins  3 claim ms: until then nobody else gets it
 --         4 at most so many items  5 at most so many sealed batches: above it no new one, the sums wait
 --         6 format of a new one: unified | per_limit
@@ -15,11 +16,13 @@
 -- include: _clock
 -- include: _names
 -- include: _unreported
+-- include: _run
 local CREDIT_LIFE_MS = 40 * DAY_MS
 -- An item is up to three increments per limit, and Zion takes 1000 in a batch.
 local PER_LIMIT_ITEMS_MAX = 333
 local now = read_clock(tonumber(ARGV[1]))
 local id, items_max = ARGV[2], tonumber(ARGV[4])
+local from = sealing_from(KEYS[5], KEYS[3], now)
 
 local function hand_out(batch_id)
   local function field(name) return batch_id .. ':' .. name end
@@ -44,7 +47,7 @@ for _, batch_id in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
 end
 local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', whole(now), 'LIMIT', 0, 1)
 if due[1] then return hand_out(due[1]) end
-if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[5]) then return nothing() end
+if from > now or redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[5]) then return nothing() end
 
 -- Where only the e-mail is another, a sum becomes one of the present name: what is negative nets with nothing else.
 local function rename(sums)

@@ -42,6 +42,21 @@ class Item(msgspec.Struct, frozen=True):
         return self.input_tokens, self.output_tokens, self.requests
 
 
+class Seal(msgspec.Struct, frozen=True, array_like=True):
+    """A batch that is about to go to Zion, as Redis has sealed it (take.lua): a line of the journal, of kind "sealed".
+
+    `at_ms` (Unix) is when it was written, `stamp_ms` the time stamp of the report; `items` is JSON as it was.
+    """
+
+    kind: str
+    at_ms: int
+    batch_id: str
+    partition: int
+    stamp_ms: int
+    usage_format: str
+    items: msgspec.Raw
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """What Zion will never book of one item, and why; `amounts` are input tokens, output tokens, requests."""
 

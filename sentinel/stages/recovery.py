@@ -1,4 +1,5 @@
-"""recovery: what crashes leave untold is told to the ledger again, once: journals of dead workers, and bills that Redis lost.
+"""recovery: what crashes leave untold is told to the ledger again, once: journals of dead workers, bills and batches that Redis
+lost.
 
 Fails safe: every replay is idempotent by its request id, so a replay that breaks off is made again from its beginning, by this
 worker or another. Lines too old to be told safely (Redis has forgotten whether it has them) are kept aside with an error. Where
@@ -15,6 +16,7 @@ from sentinel.edges.journal import Journal, Orphan, adopt
 from sentinel.edges.ledger import Ledger
 from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
+from sentinel.protocol.increments import Seal
 from sentinel.records import Entry
 
 _log: Final = Log("recovery")
@@ -90,6 +92,10 @@ class Recovery:
             applied = await self._tell(self._journal.settled_since(since_ms), "restart")
             for _, orphan in self._told:
                 applied += await self._tell(orphan.tell(), "restart")
+            # After the bills that they are made of.
+            await self._seal(self._journal.sealed_since(since_ms))
+            for _, orphan in self._told:
+                await self._seal(orphan.sealed())
             _log.warning("redis was started again", run_id=run_id, lost_settlements=applied)
         self._ledger.told(run_id)
         self._run_id = run_id
@@ -115,6 +121,7 @@ class Recovery:
         try:
             late = any(self._late(entry) for told in orphan.tell() for entry in told)
             applied = await self._tell(orphan.tell(), "adopted")
+            await self._seal(orphan.sealed())
         except BaseException:
             orphan.release()
             raise
@@ -137,5 +144,14 @@ class Recovery:
         metrics.REPLAYED.labels(kind).inc(applied)
         return applied
 
-    def _late(self, entry: Entry) -> bool:
+    async def _seal(self, lines: Iterable[list[Seal]]) -> None:
+        """Seal the batches again that Redis has lost: Zion may have them, and must not get their usage in others."""
+        lost = 0
+        for sealed in lines:
+            missing = await self._ledger.unsealed([seal for seal in sealed if not self._late(seal)])
+            lost += sum(await asyncio.gather(*(self._ledger.reseal(seal) for seal in missing)))
+        if lost:
+            _log.warning("batches that redis had lost are reported again as they were", count=lost)
+
+    def _late(self, entry: Entry | Seal) -> bool:
         return self._journal.now_ms() - entry.at_ms > _AGE_MAX_MS

@@ -82,7 +82,7 @@ class Worker:
         )
         self._settlement = Settlement(self._ledger, self._journal, tokenizer)
         self._recovery = Recovery(self._ledger, self._journal)
-        self._reporting = parts.reporting(settings, self._ledger, gate, self._zion)
+        self._reporting = parts.reporting(settings, self._ledger, gate, self._zion, self._journal)
         self._auth = auth = parts.auth(settings, self._ledger, self._zion)
         self.usage_page = parts.usage_page(settings, auth, self._admission, self._ledger)
         self._listener = listener

@@ -89,12 +89,13 @@ def zion(settings: Settings, gate: Gate) -> Zion:
     return Zion(session, settings.zion_api_url, settings.zion_api_key, settings.zion_timeout_s, gate)
 
 
-def reporting(settings: Settings, ledger: Ledger, gate: Gate, zion: Zion) -> Reporting:
+def reporting(settings: Settings, ledger: Ledger, gate: Gate, zion: Zion, journal: Journal) -> Reporting:
     """What tells Zion of usage."""
     delivery = Delivery(
         ledger,
         gate,
         zion,
+        journal,
         usage_format=settings.zion_usage_format,
         items_max=settings.report_items_max,
         retry_s=settings.report_retry_s,

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -18,6 +17,7 @@ from openai import AsyncOpenAI
 
 from sentinel.devstack.stack import Stack
 from tests.process.test_lifecycle import _children
+from tests.support import older
 from tests.support.journals import entries_of
 from tests.support.running import HELLO, User, booked, kill_workers, make_user, reconciled, redis_away, sdk
 
@@ -243,23 +243,15 @@ async def test_redis_killed_and_started_again_under_traffic(own: Stack) -> None:
 async def test_a_redis_that_lost_its_last_moments(own: Stack) -> None:
     """Redis comes back with an older append-only file: bills it had taken since are told again, and none twice."""
     user = await make_user(own)
-    folder = own.directory / "redis"
     async with sdk(own, user.token) as client:
         await client.chat.completions.create(**CHAT, user=user.email)
         assert (await reconciled(own, [user]))[1][user.email][0] == 1
-        # Nothing of what will be lost may have been reported: Zion takes no reports.
-        await own.control("zion", "faults", {"status": 500, "call": "batch"})
-        await own.control("zion", "faults", {"status": 500, "call": "increment"})
-        await asyncio.to_thread(shutil.copytree, folder, own.directory / "older", ignore=shutil.ignore_patterns("*.sock"))
+        before = await older.copy(own)
         for _ in range(10):
             await client.chat.completions.create(**CHAT, user=user.email)
         await own.kill("redis")
-        for name in folder.iterdir():
-            await asyncio.to_thread(shutil.rmtree if name.is_dir() else Path.unlink, name)
-        await asyncio.to_thread(shutil.copytree, own.directory / "older", folder, dirs_exist_ok=True)
-        await own.start("redis")
+        await older.bring_back(own, before)
         await redis_away(own, 0)
-        await own.control("zion", "reset", {"faults": True})
         await client.chat.completions.create(**CHAT, user=user.email)
     given, taken = await reconciled(own, [user])
     assert given == taken

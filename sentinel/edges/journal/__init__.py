@@ -1,4 +1,4 @@
-"""The journal of one worker: what it started and what it settled, in an append-only file that survives kill -9.
+"""The journal of one worker: what it started, settled and is about to report, in an append-only file that survives kill -9.
 
 What is started is written at once, so that the page cache has it before the provider is asked; the bills of one tick of the
 loop are written at its end, with one write. Fails loudly, never the request at hand: a full or unwritable disk is an error in
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from sentinel import metrics
 from sentinel.edges.journal.orphans import Orphan, adopt
+from sentinel.edges.journal.seals import REFUSE, Seals
 from sentinel.edges.journal.segment import Receipt, Segment, create, entries, remove, sizes_in, written
 from sentinel.edges.journal.unwritten import Unwritten
 from sentinel.logs import Log
@@ -31,11 +32,9 @@ _SEGMENT_S: Final = 300.0
 # From here on space is worth more than a second telling of what Redis has taken.
 _TIGHT: Final = 0.6
 _ALARM: Final = 0.8
-# The rest is for the bills of what already runs.
-_REFUSE: Final = 0.95
 
 
-class Journal:
+class Journal(Seals):
     """Append-only files of `boot` in `directory`, which all workers of a host share, bounded to `bytes_max` together.
 
     `keep_s`: how long a bill stays after Redis has taken it, above what Redis loses when it dies. `unwritten_max`: how many
@@ -84,7 +83,7 @@ class Journal:
     @property
     def refuses(self) -> bool:
         """Whether new work is to be turned away, because nobody could tell of it after a crash."""
-        return self._refuse_when_full and (self._current is None or self.bytes_used > _REFUSE * self._bytes_max)
+        return self._refuse_when_full and (self._current is None or self.bytes_used > REFUSE * self._bytes_max)
 
     @property
     def bytes_used(self) -> int:
@@ -188,7 +187,7 @@ class Journal:
             self._fail(error)
         self._measure()
         if self._current is not None:
-            self._note("full" if self.bytes_used > _REFUSE * self._bytes_max else "ok")
+            self._note("full" if self.bytes_used > REFUSE * self._bytes_max else "ok")
         metrics.JOURNAL_BYTES.set(self.bytes_used)
         metrics.JOURNAL_ALARM.set(self._current is None or self.bytes_used > _ALARM * self._bytes_max)
 

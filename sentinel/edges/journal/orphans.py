@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from sentinel.edges.journal.seals import some
 from sentinel.edges.journal.segment import boot_of, entries, lock, remove
+from sentinel.protocol.increments import Seal
 from sentinel.records import Entry
 
 
@@ -36,6 +38,11 @@ class Orphan:
                     yield settled
         if lost:
             yield list(lost.values())
+
+    def sealed(self) -> Iterator[list[Seal]]:
+        """The batches it was about to report, some at a time."""
+        for path in sorted(self._files):
+            yield from some(self._files[path], path.name)
 
     def delete(self) -> None:
         """The ledger has everything."""

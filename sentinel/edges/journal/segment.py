@@ -8,14 +8,15 @@ where its directory was moved away or unmounted. Raises OSError as the disk does
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from sentinel.logs import Log
+from sentinel.protocol.increments import Seal
 from sentinel.protocol.users import who
 from sentinel.records import Entry, Hold
 
@@ -25,9 +26,16 @@ _NAME: Final = re.compile(r"([0-9a-f]{16})-[0-9]{6}\.jsonl")
 _READ_BYTES: Final = 65_536
 _PROBE: Final = b" " * 4096
 
+Line = TypeVar("Line", Entry, Seal)
+
 _IN_FLIGHT, _TAKEN, _WAITING = range(3)
 
+# Lines of JSON all begin so, as they are written here.
+_SEALED: Final = b'["sealed"'
+
 read_entry: Final = msgspec.json.Decoder(Entry).decode
+_read_seal: Final = msgspec.json.Decoder(Seal).decode
+write_seal: Final = msgspec.json.Encoder().encode
 
 
 def boot_of(name: str) -> str:
@@ -52,25 +60,42 @@ def written(kind: str, at_ms: int, hold: Hold, input_tokens: int, output_tokens:
 
 
 def entries(file: int, name: str, entries_max: int = 256) -> Iterator[list[Entry]]:
-    """The whole lines of an open file, some at a time. A line that cannot be read is logged and passed over."""
+    """What requests have cost, or may cost, in an open file, some at a time."""
     found: list[Entry] = []
+    for line in _lines(file):
+        if line and not line.startswith(_SEALED) and (entry := _read(read_entry, line, name)) is not None:
+            found.append(entry)
+        if len(found) == entries_max:
+            yield found
+            found = []
+    if found:
+        yield found
+
+
+def seals(file: int, name: str) -> Iterator[Seal]:
+    """The batches that were about to be sent."""
+    for line in _lines(file):
+        if line.startswith(_SEALED) and (seal := _read(_read_seal, line, name)) is not None:
+            yield seal
+
+
+def _lines(file: int) -> Iterator[bytes]:
+    """The whole lines of an open file."""
     rest = b""
     at = 0
     while read := os.pread(file, _READ_BYTES, at):
         at += len(read)
         *lines, rest = (rest + read).split(b"\n")
-        for line in lines:
-            if not line:
-                continue
-            try:
-                found.append(read_entry(line))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                _log.error("line of the journal cannot be read", file=name, error=str(error))
-            if len(found) == entries_max:
-                yield found
-                found = []
-    if found:
-        yield found
+        yield from lines
+
+
+def _read(read: Callable[[bytes], Line], line: bytes, name: str) -> Line | None:
+    """A line that cannot be read is logged and passed over."""
+    try:
+        return read(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _log.error("line of the journal cannot be read", file=name, error=str(error))
+        return None
 
 
 class Place(Protocol):

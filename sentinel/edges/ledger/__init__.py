@@ -7,6 +7,8 @@ docs/limits.md tells the algorithm.
 """
 
 import asyncio
+import itertools
+import secrets
 import struct
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -94,6 +96,7 @@ class Ledger(Outbox):
         self.unfinished = Unfinished(self._pipeline, partitions=partitions, claim_ms=lease_ms)
         self._now_ms = now_ms
         self._unanswered = {}
+        self._calls = map(f"{secrets.token_hex(8)}_{{:x}}_".format, itertools.count(1))
 
     @property
     def away(self) -> bool:

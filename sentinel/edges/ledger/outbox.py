@@ -1,11 +1,13 @@
 """The ledger's outbox: what waits in Redis until Zion has it. The half of Ledger that reports use.
 
 Every method raises LedgerUnavailableError, and may then be called again: a batch is done, buried or in part answered once,
-however often that is told. A worker that dies with a batch leaves it to whoever asks when its claim is over.
+however often that is told. A worker that dies with a batch leaves it to whoever asks when its claim is over. A batch that Redis
+loses is sealed again as it was by whoever has its seal in a journal.
 """
 
-import secrets
-from collections.abc import Callable, Mapping
+import asyncio
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -14,12 +16,14 @@ from sentinel.edges.ledger.books import Sum
 from sentinel.edges.ledger.gate import Gate
 from sentinel.edges.ledger.keys import key
 from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.edges.ledger.settling import is_set
 from sentinel.errors import LedgerUnavailableError
-from sentinel.protocol.increments import Item, Refusal
+from sentinel.protocol.increments import Item, Refusal, Seal
 
 CLAIM_MS: Final = 60_000
 # Sealed batches of one partition. While Zion is away usage waits as sums, which grow with users and not with requests.
 BATCHES_MAX: Final = 8
+_PLACES: Final = 65_536
 
 
 class _Row(Sum, frozen=True, array_like=True):
@@ -33,6 +37,7 @@ class _Row(Sum, frozen=True, array_like=True):
 
 
 _read_items: Final = msgspec.json.Decoder(tuple[_Row, ...]).decode
+_read_sealed: Final = re.compile(r"([0-9a-f]{16})_([0-9a-f]{1,12})_[0-9]+").fullmatch
 _read_parts: Final = msgspec.json.Decoder(dict[str, str] | list[tuple[int, str]]).decode
 
 
@@ -51,27 +56,45 @@ class Batch(msgspec.Struct, frozen=True):
     usage_format: str = "unified"
     parts: tuple[tuple[int, str], ...] = ()
     lost: bool = False
+    # The items as they lie in Redis.
+    json: bytes = b""
+
+    def seal(self, at_ms: int) -> Seal:
+        """What a journal keeps of it."""
+        return Seal("sealed", at_ms, self.id, self.partition, self.sealed_at_ms, self.usage_format, msgspec.Raw(self.json))
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """What of one partition waits: unreported sums, sealed batches, how many of these are due, and the oldest one's age."""
+    """What of one partition waits: unreported sums, sealed batches, how many of these are due, and the oldest one's age.
+
+    `wait_ms`: for how long nothing new is sealed, since Redis was started again.
+    """
 
     sums: int
     batches: int
     due: int
     oldest_ms: int
+    wait_ms: int = 0
+
+    @property
+    def wait_s(self) -> float:
+        """The same in s."""
+        return self.wait_ms / 1000
 
     @property
     def ready(self) -> bool:
         """Whether `take` may give a batch now."""
-        return self.due > 0 or (self.sums > 0 and self.batches < BATCHES_MAX)
+        return self.due > 0 or (self.sums > 0 and self.batches < BATCHES_MAX and not self.wait_ms)
 
 
 class Outbox:
-    """What Ledger does for reports; `_pipeline`, `_now_ms` and `_unanswered` (takes, by partition) are Ledger's."""
+    """What Ledger does for reports; `_pipeline`, `_now_ms`, `_calls` (ids of takes: who calls, and a number, in hex) and
+    `_unanswered` (takes, by partition) are Ledger's.
+    """
 
     _pipeline: Pipeline
     _now_ms: Callable[[], int]
+    _calls: Iterator[str]
     _unanswered: dict[int, str]
 
     def gate(
@@ -99,7 +122,7 @@ class Outbox:
 
     async def peek(self, partition: int) -> Queue:
         """What of a partition waits for Zion: peek.lua."""
-        keys = [key("a", partition), key("b", partition), key("s", partition)]
+        keys = [key("a", partition), key("b", partition), key("s", partition), key("p", partition)]
         return Queue(*await self._pipeline.script("peek", keys, (self._now_ms(), BATCHES_MAX)))
 
     async def take(
@@ -110,9 +133,9 @@ class Outbox:
         A new batch is sealed with the present names of its callers and with `usage_format` (per limit, where these have no
         e-mail), and keeps both, so that its bytes stay the same.
         """
-        keys = [key("a", partition), key("b", partition), key("s", partition), key("n", partition)]
+        keys = [key(kind, partition) for kind in "absnp"]
         # A call whose reply was lost may have claimed a batch: asked again under the same id, it comes at once.
-        call = self._unanswered.pop(partition, "") or secrets.token_hex(16)
+        call = self._unanswered.pop(partition, "") or next(self._calls)
         arguments = (self._now_ms(), call, claim_ms, items_max, BATCHES_MAX, usage_format)
         try:
             reply = await self._pipeline.script("take", keys, arguments)
@@ -132,14 +155,38 @@ class Outbox:
             usage_format=sealed_format.decode(),
             parts=() if isinstance(answered, dict) else tuple(answered),
             lost=bool(lost),
+            json=items,
         )
+
+    async def unsealed(self, seals: Sequence[Seal]) -> list[Seal]:
+        """Those of `seals` that Zion is not known to have, by a few reads."""
+        places = [_known(seal.partition, seal.batch_id) for seal in seals]
+        names = list({name for name, place in places if place >= 0})
+        bitmaps = dict(zip(names, await asyncio.gather(*(self._pipeline.command("get", name) for name in names)), strict=True))
+        return [
+            seal
+            for seal, (name, place) in zip(seals, places, strict=True)
+            if place >= 0 and not is_set(bitmaps[name] or b"", place)
+        ]
+
+    async def reseal(self, seal: Seal) -> bool:
+        """Seal a batch again that Redis has lost: reseal.lua. False where it is there, or Zion is known to have it."""
+        at = seal.partition
+        known, place = _known(at, seal.batch_id)
+        callers = list(dict.fromkeys(row.external_id for row in _read_items(seal.items)))
+        keys = [key("a", at), key("b", at), key("s", at), known, key("p", at), *(key("q", at, caller) for caller in callers)]
+        head = msgspec.json.encode([seal.stamp_ms, seal.usage_format])
+        arguments: tuple[str | bytes | int, ...]
+        arguments = (self._now_ms(), seal.batch_id, place, head, bytes(seal.items), *callers)
+        return bool((await self._pipeline.script("reseal", keys, arguments))[0])
 
     async def done(self, batch: Batch) -> bool:
         """Zion has it whole: done.lua. False where that was known."""
         callers = _callers(batch)
         at = batch.partition
-        keys = [key("b", at), key("s", at), *(key("q", at, caller) for caller in callers)]
-        return bool((await self._pipeline.script("done", keys, (self._now_ms(), batch.id, *callers)))[0])
+        known, place = _known(at, batch.id)
+        keys = [key("b", at), key("s", at), known, *(key("q", at, caller) for caller in callers)]
+        return bool((await self._pipeline.script("done", keys, (self._now_ms(), batch.id, place, *callers)))[0])
 
     async def bury(self, batch: Batch, refusals: Mapping[int, str | Refusal]) -> bool:
         """Zion has it except for what it refused for good of the items at these positions: bury.lua.
@@ -148,13 +195,14 @@ class Outbox:
         """
         callers = _callers(batch)
         at = batch.partition
-        keys = [key("b", at), key("s", at), key("x", at), *(key("q", at, caller) for caller in callers)]
+        known, place = _known(at, batch.id)
+        keys = [key("b", at), key("s", at), key("x", at), known, *(key("q", at, caller) for caller in callers)]
         refused = {
             str(position): [refusal] if isinstance(refusal, str) else [refusal.reason, *refusal.amounts]
             for position, refusal in refusals.items()
         }
         shown = msgspec.json.encode(refused).decode()
-        return bool((await self._pipeline.script("bury", keys, (self._now_ms(), batch.id, shown, *callers)))[0])
+        return bool((await self._pipeline.script("bury", keys, (self._now_ms(), batch.id, shown, place, *callers)))[0])
 
     async def part(self, batch: Batch, answers: Mapping[int, str], claim_ms: int = CLAIM_MS) -> bool:
         """Zion has answered the increments at these positions ("": booked, else why not); keep the claim: part.lua.
@@ -172,6 +220,15 @@ class Outbox:
         """
         keys = [key("s", batch.partition), key("b", batch.partition)]
         return bool((await self._pipeline.script("fail", keys, (self._now_ms(), batch.id, retry_ms, 0 if lost else 1)))[0])
+
+
+def _known(partition: int, batch_id: str) -> tuple[str, int]:
+    """Where the bit of a batch that Zion has lies: (key, place in its bitmap); -1 for one that an older Sentinel has sealed."""
+    parts = _read_sealed(batch_id)
+    if parts is None:
+        return key("y", partition), -1
+    number = int(parts[2], 16)
+    return key("y", partition, f"{parts[1]}:{number // _PLACES:x}"), number % _PLACES
 
 
 def _callers(batch: Batch) -> list[str]:

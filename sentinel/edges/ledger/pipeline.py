@@ -46,6 +46,7 @@ SCRIPTS: Final = (
     "bury",
     "fail",
     "part",
+    "reseal",
     "peek",
     "gate",
     "tell",

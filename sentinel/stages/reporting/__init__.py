@@ -118,8 +118,8 @@ class Reporting:
         except LedgerUnavailableError:
             return  # the pipeline says so, and the next scan looks again
         for partition, queue in enumerate(queues):
-            if queue.ready:
-                self._due.setdefault(partition, self._now_s())
+            if queue.ready or queue.wait_s:
+                self._due.setdefault(partition, self._now_s() + (0.0 if queue.ready else queue.wait_s))
         metrics.REPORT_SUMS_WAITING.set(sum(queue.sums for queue in queues))
         metrics.REPORT_BATCHES_WAITING.set(sum(queue.batches for queue in queues))
         metrics.REPORT_OLDEST.set(max(queue.oldest_ms for queue in queues) / 1000)

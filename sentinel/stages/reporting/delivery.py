@@ -1,9 +1,10 @@
 """reporting.delivery: one batch after another from the ledger's outbox to Zion, until it is booked, buried, or put off.
 
-Zion has not answered well: the same bytes again later, under the same idempotency key. It refuses single increments for good:
-those become dead letters, the rest is done. It refuses a whole batch, or has no endpoint for batches: the increments go one by
-one, each under a key of its own derived from the batch's, and each answer is noted in Redis, so that nothing that was answered
-is ever sent again. Raises LedgerUnavailableError; the batch then comes back when its claim is over.
+What is about to be sent stands in the journal: a Redis that loses it would give the same usage to another batch. Zion has not
+answered well: the same bytes again later, under the same idempotency key. It refuses single increments for good: those become
+dead letters, the rest is done. It refuses a whole batch, or has no endpoint for batches: the increments go one by one, each
+under a key of its own derived from the batch's, and each answer is noted in Redis, so that nothing that was answered is ever
+sent again. Raises LedgerUnavailableError; the batch then comes back when its claim is over.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from typing import Final
 import msgspec
 
 from sentinel import metrics
+from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Batch, Ledger
 from sentinel.edges.ledger.gate import Gate, Pass
 from sentinel.edges.zion import RETRY_AFTER_S, Answer, Zion
@@ -47,6 +49,7 @@ class Delivery:
         ledger: Ledger,
         gate: Gate,
         zion: Zion,
+        journal: Journal,
         *,
         usage_format: str,
         items_max: int,
@@ -56,6 +59,7 @@ class Delivery:
         self._ledger = ledger
         self._gate = gate
         self._zion = zion
+        self._journal = journal
         self._usage_format = usage_format
         self._items_max = items_max
         self._retry_s = retry_s
@@ -70,8 +74,11 @@ class Delivery:
     async def deliver(self, partition: int) -> HeldBack | None:
         """Send batches of a partition until nothing is left (None), one fails, or the gate says no."""
         for _ in range(_BATCHES_MAX):
-            if not (await self._ledger.peek(partition)).ready or self._now_s() > self._until_s:
+            queue = await self._ledger.peek(partition)
+            if self._now_s() > self._until_s:
                 return None
+            if not queue.ready:
+                return HeldBack(queue.wait_s) if queue.wait_ms else None
             turn = await self._gate.ask()
             if not turn.granted:
                 return HeldBack(turn.wait_s, by_gate=True)
@@ -79,6 +86,9 @@ class Delivery:
             if batch is None:
                 await self._gate.tell(turn, "unused")
                 return None
+            if batch.attempts == 1:
+                # A later one has been sealed for so long that Redis does not lose that, or stands in another's journal.
+                self._journal.sealed(batch.seal(self._journal.now_ms()))
             if not await self._send(batch, turn):
                 return HeldBack(self._retry_s * 1.1)
         return HeldBack(0.0)
