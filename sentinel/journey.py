@@ -148,6 +148,8 @@ class Journey:
         self._settlement.start(hold)
         on_failed = partial(_failed, exchange, lease)
         reply = await self._forward.open(call, exchange.headers, hold, lease.mark_sent, on_failed, upload)
+        if call.route == "models":
+            return await self._owners.show_models(hold.caller, reply)
         return self._answer_cache.watch(name, reply) if name else reply
 
     def answer_headers(self, hold: Hold) -> list[tuple[bytes, bytes]]:

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sentinel.errors import BadRequestError
-from sentinel.protocol import forms, named, places, routes
+from sentinel.protocol import forms, named, places, routes, splice
 from sentinel.records import NO_IDS, Ids, Reads
 
 CHAT, RESPONSES = places.BY_ROUTE["/chat/completions"], places.BY_ROUTE["/responses"]
@@ -187,6 +187,50 @@ def test_escapes_hide_nothing(data: st.DataObject, key: str, name: str) -> None:
 def test_what_runs_over_the_account(body: str, over: bool) -> None:
     """G6: an eval over stored answers is over those of all callers, however it is spelled and whatever else is new there."""
     assert named.runs_over_account(body.encode()) is over
+
+
+TUNED = "ft:gpt-4o:org::id"
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ('{"data_source":{"type":"completions","model":"ft:gpt-4o:org::id"}}', {TUNED}),
+        ('{"testing_criteria":[{"type":"label_model","model":"ft:gpt-4o:org::id"}]}', {TUNED}),
+        ('{"grader":{"graders":{"a":{"model":"ft:gpt-4o:org::id"}}}}', {TUNED}),
+        ('{"a":{"judge_model":"ft:gpt-4o:org::id","fineTunedModel":"ft:b"}}', {TUNED, "ft:b"}),
+        ('{"a":{"models":["gpt-4o","ft:gpt-4o:org::id"]}}', {TUNED}),
+        ('{"a":{"model":"openai/ft:gpt-4o:org::id"}}', {f"openai/{TUNED}"}),
+        ('{"a":{"model":"openai\\/ft:b"}}', {"openai/ft:b"}),
+        ('{"a":{"\\u006dodel":"\\u0066\\u0074\\u003ab"}}', {"ft:b"}),
+        ('{"a":{"model":"ft:one","model":"ft:two"}}', {"ft:one", "ft:two"}),
+        ('{"model":"ft:top","tools":[{"model":"ft:b"}]}', {"ft:top", "ft:b"}),
+        ('{"model":"ft:top"}', set()),
+        ('{"model":"gpt-4o","messages":[{"content":"ft:b"},{"content":"\\"model\\":\\"ft:b\\""}]}', set()),
+        ('{"metadata":{"model":"ft:b"},"item":{"model":"ft:b"},"a":{"model":"left: b"}}', set()),
+    ],
+)
+def test_fine_tuned_models_are_seen_at_any_depth(body: str, found: set[str]) -> None:
+    """Issue 11 A4: under whatever is called like a model, however spelled; not in texts nor in an application's own maps."""
+    top = json.loads(body).get("model", "")
+    assert named.models(splice.members(body), body.encode(), top) == found
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (TUNED, TUNED),
+        (f"{TUNED}:ckpt-step-88", TUNED),
+        (f"openai/{TUNED}", TUNED),
+        ("ft:gpt-4o:org/team::id", "ft:gpt-4o:org/team::id"),
+        ("gpt-4o", ""),
+        ("a:ft:b", ""),
+        ("", ""),
+    ],
+)
+def test_the_name_of_a_fine_tuned_model(model: str, name: str) -> None:
+    """Issue 11 A4: its owner is known under its own name, whatever vendor stands before it and whichever state is meant."""
+    assert named.tuned_name(model) == name
 
 
 def test_repeats_hide_nothing() -> None:

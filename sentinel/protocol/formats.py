@@ -138,7 +138,7 @@ def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Cal
         dialect=route.dialect,
         stored=read.store is True,
         named=named.in_chat(body, route.names),
-        models=named.models(members),
+        models=named.models(members, body, read.model),
         unseen_input=read.web_search_options is not None,
         cap_unheeded=cap > heeded,
         unseen_output=unusual and not unseen.THOUGHT.isdisjoint(members),
@@ -168,7 +168,7 @@ def completion(route: Route, method: str, path: str, query: bytes, body: bytes) 
         dialect=route.dialect,
         stored=read.store is True,
         named=named.in_chat(body, route.names),
-        models=named.models(members),
+        models=named.models(members, body, read.model),
     )
 
 
@@ -189,7 +189,7 @@ def embedding(route: Route, method: str, path: str, query: bytes, body: bytes) -
         output_tokens_declared=0,
         dialect=route.dialect,
         named=named.in_chat(body, route.names),
-        models=named.models(members),
+        models=named.models(members, body, read.model),
     )
 
 
@@ -222,7 +222,7 @@ def response(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         stored=read.store is not False,
         background=read.background is True,
         named=named.in_response(body, route.names),
-        models=named.models(members) | named.models_of_tools(members),
+        models=named.models(members, body, model) | named.models_of_tools(members),
         unseen_input=hosted or earlier or unseen.refers(body),
         unseen_output=hosted or not unseen.THOUGHT.isdisjoint(members),
     )
@@ -239,19 +239,20 @@ def anything(route: Route, method: str, path: str, query: bytes, body: bytes) ->
     shown = isinstance(model, str) and len(model) <= MODEL_CHARACTERS_MAX and model.isprintable()
     unbilled = route.dialect is Dialect.NONE
     working = route.reads is Reads.WORK
+    known = model if shown and not working else ""
     return Call(
         route.label,
         method,
         path,
         query,
-        model=model if shown and not working else "",
+        model=known,
         body=body,
         stream=read.stream is True,
         prompt=None if unbilled else inputs.guess(read.instructions, read.prompt, read.input),
         output_tokens_declared=0 if unbilled else _cap_of_work(route, read) if route.polls else OUTPUT_TOKENS_UNKNOWN,
         dialect=route.dialect,
         named=named.in_json(body, route.names),
-        models=named.models(members),
+        models=named.models(members, body, known),
         of_account=working and named.runs_over_account(body),
     )
 

@@ -7,7 +7,7 @@ their bytes, so that most cost next to nothing.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from json import JSONDecoder
 from typing import Any, Final
 
@@ -44,11 +44,19 @@ _OWN: Final = frozenset(
 _CALLS: Final = "tool_calls"
 _MODELS: Final = "models"
 _NO_MODELS: Final[frozenset[str]] = frozenset()
+# A fine-tuned model, maybe behind the name of a vendor; and how it may be spelled in JSON.
+_TUNED: Final = re.compile(r"(?:[^:]*/)?(ft:.*)", re.DOTALL)
+_MAYBE_TUNED: Final = re.compile(
+    rb'"(?:[^":]{0,80}(?:/|\\u002[fF]))?(?:f|\\u0066)(?:t|\\u0074)(?::|\\u003[aA])',
+)
+# What the name of a model has behind it where an earlier state of it is meant.
+_CHECKPOINT: Final = ":ckpt-step-"
 _IMAGES: Final = b"image_generation"
 # As a number, which is found several times as fast as a text of one byte.
 _BACKSLASH: Final = ord("\\")
 MODELS_KEYS: Final = (_MODELS, "providerOptions", "provider_options")
 _NAMING_MODELS: Final = frozenset(MODELS_KEYS)
+_MODEL_ENDINGS: Final = ("model", "models")
 # Where a run of an eval has its items from, if not from all that the account has stored.
 _OWN_SOURCES: Final = ("file_content", "file_id")
 
@@ -128,22 +136,54 @@ def runs_over_account(body: bytes) -> bool:
     return any(kind not in _OWN_SOURCES for kind in _members(sources, "type"))
 
 
-def models(members: Mapping[str, Raw]) -> frozenset[str]:
-    """The models that the top-level `members` of a body name beside `model`: to be asked where that fails (Vercel's
-    `providerOptions.gateway.models`; a plain `models` as other gateways have it)."""
-    if _NAMING_MODELS.isdisjoint(members):
+def models(members: Mapping[str, Raw], body: bytes, model: str) -> frozenset[str]:
+    """The models that `body` names beside the `model` at its top, whose `members` are given: to be asked where that one fails
+    (Vercel's `providerOptions.gateway.models`; a plain `models` as other gateways have it), or fine-tuned, at any depth.
+    """
+    if (b"ft:" in body or b"\\u00" in body) and _MAYBE_TUNED.search(body):
+        return _models(members) | _tuned(body, model)
+    return _NO_MODELS if _NAMING_MODELS.isdisjoint(members) else _models(members)
+
+
+def tuned_name(model: str) -> str:
+    """The name under which a fine-tuned model has its owner; "" where `model` is none."""
+    found = _TUNED.match(model)
+    return found[1].partition(_CHECKPOINT)[0] if found else ""
+
+
+def tuned_in(value: Any) -> frozenset[str]:
+    """The owned names of all fine-tuned models that stand anywhere in decoded JSON."""
+    return frozenset(name for _, text in _texts([("", value)], frozenset()) if (name := tuned_name(text)))
+
+
+def decoded(text: bytes) -> Any:
+    """JSON with every member of its objects, repeated ones too; it must have been found well-formed and not too deep."""
+    return _decode(text.decode())
+
+
+def _models(members: Mapping[str, Raw]) -> frozenset[str]:
+    waiting = [(name, decoded(bytes(members[name]))) for name in MODELS_KEYS if name in members]
+    return frozenset(text for key, text in _texts(waiting, frozenset()) if key == _MODELS)
+
+
+def _tuned(body: bytes, model: str) -> frozenset[str]:
+    """The fine-tuned models under members that are called like models; looked for where more is there than `model`."""
+    if model and tuned_name(model) and len(_MAYBE_TUNED.findall(body)) == 1:
         return _NO_MODELS
-    waiting = [(name, _decode(bytes(members[name]).decode())) for name in MODELS_KEYS if name in members]
-    found: set[str] = set()
+    texts = _texts([("", decoded(body))], _OWN)
+    return frozenset(text for key, text in texts if key.lower().endswith(_MODEL_ENDINGS) and tuned_name(text))
+
+
+def _texts(waiting: list[tuple[str, Any]], left_out: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Every text in decoded JSON with the name of the member it stands under, but for what lies in those `left_out`."""
     while waiting:
         key, value = waiting.pop()
         if isinstance(value, _Pairs):
-            waiting.extend(value)
+            waiting.extend([pair for pair in value if pair[0] not in left_out])
         elif isinstance(value, list):
             waiting.extend([(key, inner) for inner in value])
-        elif isinstance(value, str) and key == _MODELS:
-            found.add(value)
-    return frozenset(found)
+        elif isinstance(value, str):
+            yield key, value
 
 
 def models_of_tools(members: Mapping[str, Raw]) -> frozenset[str]:

@@ -5,14 +5,13 @@ is kept after the client has it, and only where it is whole, plain JSON, of the 
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from sentinel import metrics
 from sentinel.edges.ledger import Ledger
-from sentinel.edges.provider import Reply, Through
+from sentinel.edges.provider import Reply, Through, Whole
 from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol import repeatable
@@ -50,7 +49,10 @@ class AnswerCache:
         except LedgerUnavailableError as error:
             _log.debug("answers cannot be looked up", error=error.message)
         metrics.ANSWER_CACHE.labels("miss" if kept is None else "hit").inc()
-        return None if kept is None else _Kept(*repeatable.unpack(kept))
+        if kept is None:
+            return None
+        media, body = repeatable.unpack(kept)
+        return Whole(((b"content-type", media),), body, Origin(cache="hit"))
 
     def watch(self, name: str, reply: Reply) -> Reply:
         """`reply`, whose body is kept under `name` once it was read to its end."""
@@ -83,41 +85,6 @@ class AnswerCache:
 def unpriced(outcome: Outcome) -> Outcome:
     """The outcome of an answer that was kept: the request counts, but no token was made for it, however it ended."""
     return msgspec.structs.replace(outcome, usage=NO_TOKENS, produced=NOTHING_PRODUCED)
-
-
-class _Kept:
-    """A reply that was kept."""
-
-    __slots__ = ("_body", "headers", "origin", "status")
-
-    def __init__(self, media: bytes, body: bytes) -> None:
-        self.status = 200
-        self.headers: tuple[tuple[bytes, bytes], ...] = (
-            (b"content-type", media),
-            (b"content-length", b"%d" % len(body)),
-        )
-        self.origin = Origin(cache="hit")
-        self._body = body
-
-    async def read(self) -> bytes:
-        """See Reply."""
-        body, self._body = self._body, b""
-        return body
-
-    async def pour(self, sink: Callable[[bytes], bool]) -> bool:
-        """See Reply."""
-        body = await self.read()
-        return bool(body) and not sink(body)
-
-    async def more(self, within_s: float) -> bytes:  # noqa: ARG002  there is nothing to wait for
-        """See Reply: all of it is here."""
-        return await self.read()
-
-    async def drain(self, timeout_s: float) -> None:
-        """See Reply: nothing is left that a connection would wait for."""
-
-    def close(self) -> None:
-        """See Reply: there is no connection."""
 
 
 class _Watched(Through):

@@ -6,15 +6,16 @@ A route that shows or changes the account as a whole, or lies outside SENTINEL_P
 away both are LedgerUnavailableError. What could not be noted is logged, and its owner cannot reach it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import unquote
 
 from sentinel import metrics
 from sentinel.edges.ledger import Ledger
-from sentinel.errors import ForbiddenError, LedgerUnavailableError
+from sentinel.edges.provider import Reply, Whole
+from sentinel.errors import ForbiddenError, LedgerUnavailableError, UpstreamError
 from sentinel.logs import Log
-from sentinel.protocol import routes, wire
+from sentinel.protocol import catalogue, named, routes, wire
 from sentinel.protocol.routes import Match
 from sentinel.records import Call, Caller, Scope
 
@@ -25,9 +26,8 @@ _NAMED_MAX: Final = 512
 # Of what only looks like an id: others are served between two rounds.
 _LOOKED_UP_AT_ONCE_MAX: Final = 1024
 _MODELS: Final = "/models/"
-_TUNED: Final = "ft:"
-# What the name of a model has behind it where an earlier state of it is meant.
-_CHECKPOINT: Final = ":ckpt-step-"
+# Of a list of models; the longest known one (Vercel's) is a fiftieth of it.
+_LIST_BYTES_MAX: Final = 16 * 2**20
 _ORDER: Final = list(Scope)
 
 
@@ -67,7 +67,7 @@ class Owners:
         if self._mode is Scope.OWNED:
             if call.named.alike:
                 await self._check_alike(caller, list(call.named.alike))
-            if call.models or call.model.startswith(_TUNED) or call.path.startswith(_MODELS):
+            if call.models or "ft:" in call.model or call.path.startswith(_MODELS):
                 await self._check_tuned(caller, _tuned(call))
             return call
         return _leaving_nothing(call) if match.route.leaves else call
@@ -82,6 +82,27 @@ class Owners:
         except LedgerUnavailableError:
             metrics.OBJECTS_UNOWNED.inc(len(objects))
             _log.error("objects have no owner", external_id=caller.external_id, objects=[name for name, _ in objects])
+
+    async def show_models(self, caller: Caller, reply: Reply) -> Reply:
+        """The provider's list of models without those of others; any other reply as it is, and where nothing has an owner.
+
+        Raises UpstreamError, or LedgerUnavailableError where it names a fine-tuned model and nobody can say whose that is.
+        """
+        if self._mode is not Scope.OWNED or reply.status != 200:
+            return reply
+        body = bytearray()
+        try:
+            while chunk := await reply.read():
+                body += chunk
+                if len(body) > _LIST_BYTES_MAX:
+                    raise UpstreamError("The provider's list of models is too long to be read.", retry=False, sent=False)
+        finally:
+            reply.close()
+        shown = bytes(body)
+        if hidden := await self._hidden(caller, shown):
+            shown = catalogue.without(shown, hidden)
+        kept = tuple(line for line in reply.headers if line[0].lower() != b"content-length")
+        return Whole(kept, shown, reply.origin)
 
     async def _check_named(self, caller: Caller, named: list[tuple[str, str]]) -> None:
         if len(named) > _NAMED_MAX:
@@ -104,26 +125,36 @@ class Owners:
                 # One's own was used, and lives on.
                 await self._ledger.owners.find([(name, self._life(routes.kind_of(name))) for name in found])
 
-    async def _check_tuned(self, caller: Caller, models: list[str]) -> None:
+    async def _check_tuned(self, caller: Caller, models: Mapping[str, str]) -> None:
         """A fine-tuned model is its maker's; one that nobody has made here was made for everybody."""
-        if not models:
-            return
-        found = await self._ledger.owners.find([(model.partition(_CHECKPOINT)[0], self._life_s) for model in models])
-        for model, owner in zip(models, found, strict=True):
+        found = await self._ledger.owners.find([(name, self._life_s) for name in models])
+        for model, owner in zip(models.values(), found, strict=True):
             if owner not in (None, caller.external_id):
                 raise routes.model_not_found(model)
+
+    async def _hidden(self, caller: Caller, body: bytes) -> set[str]:
+        """Which models of a list are others'."""
+        try:
+            names = list(catalogue.tuned(body))
+        except ValueError as error:
+            raise UpstreamError("The provider's list of models cannot be read.", retry=False, sent=False) from error
+        hidden: set[str] = set()
+        for start in range(0, len(names), _LOOKED_UP_AT_ONCE_MAX):
+            found = await self._ledger.owners.known(names[start : start + _LOOKED_UP_AT_ONCE_MAX])
+            hidden.update(name for name, owner in found.items() if owner != caller.external_id)
+        return hidden
 
     def _life(self, kind: str) -> int:
         """At most as long as the setting says, so that an operator can bound what Redis remembers."""
         return min(routes.KINDS[kind].life_s or self._life_s, self._life_s)
 
 
-def _tuned(call: Call) -> list[str]:
-    """The fine-tuned models a call asks for, or asks about."""
-    named = [call.model, *call.models]
+def _tuned(call: Call) -> dict[str, str]:
+    """The fine-tuned models a call asks for, or asks about, by the names under which they have owners."""
+    models = [call.model, *call.models]
     if call.path.startswith(_MODELS):
-        named.append(unquote(call.path.removeprefix(_MODELS)))
-    return [model for model in named if model.startswith(_TUNED)]
+        models.append(unquote(call.path.removeprefix(_MODELS)))
+    return {name: model for model in models if (name := named.tuned_name(model))}
 
 
 def _leaving_nothing(call: Call) -> Call:

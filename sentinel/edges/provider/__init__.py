@@ -15,7 +15,7 @@ from sentinel.edges.http.request import head, opening
 from sentinel.edges.provider.arriving import opened
 from sentinel.edges.provider.failed import Failed, looked_into, tell_disclosed, tell_refused, without_account
 from sentinel.edges.provider.judging import judged, recognised
-from sentinel.edges.provider.reply import Begun, Opened, Reply, Through, begin
+from sentinel.edges.provider.reply import Begun, Opened, Reply, Through, Whole, begin
 from sentinel.edges.provider.upload import Patience, Sending, Upload
 from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
 from sentinel.protocol import wire
@@ -32,6 +32,7 @@ __all__ = [
     "Through",
     "Upload",
     "Vercel",
+    "Whole",
     "begin",
     "judged",
     "looked_into",

@@ -93,6 +93,38 @@ class Through:
         self._reply.close()
 
 
+class Whole:
+    """A success whose body is here: one that was kept, or that was changed. `headers` are those beside its length."""
+
+    __slots__ = ("_body", "headers", "origin", "status")
+
+    def __init__(self, headers: Headers, body: bytes, origin: Origin) -> None:
+        self.status = 200
+        self.headers: Headers = (*headers, (b"content-length", b"%d" % len(body)))
+        self.origin = origin
+        self._body = body
+
+    async def read(self) -> bytes:
+        """See Reply."""
+        body, self._body = self._body, b""
+        return body
+
+    async def pour(self, sink: Callable[[bytes], bool]) -> bool:
+        """See Reply."""
+        body = await self.read()
+        return bool(body) and not sink(body)
+
+    async def more(self, within_s: float) -> bytes | None:  # noqa: ARG002  there is nothing to wait for
+        """See Reply: all of it is here."""
+        return await self.read()
+
+    async def drain(self, timeout_s: float) -> None:
+        """See Reply: nothing is left that a connection would wait for."""
+
+    def close(self) -> None:
+        """See Reply: there is no connection."""
+
+
 class Begun(Through):
     """A reply whose first bytes were read to see what they say: they come `first`, then the rest."""
 
