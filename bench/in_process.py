@@ -38,7 +38,8 @@ _URL: Final = re.compile(r"http://\S+")
 def everything_on(redis: str, zion: str, provider: str, directory: Path) -> dict[str, str]:
     """The environment of a Sentinel with all that a request can cost: three limits, the window, journal, reports and metrics.
 
-    The window is wide, so that it counts and never refuses. The log says errors only, unless the caller sets it.
+    The window is wide, so that it counts and never refuses, and who waits for its turn may wait long. The log says errors only,
+    unless the caller sets it.
     """
     return {
         "REDIS_URL": redis,
@@ -50,6 +51,7 @@ def everything_on(redis: str, zion: str, provider: str, directory: Path) -> dict
         "OPENAI_API_URL": provider,
         "SENTINEL_RATE_LIMIT_REQUESTS": "100000000",
         "SENTINEL_REDIS_TIMEOUT_SECONDS": "1",
+        "SENTINEL_TURN_WAIT_SECONDS": "60",
         "SENTINEL_DATA_DIR": str(directory / "journal"),
         "SENTINEL_LOG_LEVEL": "error",
         "SENTINEL_DRAIN_SECONDS": "5",

@@ -96,6 +96,8 @@ class _Answering:
         except ClientGoneError:
             await self._tell_gone()
         except SentinelError as error:
+            if not exchange.begun:
+                await self._worker.turns.brief()
             await self._tell(error)
         except Exception as error:  # noqa: BLE001 - a defect: the caller gets a bare 500, the log gets everything
             _log.error("defect", exception=error, request_id=exchange.request_id, route=self._route)
@@ -116,6 +118,7 @@ class _Answering:
             self._check_upgrade()
         if exchange.method == "OPTIONS" and (granted := self._worker.cors.preflight(exchange.headers)):
             self._route = "preflight"
+            await self._worker.turns.brief()
             await self._write(204, granted, b"")
             return
         if path == _USAGE:
@@ -126,7 +129,8 @@ class _Answering:
         if not exchange.query.isascii():
             # It would go up in another encoding than it came in (wire.md H8).
             raise BadRequestError("A query must be percent-encoded.")
-        self._worker.require_open()
+        if self._worker.draining:
+            self._worker.require_open()
         await self._worker.journey.travel(exchange, match)
 
     def _check_upgrade(self) -> None:

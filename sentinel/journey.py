@@ -34,6 +34,7 @@ from sentinel.stages.owners import Owners
 from sentinel.stages.relay import Keep, Relay, Rest
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.settlement import Settlement
+from sentinel.stages.turns import Turns
 
 _log: Final = Log("journey")
 
@@ -50,6 +51,7 @@ class Journey:
         self,
         *,
         auth: Auth,
+        turns: Turns,
         intake: Intake,
         owners: Owners,
         admission: Admission,
@@ -62,6 +64,7 @@ class Journey:
         background: Background,
     ) -> None:
         self._auth = auth
+        self._turns = turns
         self._intake = intake
         self._owners = owners
         self._admission = admission
@@ -79,6 +82,8 @@ class Journey:
         begun_s = time.perf_counter()
         headers.check_framing(exchange.headers)
         caller = await self._auth.identify(exchange.headers)
+        await self._turns.begin(caller.external_id)
+        exchange.begun = True
         self._owners.check_scope(match)
         self._admission.recall(caller)
         call, upload = await self._intake.read(exchange, match.route, caller.external_id)
@@ -115,11 +120,8 @@ class Journey:
             outcome = self._relay.leaving.judge(call, _unanswered(error, sent=lease.sent))
             raise
         finally:
-            task = asyncio.create_task(
-                self._end(passage, hold, call, outcome, origin)
-                if opening is None
-                else self._end_abandoned(passage, opening, hold, call, outcome)
-            )
+            end = self._end if opening is None else partial(self._end_abandoned, opening)
+            task = asyncio.create_task(end(passage, hold, call, outcome, origin))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
         if rest is not None:
@@ -162,10 +164,9 @@ class Journey:
             await asyncio.wait(self._settling)
 
     async def _end_abandoned(
-        self, passage: "_Passage", opening: asyncio.Task[Reply], hold: Hold, call: Call, outcome: Outcome
+        self, opening: asyncio.Task[Reply], passage: "_Passage", hold: Hold, call: Call, outcome: Outcome, origin: Origin
     ) -> None:
         """The same as `_end` for work that lasts, whose client left before its answer came: that is taken here."""
-        origin = _PLAINLY
         if (reply := await self._background.opened(opening)) is not None:
             outcome, origin = await self._relay.abandon(reply, call, passage.keep), reply.origin
         await self._end(passage, hold, call, outcome, origin)

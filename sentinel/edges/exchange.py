@@ -34,7 +34,7 @@ _SERVER: Final = (b"server", b"sentinel")
 class Exchange:
     """The client's request and the answer to it. `path` and `query` are raw bytes of the request line (wire.md H8).
 
-    `always` are headers that whatever answer comes will carry.
+    `always` are headers that whatever answer comes will carry; `begun` says that it has had its turn.
     """
 
     __slots__ = (
@@ -50,6 +50,7 @@ class Exchange:
         "_watch",
         "_writing_since_s",
         "always",
+        "begun",
         "bytes_down",
         "ended",
         "headers",
@@ -66,9 +67,8 @@ class Exchange:
         self.query: bytes = scope["query_string"]
         self.headers = Fields(scope["headers"])
         self.request_id = request_id
-        self.status = 0
-        self.bytes_down = 0
-        self.ended = False
+        self.status = self.bytes_down = 0
+        self.begun = self.ended = False
         self.always: Iterable[tuple[bytes, bytes]] = ()
         self._receive = receive
         self._send = send

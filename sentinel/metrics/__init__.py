@@ -74,6 +74,8 @@ FIRST_BYTE: Final = _spreads(
     ["route"],
     buckets=_SECONDS,
 )
+WAITING: Final = _level("sentinel_turns_waiting", "Requests that wait for their turn to begin.", multiprocess_mode="livesum")
+TURN: Final = _spread("sentinel_turn_seconds", "Waits for a turn to begin; who need not wait is not in it.", buckets=_SECONDS)
 REFUSALS: Final = _counts("sentinel_refusals_total", "Requests refused by a limit, by the limit.", ["limit"])
 AUTH: Final = _counts("sentinel_auth_total", "Tokens looked up, by where they were found.", ["found"])
 TOKENS: Final = _counts("sentinel_tokens_total", "Tokens billed.", ["metric"])

@@ -16,6 +16,7 @@ from sentinel.protocol.fields import Fields
 from sentinel.records import Metric
 from sentinel.stages.admission import Admission
 from sentinel.stages.auth import Auth
+from sentinel.stages.turns import Turns
 
 _ORDER: Final = (Metric.REQUESTS, Metric.INPUT, Metric.OUTPUT)
 _encode: Final = msgspec.json.Encoder().encode
@@ -24,8 +25,11 @@ _encode: Final = msgspec.json.Encoder().encode
 class UsagePage:
     """The page. `limits_stale_ms` is the age at which an admission, too, would ask Zion first; `window_s` the rate window's."""
 
-    def __init__(self, auth: Auth, admission: Admission, books: Books, *, limits_stale_ms: int, window_s: int) -> None:
+    def __init__(
+        self, auth: Auth, turns: Turns, admission: Admission, books: Books, *, limits_stale_ms: int, window_s: int
+    ) -> None:
         self._auth = auth
+        self._turns = turns
         self._admission = admission
         self._books = books
         self._limits_stale_ms = limits_stale_ms
@@ -34,10 +38,12 @@ class UsagePage:
     async def render(self, request_headers: Fields) -> bytes:
         """The page of whoever the bearer token belongs to, as JSON.
 
-        Raises BadRequestError, UnauthorizedError, ForbiddenError, ZionUnavailableError or LedgerUnavailableError.
+        Raises BadRequestError, UnauthorizedError, ForbiddenError, OverLimitError, OverloadedError, ZionUnavailableError or
+        LedgerUnavailableError.
         """
         headers.check_framing(request_headers)
         caller = await self._auth.identify(request_headers)
+        await self._turns.begin(caller.external_id)
         account = await self._books.account(caller.external_id)
         if account.clock_ms - account.fetched_ms > self._limits_stale_ms:
             try:

@@ -56,10 +56,8 @@ class Standing:
     def __init__(self, callers_max: int = CALLERS_MAX) -> None:
         self._callers_max = callers_max
         self._denials: dict[str, Denial] = {}
-
-    def find(self, external_id: str) -> Denial | None:
-        """The last one of a caller; whether it is over is for who asks to see."""
-        return self._denials.get(external_id)
+        # The last one of a caller; whether it is over is for who asks to see. No function, since every request asks.
+        self.find = self._denials.get
 
     def keep(self, why: str, hold: Hold, stands_ms: int, asked_ns: int) -> None:
         """Remember one; it takes the place of the caller's last, or of that which was kept longest ago."""

@@ -129,6 +129,16 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
             high=3600,
         ),
     ] = 300.0
+    turn_wait_s: Annotated[
+        float,
+        Variable(
+            "SENTINEL_TURN_WAIT_SECONDS",
+            "How long a request may wait to begin while its worker is busy; what comes behind such a one gets 429 or 503.",
+            "s",
+            low=0.01,
+            high=60,
+        ),
+    ] = 0.5
     cors_origins: Annotated[
         str,
         Variable(

@@ -31,6 +31,7 @@ from sentinel.stages.owners import Owners
 from sentinel.stages.recovery import Recovery
 from sentinel.stages.relay import Relay
 from sentinel.stages.settlement import Settlement
+from sentinel.stages.turns import Turns
 from sentinel.worker import parts
 
 _log: Final = Log("worker")
@@ -84,7 +85,8 @@ class Worker:
         self._recovery = Recovery(self._ledger, self._journal)
         self._reporting = parts.reporting(settings, self._ledger, gate, self._zion, self._journal)
         self._auth = auth = parts.auth(settings, self._ledger, self._zion)
-        self.usage_page = parts.usage_page(settings, auth, self._admission, self._ledger)
+        self.turns = Turns(wait_s_max=settings.turn_wait_s)
+        self.usage_page = parts.usage_page(settings, auth, self.turns, self._admission, self._ledger)
         self._listener = listener
         self._connections = parts.connections(settings, listener)
         self.health = Health(self._ledger, self._journal, standby, self._zion, self._admitting)
@@ -97,6 +99,7 @@ class Worker:
         owners = Owners(self._ledger, mode=settings.passthrough, life_s=settings.object_life_s)
         self.journey = Journey(
             auth=auth,
+            turns=self.turns,
             intake=parts.intake(settings, owners),
             owners=owners,
             admission=self._admission,

@@ -35,6 +35,7 @@ from sentinel.stages.owners import Owners
 from sentinel.stages.relay import Leaving, ReadOn
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.reporting.delivery import Delivery
+from sentinel.stages.turns import Turns
 
 _ZION_CONNECTIONS_MAX: Final = 32
 _REDIS_SETUP_S: Final = 1.0
@@ -176,10 +177,10 @@ def bodies(settings: Settings) -> Bodies:
     )
 
 
-def usage_page(settings: Settings, auth: Auth, admission: Admission, ledger: Ledger) -> UsagePage:
+def usage_page(settings: Settings, auth: Auth, turns: Turns, admission: Admission, ledger: Ledger) -> UsagePage:
     """A caller's own page."""
     stale_ms = settings.limits_stale_s * 1000
-    return UsagePage(auth, admission, ledger.books, limits_stale_ms=stale_ms, window_s=settings.rate_window_s)
+    return UsagePage(auth, turns, admission, ledger.books, limits_stale_ms=stale_ms, window_s=settings.rate_window_s)
 
 
 def connections(settings: Settings, listener: socket.socket | None) -> Connections | None:

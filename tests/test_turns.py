@@ -1,0 +1,210 @@
+"""Issue 11 B6: who begins while the loop is busy."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentinel.errors import OverLimitError, OverloadedError, SentinelError
+from sentinel.stages.turns import Turns
+
+WAIT_S = 0.5
+
+
+@dataclass
+class Room:
+    """Requests that come to one worker; `now_s` is its clock."""
+
+    now_s: float = 0.0
+    # (pass of the loop, caller), in the order in which they began.
+    begun: list[tuple[int, str]] = field(default_factory=list)
+    refused: list[tuple[int, SentinelError]] = field(default_factory=list)
+    passes: int = 0
+
+    def __post_init__(self) -> None:
+        self.turns = Turns(wait_s_max=WAIT_S, now_s=lambda: self.now_s)
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def come(self, external_id: str, count: int = 1) -> None:
+        """So many requests of a caller come in this pass."""
+        self.tasks += [asyncio.create_task(self._ask(external_id)) for _ in range(count)]
+
+    async def _ask(self, external_id: str) -> None:
+        try:
+            await self.turns.begin(external_id)
+        except SentinelError as error:
+            self.refused.append((self.passes, error))
+        else:
+            self.begun.append((self.passes, external_id))
+
+    async def run(self, passes: int) -> None:
+        """Let the loop pass so often."""
+        for _ in range(passes):
+            self.passes += 1
+            await asyncio.sleep(0)
+
+    async def all(self) -> None:
+        """Until nobody waits."""
+        while not all(task.done() for task in self.tasks):
+            await self.run(1)
+
+
+def began(room: Room) -> list[str]:
+    """The callers in the order in which their requests began."""
+    return [external_id for _, external_id in room.begun]
+
+
+async def test_on_an_idle_loop_nobody_waits() -> None:
+    """A request that comes alone begins without giving the loop away, however often."""
+    turns = Turns(wait_s_max=WAIT_S)
+    for _ in range(3):
+        beginning = turns.begin("a")
+        with pytest.raises(StopIteration):
+            beginning.send(None)
+        await asyncio.sleep(0)
+
+
+async def test_one_begins_in_a_pass() -> None:
+    """However many come at once, no pass of the loop begins more than one."""
+    room = Room()
+    room.come("a", 20)
+    await room.all()
+    assert len(room.begun) == 20
+    assert max(Counter(number for number, _ in room.begun).values()) == 1
+
+
+async def test_a_caller_with_many_waits_for_its_own() -> None:
+    """Who comes with one request behind two hundred of another begins in the next turn but one."""
+    room = Room()
+    room.come("many", 200)
+    await room.run(3)
+    before = len(room.begun)
+    room.come("one")
+    await room.run(6)
+    assert "one" in began(room)[before : before + 4]
+    await room.all()
+    assert len(room.begun) == 201
+
+
+async def test_behind_a_request_that_waits_too_long_its_caller_is_refused() -> None:
+    """429 with Retry-After, in the same pass, and only for the caller who has more than its share."""
+    room = Room()
+    room.come("many", 50)
+    await room.run(12)
+    room.now_s += WAIT_S + 0.01
+    room.come("many")
+    room.come("one")
+    await room.run(2)
+    [(_, error)] = room.refused
+    assert isinstance(error, OverLimitError)
+    assert (error.status, error.code, error.retry_after_s) == (429, "share_exceeded", 1)
+    await room.all()
+    assert Counter(began(room)) == {"many": 50, "one": 1}
+
+
+async def test_a_loop_that_stood_still_is_no_queue() -> None:
+    """After a stall nobody is refused for what waits since before it."""
+    room = Room()
+    room.come("a", 5)
+    room.come("b")
+    await room.run(2)
+    room.now_s += 60
+    room.come("a")
+    room.come("c")
+    await room.all()
+    assert Counter(began(room)) == {"a": 6, "b": 1, "c": 1}
+
+
+async def test_what_waits_is_not_refused() -> None:
+    """A burst that came at once is served to its end, however long that takes."""
+    room = Room()
+    room.come("a", 30)
+    while not all(task.done() for task in room.tasks):
+        room.now_s += WAIT_S
+        await room.run(1)
+    assert len(room.begun) == 30
+    assert not room.refused
+
+
+async def test_where_all_callers_are_too_many_newcomers_are_refused() -> None:
+    """503 where it takes too long until each caller had a turn; one whose line is short is refused too."""
+    room = Room()
+    for number in range(50):
+        room.come(f"caller-{number}")
+    await room.run(12)
+    room.now_s += WAIT_S + 0.01
+    room.come("another")
+    await room.run(2)
+    [(_, error)] = room.refused
+    assert isinstance(error, OverloadedError)
+    assert (error.status, error.code, error.retry_after_s) == (503, "overloaded", 1)
+    await room.all()
+    room.come("another")
+    await room.all()
+    assert began(room)[-1] == "another"
+
+
+async def test_short_answers_have_turns() -> None:
+    """A flood of refusals takes a few of each pass, and those who begin wait for none of them."""
+    room = Room()
+    answered: list[int] = []
+
+    async def refuse() -> None:
+        await room.turns.brief()
+        answered.append(room.passes)
+
+    refusals = [asyncio.create_task(refuse()) for _ in range(40)]
+    await room.run(2)
+    room.come("a")
+    await room.run(2)
+    assert began(room) == ["a"]
+    assert len(answered) < 40
+    while not all(task.done() for task in refusals):
+        await room.run(1)
+    assert max(Counter(answered).values()) <= 4
+
+
+async def test_who_no_longer_waits_takes_nobodys_turn() -> None:
+    """A request that is ended while it waits is passed over."""
+    room = Room()
+    room.come("a", 3)
+    await room.run(1)
+    room.tasks[1].cancel()
+    await room.all()
+    assert began(room) == ["a", "a"]
+
+
+@given(st.lists(st.lists(st.sampled_from("abcd"), max_size=6), max_size=30))
+def test_whoever_waits_has_the_next_turn_but_those_of_the_others(arrivals: list[list[str]]) -> None:
+    """Whatever comes when: all begin, a turn in each pass, and while a caller waits no other begins again and again."""
+
+    async def play() -> Room:
+        room = Room()
+        waiting: Counter[str] = Counter()
+        since: dict[str, Counter[str]] = {}
+        for coming in [*arrivals, *([[]] * 200)]:
+            for external_id in coming:
+                room.come(external_id)
+                waiting[external_id] += 1
+                since.setdefault(external_id, Counter())
+            seen = len(room.begun)
+            await room.run(1)
+            for _, external_id in room.begun[seen:]:
+                waiting[external_id] -= 1
+                del since[external_id]
+                for other in since.values():
+                    other[external_id] += 1
+                    # Beside its one turn: one that was given before the other came, and one that is taken up a pass later.
+                    assert other[external_id] <= 3, (external_id, room.begun)
+                if waiting[external_id]:
+                    since[external_id] = Counter()
+        return room
+
+    room = asyncio.run(play())
+    assert Counter(began(room)) == Counter(name for coming in arrivals for name in coming)
+    # A turn is taken up in the pass after it was given, where a new request may begin too.
+    numbers = [number for number, _ in room.begun]
+    assert all(later > number for number, later in zip(numbers, numbers[2:], strict=False))
