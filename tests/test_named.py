@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sentinel.errors import BadRequestError
-from sentinel.protocol import forms, named, places, routes, splice
+from sentinel.protocol import forms, named, objects, places, routes, splice
 from sentinel.records import NO_IDS, Ids, Reads
 
 CHAT, RESPONSES = places.BY_ROUTE["/chat/completions"], places.BY_ROUTE["/responses"]
@@ -126,7 +126,7 @@ def test_a_voice_is_seen_in_a_chat(voice: str) -> None:
 
 def test_every_kind_with_an_owner_is_seen() -> None:
     """G6: what is guarded in paths is guarded in bodies; a chat's own id is nowhere named in one."""
-    prefixes = {prefix for kind in routes.KINDS.values() for prefix in kind.prefixes}
+    prefixes = {prefix for kind in objects.KINDS.values() for prefix in kind.prefixes}
     assert prefixes - {"chatcmpl-"} <= named.OBJECT_PREFIXES
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sentinel.errors import ForbiddenError, SentinelError, UnknownPathError, WrongMethodError
-from sentinel.protocol import refused, routes
-from sentinel.protocol.routes import KINDS, ROUTES
+from sentinel.protocol import objects, refused, routes
+from sentinel.protocol.objects import KINDS
+from sentinel.protocol.routes import ROUTES
 from sentinel.records import Dialect, Reads, Route, Scope
 
 PATHS = Path(__file__).parent / "samples" / "openai_paths.txt"
@@ -198,6 +199,6 @@ def test_any_path_has_a_row_or_an_error(text: str) -> None:
 
 def test_kinds_are_told_by_their_ids() -> None:
     """Each kind's ids are its own, so that an id in a body is refused in the right words."""
-    assert {kind: routes.kind_of(name) for kind, name in IDS.items()} == {kind: kind for kind in IDS}
-    assert routes.kind_of("anything") == "file"
-    assert routes.not_found("file", "file-x").message == "No such File object: file-x"
+    assert {kind: objects.kind_of(name) for kind, name in IDS.items()} == {kind: kind for kind in IDS}
+    assert objects.kind_of("anything") == "file"
+    assert objects.not_found("file", "file-x").message == "No such File object: file-x"

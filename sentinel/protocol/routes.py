@@ -12,7 +12,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from sentinel.errors import NotFoundError
 from sentinel.protocol import places, refused, wire
 from sentinel.records import Dialect, Reads, Route, Scope
 
@@ -25,51 +24,14 @@ _DOUBTFUL: Final = re.compile(
 _SEGMENT: Final = r"[A-Za-z0-9_:~-][A-Za-z0-9_.:~-]{0,255}"
 _ID: Final = re.compile(_SEGMENT)
 _PLACEHOLDER: Final = re.compile(r"\{(_?)([a-z_]+)\}")
-_DAY_S: Final = 86_400
-
-
-class Kind(Struct, frozen=True):
-    """A kind of object with an owner: how its ids begin, and the provider's own words where there is none (`message`, `param`).
-
-    `life_s` is how long the provider keeps it after it was last used; 0 is as long as SENTINEL_OBJECT_LIFE_SECONDS says.
-    """
-
-    prefixes: tuple[str, ...]
-    message: str
-    param: str | None = None
-    life_s: int = 0
-
-
-def _kind(noun: str, *prefixes: str, life_s: int = 0) -> Kind:
-    return Kind(prefixes, f"No {noun} found with id '{{id}}'.", life_s=life_s)
-
-
-KINDS: Final[Mapping[str, Kind]] = {
-    "file": Kind(("file-", "file_"), "No such File object: {id}", "id"),
-    "upload": _kind("upload", "upload_", life_s=2 * _DAY_S),
-    "batch": _kind("batch", "batch_"),
-    "response": Kind(("resp_",), "Response with id '{id}' not found.", life_s=31 * _DAY_S),
-    "completion": _kind("chat completion", "chatcmpl-", life_s=31 * _DAY_S),
-    "conversation": Kind(("conv_",), "Conversation with id '{id}' not found."),
-    "vector_store": _kind("vector store", "vs_"),
-    "assistant": _kind("assistant", "asst_"),
-    "thread": _kind("thread", "thread_"),
-    "job": _kind("fine-tuning job", "ftjob-"),
-    "container": _kind("container", "cntr_", life_s=2 * _DAY_S),
-    "video": _kind("video", "video_"),
-    "character": _kind("character", "char_"),
-    "eval": _kind("eval", "eval_"),
-    "skill": _kind("skill", "skill_"),
-    "voice": _kind("voice", "voice_"),
-    "consent": _kind("voice consent", "cons_"),
-}
 
 
 class Match(Struct, frozen=True):
-    """A route and the objects its path names, as (kind, id)."""
+    """A route, and as (kind, id) the objects its path names, and what it names that lies within them."""
 
     route: Route
     named: tuple[tuple[str, str], ...] = ()
+    parts: tuple[tuple[str, str], ...] = ()
 
 
 def match(method: str, path: str) -> Match:
@@ -91,13 +53,14 @@ def match(method: str, path: str) -> Match:
     if row is None:
         allowed = sorted({*rows, "HEAD"} if "GET" in rows else rows)
         raise wire.wrong_method(method, path, ", ".join(allowed))
-    return Match(row.route, tuple(found.groupdict().items())) if found else row
-
-
-def not_found(kind: str, object_id: str) -> NotFoundError:
-    """What the provider answers where it has no such object: nobody can tell another's object from none."""
-    words = KINDS[kind]
-    return NotFoundError(words.message.format(id=object_id), param=words.param)
+    if not found:
+        return row
+    ids = found.groupdict().items()
+    return Match(
+        row.route,
+        tuple((kind, name) for kind, name in ids if kind[0] != "_"),
+        tuple((kind, name) for kind, name in ids if kind[0] == "_"),
+    )
 
 
 def state_path(match: Match, left: Mapping[str, Sequence[str]]) -> str:
@@ -108,17 +71,6 @@ def state_path(match: Match, left: Mapping[str, Sequence[str]]) -> str:
     known |= {f"{kind}_id": name for kind, name in match.named}
     names = [name for _, name in _PLACEHOLDER.findall(polls)]
     return polls.format_map(known) if names and all(name in known for name in names) else ""
-
-
-def model_not_found(model: str) -> NotFoundError:
-    """What the provider answers where it has no such model (wire.md E3)."""
-    message = f"The model `{model}` does not exist or you do not have access to it."
-    return NotFoundError(message, code="model_not_found")
-
-
-def kind_of(object_id: str) -> str:
-    """The kind of an object by how its id begins; `file` where nothing else fits, as ids of old files are free text."""
-    return next((name for name, kind in KINDS.items() if object_id.startswith(kind.prefixes)), "file")
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------------
@@ -185,7 +137,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_row("GET", "/responses/{response}/input_items"),
     *_row("POST", "/conversations", leaves=("id",)),
     *_row("GET POST DELETE", "/conversations/{conversation}"),
-    *_row("GET POST", "/conversations/{conversation}/items"),
+    *_row("GET", "/conversations/{conversation}/items"),
+    *_row("POST", "/conversations/{conversation}/items", leaves=("data.*.id",)),
     *_row("GET DELETE", "/conversations/{conversation}/items/{_item}"),
     # Files.
     *_objects("/files", "file", "GET DELETE", reads=Reads.ANY),
@@ -198,13 +151,14 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_row("GET POST", "/vector_stores/{vector_store}/files"),
     *_row("GET POST DELETE", "/vector_stores/{vector_store}/files/{file}"),
     *_row("GET", "/vector_stores/{vector_store}/files/{file}/content"),
-    *_row("POST", "/vector_stores/{vector_store}/file_batches"),
+    *_row("POST", "/vector_stores/{vector_store}/file_batches", leaves=("id",)),
     *_row("GET", "/vector_stores/{vector_store}/file_batches/{_batch}"),
     *_row("POST", "/vector_stores/{vector_store}/file_batches/{_batch}/cancel"),
     *_row("GET", "/vector_stores/{vector_store}/file_batches/{_batch}/files"),
     *_row("POST", "/vector_stores/{vector_store}/search"),
     *_objects("/containers", "container", "GET DELETE"),
-    *_row("GET POST", "/containers/{container}/files", reads=Reads.FORM),
+    *_row("GET", "/containers/{container}/files"),
+    *_row("POST", "/containers/{container}/files", reads=Reads.FORM, leaves=("id",)),
     *_row("GET DELETE", "/containers/{container}/files/{_file}"),
     *_row("GET", "/containers/{container}/files/{_file}/content"),
     # Work that goes on by itself.
@@ -237,10 +191,10 @@ ROUTES: Final[tuple[Route, ...]] = (
         leaves=("id",),
         polls="/evals/{eval_id}/runs/{id}",
     ),
-    *_row("GET POST DELETE", "/evals/{eval}/runs/{_run}"),
-    *_row("POST", "/evals/{eval}/runs/{_run}/cancel"),
-    *_row("GET", "/evals/{eval}/runs/{_run}/output_items"),
-    *_row("GET", "/evals/{eval}/runs/{_run}/output_items/{_item}"),
+    *_row("GET POST DELETE", "/evals/{eval}/runs/{_eval_run}"),
+    *_row("POST", "/evals/{eval}/runs/{_eval_run}/cancel"),
+    *_row("GET", "/evals/{eval}/runs/{_eval_run}/output_items"),
+    *_row("GET", "/evals/{eval}/runs/{_eval_run}/output_items/{_item}"),
     *_objects("/skills", "skill", reads=Reads.ANY),
     *_row("GET", "/skills/{skill}/content"),
     *_row("GET POST", "/skills/{skill}/versions", reads=Reads.ANY),
@@ -253,7 +207,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_objects("/assistants", "assistant"),
     *_row("POST", "/threads", leaves=("id",)),
     *_row("GET POST DELETE", "/threads/{thread}"),
-    *_row("GET POST", "/threads/{thread}/messages"),
+    *_row("GET", "/threads/{thread}/messages"),
+    *_row("POST", "/threads/{thread}/messages", leaves=("id",)),
     *_row("GET POST DELETE", "/threads/{thread}/messages/{_message}"),
     *_row("POST", "/threads/runs", dialect=Dialect.EVENTS, leaves=("thread_id", "id"), polls="/threads/{thread_id}/runs/{id}"),
     *_row("GET", "/threads/{thread}/runs"),
@@ -277,10 +232,8 @@ _Rows = dict[str, Match]
 
 def _pattern(template: str) -> re.Pattern[str]:
     def group(found: re.Match[str]) -> str:
-        if not found[1]:
-            return f"(?P<{found[2]}>{_SEGMENT})"
         # Models of other vendors have a slash in their names (wire.md H8).
-        return "[^?#]+" if found[2] == "model" else _SEGMENT
+        return "[^?#]+" if found[0] == "{_model}" else f"(?P<{found[1]}{found[2]}>{_SEGMENT})"
 
     return re.compile("/v1" + _PLACEHOLDER.sub(group, template))
 

@@ -6,7 +6,7 @@ A route that shows or changes the account as a whole, or lies outside SENTINEL_P
 away both are LedgerUnavailableError. What could not be noted is logged, and its owner cannot reach it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import unquote
 
@@ -15,7 +15,7 @@ from sentinel.edges.ledger import Ledger
 from sentinel.edges.provider import Reply, Whole
 from sentinel.errors import ForbiddenError, LedgerUnavailableError, UpstreamError
 from sentinel.logs import Log
-from sentinel.protocol import catalogue, named, routes, wire
+from sentinel.protocol import catalogue, named, objects, wire
 from sentinel.protocol.routes import Match
 from sentinel.records import Call, Caller, Scope
 
@@ -62,9 +62,11 @@ class Owners:
             )
         if match.named or call.named.objects:
             await self._check_named(
-                caller, [*match.named, *[(routes.kind_of(name), name) for name in sorted(call.named.objects)]]
+                caller, [*match.named, *[(objects.kind_of(name), name) for name in sorted(call.named.objects)]]
             )
         if self._mode is Scope.OWNED:
+            if match.parts:
+                await self._check_parts(caller, match.parts)
             if call.named.alike:
                 await self._check_alike(caller, list(call.named.alike))
             if call.models or "ft:" in call.model or call.path.startswith(_MODELS):
@@ -76,12 +78,12 @@ class Owners:
         """The provider has made these objects for `caller`. Called before the caller learns their ids; never fails."""
         if self._mode is not Scope.OWNED:
             return
-        objects = [(name, self._life(routes.kind_of(name))) for name in object_ids]
+        made = [(name, self._life(objects.kind_of(name))) for name in object_ids]
         try:
-            await self._ledger.owners.keep(caller.external_id, objects)
+            await self._ledger.owners.keep(caller.external_id, made)
         except LedgerUnavailableError:
-            metrics.OBJECTS_UNOWNED.inc(len(objects))
-            _log.error("objects have no owner", external_id=caller.external_id, objects=[name for name, _ in objects])
+            metrics.OBJECTS_UNOWNED.inc(len(made))
+            _log.error("objects have no owner", external_id=caller.external_id, objects=[name for name, _ in made])
 
     async def show_models(self, caller: Caller, reply: Reply) -> Reply:
         """The provider's list of models without those of others; any other reply as it is, and where nothing has an owner.
@@ -108,11 +110,20 @@ class Owners:
         if len(named) > _NAMED_MAX:
             raise ForbiddenError(f"A request may name at most {_NAMED_MAX} objects.", code="too_many_objects")
         if self._mode is not Scope.OWNED:
-            raise routes.not_found(*named[0])
+            raise objects.not_found(*named[0])
         found = await self._ledger.owners.find([(name, self._life(kind)) for kind, name in named])
         for (kind, name), owner in zip(named, found, strict=True):
             if owner != caller.external_id:
-                raise routes.not_found(kind, name)
+                raise objects.not_found(kind, name)
+
+    async def _check_parts(self, caller: Caller, parts: Sequence[tuple[str, str]]) -> None:
+        """What lies within an object is no other caller's, whatever the provider makes of its path. Without an owner of its own
+        it is the object's: the provider has made it.
+        """
+        found = await self._ledger.owners.known(name for _, name in parts)
+        for kind, name in parts:
+            if found.get(name, caller.external_id) != caller.external_id:
+                raise objects.not_found(kind, name)
 
     async def _check_alike(self, caller: Caller, names: list[str]) -> None:
         """What looks like an id is refused only where it is another caller's: the API might take it where that is not known."""
@@ -120,17 +131,17 @@ class Owners:
             found = await self._ledger.owners.known(names[start : start + _LOOKED_UP_AT_ONCE_MAX])
             for name, owner in found.items():
                 if owner != caller.external_id:
-                    raise routes.not_found(routes.kind_of(name), name)
+                    raise objects.not_found(objects.kind_of(name), name)
             if found:
                 # One's own was used, and lives on.
-                await self._ledger.owners.find([(name, self._life(routes.kind_of(name))) for name in found])
+                await self._ledger.owners.find([(name, self._life(objects.kind_of(name))) for name in found])
 
     async def _check_tuned(self, caller: Caller, models: Mapping[str, str]) -> None:
         """A fine-tuned model is its maker's; one that nobody has made here was made for everybody."""
         found = await self._ledger.owners.find([(name, self._life_s) for name in models])
         for model, owner in zip(models.values(), found, strict=True):
             if owner not in (None, caller.external_id):
-                raise routes.model_not_found(model)
+                raise objects.model_not_found(model)
 
     async def _hidden(self, caller: Caller, body: bytes) -> set[str]:
         """Which models of a list are others'."""
@@ -146,7 +157,7 @@ class Owners:
 
     def _life(self, kind: str) -> int:
         """At most as long as the setting says, so that an operator can bound what Redis remembers."""
-        return min(routes.KINDS[kind].life_s or self._life_s, self._life_s)
+        return min(objects.life_s(kind) or self._life_s, self._life_s)
 
 
 def _tuned(call: Call) -> dict[str, str]:

@@ -11,8 +11,9 @@ import pytest
 import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
-from sentinel.protocol import routes
-from sentinel.protocol.routes import KINDS, ROUTES
+from sentinel.protocol import objects, routes
+from sentinel.protocol.objects import KINDS
+from sentinel.protocol.routes import ROUTES
 from sentinel.records import Reads, Route, Scope
 from tests.process.conftest import SETTINGS
 from tests.support.running import HELLO, User, make_user
@@ -247,7 +248,7 @@ async def test_nobody_names_anothers_object(
     path = filled(path, bert.objects)
     before = await town.reached("POST", path)
     status, answer = await town.ask(bert.user, "POST", path, filled(body, bert.objects, anna.objects[kind]))
-    assert (status, answer["error"]["message"]) == (404, routes.not_found(kind, anna.objects[kind]).message)
+    assert (status, answer["error"]["message"]) == (404, objects.not_found(kind, anna.objects[kind]).message)
     escaped = json.dumps(filled(body, bert.objects, "ID?")).replace(
         "ID?", "".join(f"\\u{ord(c):04x}" for c in anna.objects[kind])
     )
