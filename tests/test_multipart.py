@@ -104,7 +104,7 @@ def test_forms_of_clients_pass(name: str) -> None:
 
 @pytest.mark.parametrize("reader", COMMANDS)
 def test_every_spelling_is_recorded(reader: str) -> None:
-    """tests/samples/form_readings.json has them all (`python -m tests.support.form_readers` writes it)."""
+    """tests/support/form_readers/readings.json has them all (`python -m tests.support.form_readers` writes it)."""
     assert READ[reader].keys() == EVERY.keys()
 
 

@@ -1,7 +1,7 @@
 """What other readers of forms give of the same bytes: Python's email, and, where they are installed, Go's and Node's.
 
 `python -m tests.support.form_readers` writes what these two say of every spelling (`spellings`) to
-tests/samples/form_readings.json, so that tests need neither.
+tests/support/form_readers/readings.json, so that tests need neither.
 """
 
 import base64
@@ -18,7 +18,7 @@ from typing import Any, Final
 Form = tuple[bytes, bytes]  # content type and body
 Reading = list[tuple[str, str, str]]  # (name, file name, value) of each part that a reader found
 
-RECORDED: Final = Path(__file__).parents[2] / "samples" / "form_readings.json"
+RECORDED: Final = Path(__file__).with_name("readings.json")
 _HERE: Final = Path(__file__).parent
 COMMANDS: Final = {"go": ("go", "run", str(_HERE / "read.go")), "node": ("node", str(_HERE / "read.mjs"))}
 _POLICIES: Final[Sequence[Any]] = (policy.compat32, policy.HTTP)

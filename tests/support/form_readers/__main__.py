@@ -14,7 +14,7 @@ def _shown(text: str) -> str:
 
 
 def main() -> None:
-    """Write tests/samples/form_readings.json."""
+    """Write tests/support/form_readers/readings.json."""
     forms = SPELLINGS | HONEST
     read = {reader: dict(zip(forms, by_command(reader, list(forms.values())), strict=True)) for reader in COMMANDS}
     shown = {
