@@ -18,6 +18,7 @@ class Profile:
     idle: int
     hanging: int
     unread: int
+    slow: int
 
 
 KIB: Final = 1024
@@ -33,6 +34,7 @@ PROFILES: Final = {
         idle=1000,
         hanging=100,
         unread=20,
+        slow=200,
     ),
     "full": Profile(
         seconds=8,
@@ -45,6 +47,7 @@ PROFILES: Final = {
         idle=5000,
         hanging=1000,
         unread=50,
+        slow=1000,
     ),
     # A minute, to see that all of it works; its figures say little.
     "smoke": Profile(
@@ -58,5 +61,6 @@ PROFILES: Final = {
         idle=10,
         hanging=3,
         unread=2,
+        slow=5,
     ),
 }

@@ -20,6 +20,7 @@ from bench import machine
 from loadtest import nginx, page, peers, processes, wrk
 from loadtest.profiles import PROFILES, Profile
 from loadtest.rig import Rig
+from loadtest.slow import slow
 from loadtest.stream_table import streams
 from loadtest.tables import Table, beside, bodies, callers, connections, half_load, logging, refusals
 from sentinel.devstack.child import StackError
@@ -33,6 +34,7 @@ _TABLES: Final = {
     "callers": callers,
     "refusals": refusals,
     "beside": beside,
+    "slow": slow,
     "peers": peers.peers,
 }
 
