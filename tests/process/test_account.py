@@ -60,11 +60,16 @@ class Town:
                         return found
                 await asyncio.sleep(0.02)
 
-    async def refusals(self, reason: str) -> float:
-        """How often the metric has counted."""
-        page = await metrics_page(self.stack)
-        name = f'sentinel_upstream_refusals_total{{reason="{reason}"}} '
-        return sum(float(line.removeprefix(name)) for line in page.splitlines() if line.startswith(name))
+    async def refusals(self, reason: str, at_least: int = 0) -> int:
+        """How many lines of the log tell so, once there are so many; that the metric counts them, a test of its own says."""
+        async with asyncio.timeout(10):
+            while True:
+                told = (
+                    self.stack.child("sentinel").output().count(f'"event":"provider refuses the {reason} of this deployment"')
+                )
+                if told >= at_least:
+                    return told
+                await asyncio.sleep(0.02)
 
     async def owes(self, http: aiohttp.ClientSession, user: User) -> list[int]:
         """(requests, input, output) that are charged once nothing is held."""
@@ -194,7 +199,7 @@ async def test_an_object_that_failed_does_not_say_whose_account_it_is(
     shown = {"message": REFUSED_MESSAGE, "code": "upstream_error"} if refused else {"message": HIDDEN}
     assert json.loads(passed) == json.loads(said) | {name: error(SAID, code)["error"] | shown}
     assert response.headers["content-length"] == str(len(passed))
-    assert await town.refusals("account") == counted + refused
+    assert await town.refusals("account", counted + refused) == counted + refused
 
 
 @pytest.mark.parametrize("path", ["/audio/speech", "/images/generations", "/moderations", "/responses/input_tokens"])
@@ -447,7 +452,7 @@ async def test_a_refused_account_is_not_the_callers_limit(
     assert len(town.provider.asked) == asked + 2
     line = await town.logged(f"provider refuses the {reason} of this deployment", response.headers["x-request-id"])
     assert (line["level"], line["status"]) == ("error", status)
-    assert await town.refusals(reason) == counted + 2
+    assert await town.refusals(reason, counted + 2) == counted + 2
     assert await town.owes(http, user) == [0, 0, 0]
 
 
@@ -490,7 +495,7 @@ async def test_a_fallback_answers_for_a_refused_account(
     counted = await town.refusals("account")
     response, _ = await town.ask(http, user, act, model="first")
     assert (response.status, response.headers["x-sentinel-model"]) == (200, "third")
-    assert await town.refusals("account") == counted + 2
+    assert await town.refusals("account", counted + 2) == counted + 2
     line = await town.logged("model unavailable", response.headers["x-request-id"])
     assert (line["reason"], line["fallback"]) == ("account", "second")
     response, passed = await town.ask(http, user, says(plain(json.dumps(said).encode(), status=f"{status} No")), model="second")
@@ -515,7 +520,18 @@ async def test_a_refused_account_in_a_stream_is_not_the_callers_limit(
     assert passed.startswith(text + told + rest)
     assert b"insufficient_quota" not in passed.replace(TEXT.encode(), b"")
     await town.logged("provider refuses the account of this deployment", response.headers["x-request-id"])
-    assert await town.refusals("account") == counted + 1
+    assert await town.refusals("account", counted + 1) == counted + 1
+
+
+async def test_refusals_are_counted(town: Town, http: aiohttp.ClientSession, user_of_town: User) -> None:
+    """Issue 10 §8: the metric counts what the log tells, by its reason."""
+    for status, reason in ((401, "key"), (402, "account"), (402, "account")):
+        told = await town.refusals(reason)
+        await town.ask(http, user_of_town, says(plain(b"{}", status=f"{status} No")))
+        assert await town.refusals(reason, told + 1) == told + 1
+    page = await metrics_page(town.stack)
+    for reason in ("key", "account"):
+        assert f'sentinel_upstream_refusals_total{{reason="{reason}"}} {await town.refusals(reason)}.0\n' in page
 
 
 async def test_a_stream_of_words_is_the_same_bytes(town: Town, http: aiohttp.ClientSession, user_of_town: User) -> None:
