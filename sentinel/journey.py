@@ -27,6 +27,7 @@ from sentinel.stages.admission import Admission
 from sentinel.stages.answer_cache import AnswerCache, unpriced
 from sentinel.stages.auth import Auth
 from sentinel.stages.background import Background
+from sentinel.stages.batches import Batches
 from sentinel.stages.forward import Forward
 from sentinel.stages.intake import Intake
 from sentinel.stages.leases import Lease, Leases
@@ -54,6 +55,7 @@ class Journey:
         turns: Turns,
         intake: Intake,
         owners: Owners,
+        batches: Batches,
         admission: Admission,
         answer_cache: AnswerCache,
         forward: Forward,
@@ -67,6 +69,7 @@ class Journey:
         self._turns = turns
         self._intake = intake
         self._owners = owners
+        self._batches = batches
         self._admission = admission
         self._answer_cache = answer_cache
         self._forward = forward
@@ -88,6 +91,8 @@ class Journey:
         self._admission.recall(caller)
         call, upload = await self._intake.read(exchange, match.route, caller.external_id)
         call = await self._owners.check(caller, match, call)
+        if call.lasts and call.route == "batches":  # what its lines name is to be the caller's too
+            call = await self._owners.check(caller, match, await self._batches.read(caller, call, exchange.request_id))
         self._settlement.require_journal()
         hold = await self._admission.admit(caller, call, exchange.request_id)
         lease = self._leases.take(hold)
@@ -110,8 +115,7 @@ class Journey:
                 if call.stream:
                     call = wire.shed(call)  # a long stream must not keep in memory the request that it answers
                     exchange.forget_body()
-                if (origin := reply.origin).model:
-                    # What answered is what is paid for, under the same request id.
+                if (origin := reply.origin).model:  # what answered is what is paid for, under the same request id
                     call, hold = replace(call, model=origin.model), replace(hold, model=origin.model)
                 metrics.FIRST_BYTE.labels(call.route).observe(time.perf_counter() - sent_s)
             extra = [*self.answer_headers(hold), *headers.origin(origin)]

@@ -164,6 +164,12 @@ class Tokenizer:
         return seen
 
 
+def approximate(prompt: Prompt) -> int:
+    """Input tokens of `prompt` for any model, its texts by their bytes: for many prompts at a time."""
+    pieces = prompts.pieces(prompt, _ANY_MODEL)
+    return sum(piece if isinstance(piece, int) else _approximate(piece) for piece in pieces)
+
+
 def read_encodings(ranks: Callable[[str], bytes]) -> dict[str, tiktoken.Encoding]:
     """Both encodings by name, without special tokens: nothing a client writes is ever one. Raises as `Tokenizer.load`."""
     return {name: _encoding(name, ranks(name)) for name in PATTERNS}

@@ -34,6 +34,18 @@ class ObjectSettings(ProviderSettings, frozen=True, kw_only=True):
             "SENTINEL_UPLOAD_BYTES_MAX", "The largest body that streams through, such as a file.", "bytes", low=1024, high=2**40
         ),
     ] = 2**30
+    batch_input: Annotated[
+        str,
+        Variable(
+            "SENTINEL_BATCH_INPUT",
+            "Input files of batches: read for their models and sizes before they are sent, sent unread, or no batches at all.",
+            choices=("read", "unread", "off"),
+        ),
+    ] = "read"
+    batch_bytes_max: Annotated[
+        int,
+        Variable("SENTINEL_BATCH_BYTES_MAX", "The largest input file of a batch that is read.", "bytes", low=1024, high=2**40),
+    ] = 200 * 2**20
     background_poll_s: Annotated[
         float,
         Variable(

@@ -242,7 +242,7 @@ class Admission:
         if call.prompt is None:
             return 0, 0
         if call.output_tokens_declared is not None:
-            return call.output_tokens_declared, call.output_tokens_declared
+            return call.output_tokens_declared, call.output_tokens_least or call.output_tokens_declared
         least = wire.output_min(call)
         default = self._work_output_tokens if call.lasts else self._output_tokens_default
         return max(default * call.choices, least), least

@@ -97,11 +97,13 @@ class Worker:
         leaving = parts.leaving(settings, histories)
         self._read_on = leaving.read_on
         owners = Owners(self._ledger, mode=settings.passthrough, life_s=settings.object_life_s)
+        self._batches = parts.batches(settings, self._provider)
         self.journey = Journey(
             auth=auth,
             turns=self.turns,
             intake=parts.intake(settings, owners),
             owners=owners,
+            batches=self._batches,
             admission=self._admission,
             answer_cache=self._answer_cache,
             forward=parts.forward(settings, self._provider),
@@ -171,6 +173,7 @@ class Worker:
             self._heartbeat.close()
         self._read_on.close()
         await self._background.close()
+        await self._batches.close()
         await self.journey.settled()
         await self._settlement.close()
         await self._recovery.close()

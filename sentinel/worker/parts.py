@@ -29,6 +29,7 @@ from sentinel.settings import Settings, lists
 from sentinel.settings.public_keys import public_keys
 from sentinel.stages.admission import Admission
 from sentinel.stages.auth import Auth, Signatures
+from sentinel.stages.batches import Batches
 from sentinel.stages.forward import Forward, RetryBudget
 from sentinel.stages.intake import Intake
 from sentinel.stages.owners import Owners
@@ -159,6 +160,17 @@ def intake(settings: Settings, owners: Owners) -> Intake:
         upload_bytes_max=settings.upload_bytes_max,
         searching=owners.guarding,
         trace_upstream=settings.trace_upstream == "true",
+    )
+
+
+def batches(settings: Settings, provider: Provider) -> Batches:
+    """What reads input files; a line is a request, and no longer than one."""
+    return Batches(
+        provider,
+        how=settings.batch_input,
+        file_bytes_max=settings.batch_bytes_max,
+        line_bytes_max=settings.body_bytes_max,
+        output_tokens_default=settings.output_tokens_default,
     )
 
 

@@ -74,6 +74,7 @@ async def model(anna: Asker) -> str:
     return str(shown["fine_tuned_model"])
 
 
+CHATS = "/v1/chat/completions"
 GRADER = {"type": "score_model", "name": "g", "model": "MODEL", "input": HELLO}
 ITEMS = {"type": "file_content", "content": [{"item": {"a": "b"}}]}
 SOURCE = {"type": "custom", "item_schema": {"type": "object"}}
@@ -104,6 +105,56 @@ async def test_anothers_model_is_none(anna: Asker, bert: Asker, model: str, path
     status, answer = await bert.ask("POST", path, filled)
     assert (status, answer["error"]["code"]) == (404, "model_not_found"), answer
     assert len((await bert.stack.control("provider", "served"))["rows"]) == before
+
+
+def lines(*bodies: Any) -> str:
+    """The input file of a batch."""
+    return "\n".join(json.dumps({"custom_id": "1", "method": "POST", "url": CHATS, "body": body}) for body in bodies)
+
+
+async def batched(asker: Asker, text: str, *, parts: bool = False) -> tuple[int, Any]:
+    """What is answered to a batch of these lines, in a file or one that comes in parts, cut in the middle."""
+    if parts:
+        size = len(text.encode())
+        upload = {"filename": "a.jsonl", "purpose": "batch", "bytes": size, "mime_type": "application/jsonl"}
+        name = await asker.made("/uploads", upload)
+        ids = []
+        for piece in (text[: size // 2], text[size // 2 :]):
+            form = aiohttp.FormData()
+            form.add_field("data", piece.encode(), filename="part")
+            ids.append(await asker.made(f"/uploads/{name}/parts", form))
+        file = (await asker.ask("POST", f"/uploads/{name}/complete", {"part_ids": ids}))[1]["file"]["id"]
+    else:
+        file = await asker.uploaded("batch", text)
+    return await asker.ask("POST", "/batches", {"input_file_id": file, "endpoint": CHATS, "completion_window": "24h"})
+
+
+@pytest.mark.parametrize("parts", [False, True])
+async def test_a_line_of_a_batch_names_no_others_model(anna: Asker, bert: Asker, model: str, parts: bool) -> None:
+    """However its file came, a batch with another's model in one of its lines is none, and goes nowhere."""
+
+    async def reached() -> int:
+        rows = (await bert.stack.control("provider", "served"))["rows"]
+        return sum((row["method"], row["path"]) == ("POST", "/v1/batches") for row in rows)
+
+    plain, named = {"model": "gpt-4o", "messages": HELLO}, {"model": model, "messages": HELLO}
+    before = await reached()
+    status, answer = await batched(bert, lines(plain, named, plain), parts=parts)
+    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+    status, answer = await batched(bert, lines(plain) + "\nnothing", parts=parts)
+    assert (status, answer["error"]["param"]) == (400, "input_file_id")
+    assert await reached() == before
+    assert (await batched(anna, lines(plain, named, plain), parts=parts))[0] == 200
+    assert (await batched(bert, lines(plain), parts=parts))[0] == 200
+    assert await reached() == before + 2
+
+
+@pytest.mark.parametrize(("capped", "status"), [([300, 300, 300], 200), ([600, 300, 300], 429), ([300, None, None], 200)])
+async def test_a_batch_holds_what_its_lines_cap(stack: Stack, capped: list[int | None], status: int) -> None:
+    """With 1000 tokens left, a batch that may use more by its own caps is refused; what has none holds what is left."""
+    asker = Asker(stack, await make_user(stack, output={"limit": 50_000, "used": 49_000}))
+    bodies = [{"model": "gpt-4o", "messages": HELLO} | ({"max_tokens": cap} if cap else {}) for cap in capped]
+    assert (await batched(asker, lines(*bodies)))[0] == status
 
 
 async def test_ones_own_model_can_be_asked(anna: Asker, model: str) -> None:

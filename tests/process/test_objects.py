@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 Answer = tuple[int, Any]
 GUARDED = [route for route in ROUTES if any(f"{{{kind}}}" in route.template for kind in KINDS)]
 LISTING = [route for route in ROUTES if route.scope is Scope.ACCOUNT]
-FILE = {"purpose": "assistants", "file": ("notes.txt", b"some notes")}
+# What is an input of a batch too.
+FILE = {"purpose": "assistants", "file": ("notes.txt", b'{"custom_id":"notes"}')}
 
 
 def form(fields: dict[str, Any]) -> aiohttp.FormData:

@@ -21,6 +21,7 @@ ROWS = [
     {"edges.upload", "edges.section", "edges.pushing", "edges.http"},
     {"edges.bodies"},
     {"edges.shares", "edges.pace"},
+    {"protocol.batched"},
     {"protocol.routes", "protocol.finds", "protocol.answered", "protocol.denials"},
     {"protocol"},
     # A plain body may turn out to be a stream.
