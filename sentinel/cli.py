@@ -56,10 +56,11 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(settings: Settings) -> int:
     # Here and not above: Granian is slow to import, and `config` and `--version` do without it.
     from sentinel.serve import AddressError, serve  # noqa: PLC0415
+    from sentinel.vocab import VocabError  # noqa: PLC0415
 
     try:
         serve(settings)
-    except AddressError as error:
+    except (AddressError, VocabError) as error:
         print(f"sentinel: {error}", file=sys.stderr)
         return 1
     return 0

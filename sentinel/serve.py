@@ -1,6 +1,7 @@
 """The supervisor: Granian with Sentinel's flags, one worker process a core, and the admin listener in a thread of its own.
 
-Fails before it listens: wrong settings, a host that cannot be resolved and a port in use are one sentence each. A worker that
+Fails before it listens: wrong settings, a host that cannot be resolved, a port in use and damaged token ranks are one sentence
+each. A worker that
 dies is started again; one that dies again within seconds stops the server (Granian's crash-loop rule), for the orchestrator to
 start anew.
 """
@@ -23,9 +24,10 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from sentinel import logs
+from sentinel import logs, vocab
 from sentinel.ops import heartbeat
 from sentinel.ops.admin import Admin
+from sentinel.protocol.tokens import read_encodings
 from sentinel.settings import Settings
 
 _BACKLOG: Final = 4096
@@ -89,8 +91,10 @@ class AddressError(Exception):
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises AddressError before anything is started."""
+    """Serve until SIGTERM or SIGINT. Raises AddressError or VocabError before anything is started."""
     logs.start(settings.log_level)
+    # Workers are copies of this process, and share what it has read: 80 MB of each, and half a second of its start.
+    read_encodings(vocab.ranks)
     address = address_of(settings.host)
     # Granian listens with SO_REUSEPORT, which would quietly share a port that somebody else already serves.
     _bound(address, settings.port, "SENTINEL_HOST", "SENTINEL_PORT").close()

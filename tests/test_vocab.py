@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sentinel import vocab
+from sentinel import cli, logs, vocab
+from sentinel.settings import read
+from tests.support.documents import ROOT
 
 
 @pytest.mark.parametrize("name", sorted(vocab.SHA256))
@@ -39,3 +41,17 @@ def test_missing_file_and_unknown_name_are_refused(tmp_path: Path) -> None:
         vocab.ranks("o200k_base", tmp_path)
     with pytest.raises(vocab.VocabError, match="no such encoding"):
         vocab.ranks("../o200k_base")
+
+
+def test_a_server_without_ranks_says_so_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The supervisor reads them first, so that no worker starts, dies and is started again."""
+
+    def damaged(name: str) -> bytes:
+        raise vocab.VocabError(f"{name}: the ranks cannot be read")
+
+    monkeypatch.setattr(vocab, "ranks", damaged)
+    monkeypatch.setattr(logs, "start", lambda _level: None)
+    assert cli._serve(read({}, dotenv=ROOT / ".env.example")) == 1
+    assert capsys.readouterr().err == "sentinel: o200k_base: the ranks cannot be read\n"

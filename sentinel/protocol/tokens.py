@@ -8,7 +8,7 @@ import base64
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final, Self
 
 import tiktoken
@@ -170,8 +170,11 @@ def approximate(prompt: Prompt) -> int:
     return sum(piece if isinstance(piece, int) else _approximate(piece) for piece in pieces)
 
 
+@cache
 def read_encodings(ranks: Callable[[str], bytes]) -> dict[str, tiktoken.Encoding]:
-    """Both encodings by name, without special tokens: nothing a client writes is ever one. Raises as `Tokenizer.load`."""
+    """Both encodings by name, without special tokens: nothing a client writes is ever one. Read once from each source, so that
+    workers have those of the process they are copies of. Raises as `Tokenizer.load`.
+    """
     return {name: _encoding(name, ranks(name)) for name in PATTERNS}
 
 

@@ -53,6 +53,15 @@ async def workers_are(stack: Stack, *states: str) -> list[int]:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells what is shared")
+async def test_workers_share_the_token_ranks(stack: Stack) -> None:
+    """What the supervisor has read before it makes workers lies in memory once, which is more than half of a worker."""
+    for pid in (await health(stack))[2]:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        resident, own = (int(re.findall(rf"^{name}:\s+(\d+) kB", rollup, re.MULTILINE)[0]) for name in ("Rss", "Private_Dirty"))
+        assert own < resident * 0.6, (own, resident)
+
+
 async def test_operators_have_a_port_of_their_own(stack: Stack) -> None:
     """Metrics are there and not on the public port; health is on both; what is neither is told in OpenAI's shape."""
     page = await once(stack.admin_port, request("GET", "/metrics"), method="GET")
