@@ -1,7 +1,10 @@
 """Issue 11 A5: forms that hide the id of another's object, sent through real Granian: none reaches the provider with it."""
 
+import asyncio
 import hashlib
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -12,7 +15,7 @@ from sentinel.edges.ledger.keys import key, partition_of
 from tests.support.form_readers import Form
 from tests.support.form_readers.spellings import HONEST, SPELLINGS, VICTIM
 from tests.support.raw import RawAnswer, once, request
-from tests.support.running import User, make_user
+from tests.support.running import User, make_user, sdk
 from tests.test_multipart import PASSED
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
@@ -74,3 +77,23 @@ async def test_forms_of_clients_arrive_as_they_are(stack: Stack, user: User, nam
     *earlier, last = await reached(stack)
     assert earlier == before
     assert last == ("" if name == ".NET" else hashlib.sha256(HONEST[name][1]).hexdigest())
+
+
+async def test_an_sdk_edits_an_image(stack: Stack, user: User) -> None:
+    """H18: openai-python's own form, with several files, is taken and read by the provider."""
+    files = [(f"{name}.png", b"\x89PNG\r\n--\r\n\r\n", "image/png") for name in ("a", "ä ; name=file_id")]
+    async with sdk(stack, user.token) as client:
+        answer = await client.images.edit(model="gpt-image-1", prompt="a cat\r\n--", image=files)
+    assert answer.data
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+async def test_curl_edits_an_image(stack: Stack, user: User, tmp_path: Path) -> None:
+    """H18: so is curl's, whose files are called as they like."""
+    image = tmp_path / 'a "b" 50%.png'
+    image.write_bytes(b"\x89PNG\r\n--\r\n")
+    fields = ["model=gpt-image-1", "prompt=a cat", f'image=@"{str(image).replace(chr(34), chr(92) + chr(34))}";type=image/png']
+    command = ["curl", "-sS", "-w", "%{http_code}", "-o", "/dev/null", f"http://127.0.0.1:{stack.port}{PATH}"]
+    command += ["-H", f"Authorization: Bearer {user.token}", *(word for field in fields for word in ("-F", field))]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert (await process.communicate())[0] == b"200"

@@ -9,7 +9,9 @@ import email
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from email import policy
+from email.errors import MessageError
 from email.message import Message
 from email.utils import collapse_rfc2231_value
 from pathlib import Path
@@ -21,6 +23,8 @@ Reading = list[tuple[str, str, str]]  # (name, file name, value) of each part th
 RECORDED: Final = Path(__file__).with_name("readings.json")
 _HERE: Final = Path(__file__).parent
 COMMANDS: Final = {"go": ("go", "run", str(_HERE / "read.go")), "node": ("node", str(_HERE / "read.mjs"))}
+# How its newer rules break on some heads, of which they then say nothing.
+_BROKEN: Final = (IndexError, AttributeError, ValueError, MessageError)
 _POLICIES: Final[Sequence[Any]] = (policy.compat32, policy.HTTP)
 
 
@@ -29,12 +33,16 @@ def by_email(form: Form) -> Reading:
     found: Reading = []
     for rules in _POLICIES:
         message: Message = email.message_from_bytes(b"Content-Type: " + form[0] + b"\r\n\r\n" + form[1], policy=rules)
-        for part in _leaves(message):
-            name = part.get_param("name", "", header="content-disposition")
-            value = part.get_payload(decode=True)
-            assert isinstance(value, bytes)
-            found.append((collapse_rfc2231_value(name), part.get_filename() or "", value.decode("utf-8", "replace")))
+        with suppress(*_BROKEN):
+            found += map(_read, _leaves(message))
     return found
+
+
+def _read(part: Message) -> tuple[str, str, str]:
+    name = part.get_param("name", "", header="content-disposition")
+    value = part.get_payload(decode=True)
+    assert isinstance(value, bytes)
+    return collapse_rfc2231_value(name), part.get_filename() or "", value.decode("utf-8", "replace")
 
 
 def _leaves(message: Message) -> Iterator[Message]:
