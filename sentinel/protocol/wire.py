@@ -67,6 +67,8 @@ def _unread(route: Route, method: str, path: str, query: bytes, body: bytes, con
         return _bare(route, method, path, query, body, NO_IDS)
     if not media.is_form(content_type):
         raise media.unsupported(content_type)
+    if not body:
+        return _bare(route, method, path, query, body, NO_IDS)  # it streams by, or there is none
     return _bare(route, method, path, query, body, forms.ids(body, content_type, route.names))
 
 
