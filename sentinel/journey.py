@@ -32,7 +32,7 @@ from sentinel.stages.forward import Forward
 from sentinel.stages.intake import Intake
 from sentinel.stages.leases import Lease, Leases
 from sentinel.stages.owners import Owners
-from sentinel.stages.relay import Keep, Relay, Rest
+from sentinel.stages.relay import Keep, Relay
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.settlement import Settlement
 from sentinel.stages.turns import Turns
@@ -95,11 +95,11 @@ class Journey:
             call = await self._owners.check(caller, match, await self._batches.read(caller, call, exchange.request_id))
         self._settlement.require_journal()
         hold = await self._admission.admit(caller, call, exchange.request_id)
+        call = _counted(exchange, call)
         lease = self._leases.take(hold)
         outcome, origin = _UNSENT, _PLAINLY
         passage = _Passage(exchange, match, lease, partial(self._owners.keep, caller), begun_s)
         opening: asyncio.Task[Reply] | None = None
-        rest: Rest | None = None
         try:
             with self._waiting(exchange, call):
                 sent_s = time.perf_counter()
@@ -198,6 +198,12 @@ class Journey:
         if path:
             await self._background.done(hold)
         _tell(passage, hold, call, outcome, origin, bill)
+
+
+def _counted(exchange: Exchange, call: Call) -> Call:
+    """`call` when its tokens are counted: what was decoded for that is gone, and its room is others'."""
+    exchange.keep_body(len(call.body))
+    return wire.counted(call)
 
 
 def _failed(exchange: Exchange, lease: Lease) -> None:

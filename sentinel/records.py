@@ -126,13 +126,12 @@ class Call(Struct, frozen=True):
     `path` and `query` are raw, `path` without the `/v1` prefix. `body` is the client's own bytes, with
     `stream_options.include_usage` spliced in where `usage_hidden` says so. `output_tokens_declared` is the largest cap the
     client declared times `n`, or None where it declared none; `output_tokens_least` what must be held of it where not all was
-    declared. `route` is a label from the closed set of the path table. `stored` says that the answer stays with the provider
-    under its id, `background` that the work may go on after the answer, `models` are those the body names beside its own,
-    `named` the ids in it, `leaves` is the route's where the answer names new ones. `lasts` says that the work goes on at the
-    provider whether or not anybody waits for its answer (a run, a batch, a response in the background), `of_account` that it is
-    done over what all callers have stored. `trace` are the headers that hand the request's trace on. `coding` are the content
-    codings of a body that streams by, "" where it is plain. `unseen_input` says that the model reads what the request does not
-    show (history, templates, finds of tools), `unseen_output` that it asks for thought, `cap_unheeded` that no cap is heeded.
+    declared. `route` is a label of the path table. `stored` says that the answer stays with the provider, `background` that the
+    work may go on after the answer, `models` are those the body names beside its own, `named` the ids in it, `leaves` is the
+    route's where it names new ones. `lasts` says that the work goes on at the provider whoever waits for it, `of_account` that
+    it is done over what all callers have stored. `trace` are the headers of its trace, `coding` the content codings of a body
+    that streams by. `unseen_input` says that the model reads what the request does not show (history, templates, finds of
+    tools), `unseen_output` that it asks for thought, `cap_unheeded` that no cap is heeded. `echoed` hashes what it repeats.
     """
 
     route: str
@@ -160,6 +159,7 @@ class Call(Struct, frozen=True):
     unseen_output: bool = False
     cap_unheeded: bool = False
     output_tokens_least: int | None = None
+    echoed: frozenset[int] = frozenset()
 
 
 class Usage(Struct, frozen=True):

@@ -3,21 +3,24 @@
 import asyncio
 import gzip
 import json
+import sys
 from typing import Any
 
 import pytest
 
 from sentinel.edges.bodies import Bodies
 from sentinel.edges.exchange import Exchange
-from sentinel.errors import BadRequestError, BodyTooLargeError, OverloadedError, SentinelError
+from sentinel.errors import BadRequestError, BodyTooLargeError, SentinelError
 from sentinel.protocol import routes
 from sentinel.protocol.models import Models
+from sentinel.protocol.structure import decoded_bytes
 from sentinel.stages.intake import Intake
 from tests.support.bodies import bodies
 
 MB = 2**20
 FORM = "multipart/form-data; boundary=x"
 PART = b'--x\r\ncontent-disposition: form-data; name="prompt"\r\n\r\na river\r\n--x--\r\n'
+EMOJI = "\N{GRINNING FACE}"
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -63,18 +66,20 @@ async def test_a_form_is_read_or_streams_by(path: str, searching: bool) -> None:
 
 @pytest.mark.parametrize("size", [0, 10, MB - 1, MB, 3 * MB])
 async def test_what_comes_out_is_what_counts(size: int) -> None:
-    """wire.md H13: while it comes out both count, afterwards what came out alone; in the end nothing does."""
+    """wire.md H13: while it comes out both count, then what came out and what is decoded of it, then the former alone."""
     body = json.dumps(CHAT | {"padding": "x" * size}).encode()
     packed = gzip.compress(body)
-    for count, enough in ((len(body) + len(packed), True), (len(body) + len(packed) - 1, False), (len(packed), False)):
+    most = len(body) + max(len(packed), decoded_bytes(body))
+    for count, enough in ((most, True), (most - 1, False), (len(packed), False)):
         shared = room(count)
         asked = exchange(packed, "/v1/chat/completions", "application/json", coding="gzip")
         reading = intake(shared).read(asked, routes.match("POST", "/v1/chat/completions").route, "a")
         if enough:
             call, _ = await reading
+            asked.keep_body(len(call.body))
             assert (call.body, shared.memory.taken) == (body, len(body))
         else:
-            with pytest.raises(OverloadedError):
+            with pytest.raises(BodyTooLargeError):  # there is never so much
                 await reading
         asked.close()
         assert shared.memory.taken == 0
@@ -87,7 +92,7 @@ async def test_what_comes_out_is_what_counts(size: int) -> None:
 )
 async def test_a_refused_body_gives_its_room_back(packed: bytes, error: type[SentinelError]) -> None:
     """wire.md H13: whatever becomes of a body, all that it took comes back."""
-    shared = room(8 * MB)
+    shared = room(16 * MB)
     asked = exchange(packed, "/v1/chat/completions", "application/json", coding="gzip")
     with pytest.raises(error):
         await intake(shared).read(asked, routes.match("POST", "/v1/chat/completions").route, "a")
@@ -99,11 +104,65 @@ async def test_others_are_served_meanwhile() -> None:
     """wire.md H12: what takes long is done in a thread: the loop turns while it lasts."""
     body = json.dumps(CHAT | {"padding": "x" * 3 * MB}).encode()
     asked = exchange(gzip.compress(body), "/v1/chat/completions", "application/json", coding="gzip")
-    reading = asyncio.ensure_future(intake(room(8 * MB)).read(asked, routes.match("POST", "/v1/chat/completions").route, "a"))
+    reading = asyncio.ensure_future(intake(room(16 * MB)).read(asked, routes.match("POST", "/v1/chat/completions").route, "a"))
     turns = 0
     while not reading.done():
         turns += 1
         await asyncio.sleep(0)
     assert (await reading)[0].body == body
     assert turns > 10
+    asked.close()
+
+
+TEXTS = {
+    "ascii": "x" * MB,
+    "latin": "\N{LATIN SMALL LETTER E WITH ACUTE}" * MB,
+    "emoji": "x" * MB + EMOJI,
+    "code": '{[,"' * 9000,
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+async def test_what_is_decoded_counts_until_it_is_counted(text: str) -> None:
+    """Issue 11 B8: beside the body counts what may be decoded of it, before it is; without room for that nothing is."""
+    body = json.dumps(CHAT | {"messages": [{"role": "user", "content": text}]}, ensure_ascii=False).encode()
+    decoded = decoded_bytes(body)
+    assert decoded >= sys.getsizeof(text)
+    for count, enough in ((len(body) + decoded, True), (len(body) + decoded - 1, False)):
+        shared = room(count)
+        asked = exchange(body, "/v1/chat/completions", "application/json", coding="")
+        reading = intake(shared).read(asked, routes.match("POST", "/v1/chat/completions").route, "a")
+        if enough:
+            call, _ = await reading
+            assert shared.memory.taken == count
+            asked.keep_body(len(call.body))
+            assert shared.memory.taken == len(body)
+        else:
+            with pytest.raises(BodyTooLargeError):
+                await reading
+        asked.close()
+        assert shared.memory.taken == 0
+
+
+async def test_a_form_is_not_decoded() -> None:
+    """Issue 11 B8: what is no JSON counts as what it is, whatever its bytes are."""
+    form = PART.replace(b"a river", bytes(range(128, 256)) * 1000)
+    shared = room(len(form))
+    asked = exchange(form, "/v1/images/edits", FORM, coding="")
+    call, _ = await intake(shared).read(asked, routes.match("POST", "/v1/images/edits").route, "a")
+    assert (call.body, shared.memory.taken) == (form, len(form))
+    asked.close()
+
+
+async def test_a_small_body_always_finds_room() -> None:
+    """Issue 11 B8: who fills the memory for bodies keeps no usual request out, neither as one part nor in many."""
+    body = json.dumps(CHAT).encode()
+    full = bodies(0, small_bytes=len(body))
+    asked = exchange(body, "/v1/chat/completions", "application/json", coding="")
+    call, _ = await intake(full).read(asked, routes.match("POST", "/v1/chat/completions").route, "a")
+    assert (call.body, full.memory.taken) == (body, 0)
+    asked.close()
+    asked = exchange(body + b" ", "/v1/chat/completions", "application/json", coding="")
+    with pytest.raises(BodyTooLargeError):
+        await intake(full).read(asked, routes.match("POST", "/v1/chat/completions").route, "a")
     asked.close()

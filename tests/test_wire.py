@@ -747,6 +747,24 @@ class TestCapped:
         rest = re.sub(rf'"{name}":(17|null),?'.encode(), b"", capped.body)
         assert rest == re.sub(rf'"{name}":null,?'.encode(), b"", call.body)
 
+    @pytest.mark.parametrize("route", GOOD)
+    def test_a_prompt_is_not_needed_once_it_is_counted(self, route: str) -> None:
+        """Issue 11 B8: without what was decoded, a call is capped and priced as before."""
+        call = read(GOOD[route], route)
+        counted = wire.counted(call)
+        assert isinstance(counted.prompt, type(call.prompt))
+        assert not any(getattr(counted.prompt, name) for name in counted.prompt.__struct_fields__)  # type: ignore[union-attr]
+        assert wire.capped(counted, 99, "max_tokens").body == wire.capped(call, 99, "max_tokens").body
+        assert wire.output_min(counted) == wire.output_min(call)
+        bare = wire.read_call(ROUTES["model"], "GET", "/models/m", b"", b"", b"")
+        assert wire.counted(bare) == bare
+
+    @pytest.mark.parametrize(("echo", "known"), [(True, True), (False, False), (None, False)])
+    def test_texts_that_are_said_again_are_known(self, echo: bool | None, known: bool) -> None:
+        """Issue 10.5: which prompts a completion repeats outlives them, as hashes."""
+        call = read({"model": "m", "prompt": ["a", "b"], "echo": echo}, "completions")
+        assert call.echoed == ({hash("a"), hash("b")} if known else frozenset())
+
     def test_a_completion_gets_max_tokens(self) -> None:
         """The older API has one name for it, and at least one token is asked for."""
         call = read({"model": "m", "prompt": "x"}, "completions")

@@ -20,16 +20,20 @@ _RETRY_AFTER_S: Final = 1
 class Bodies:
     """What a worker has for bodies. One may have `bytes_max` and take `timeout_s` in all, at `bytes_per_s_min` or more.
 
-    `memory` are the bytes of all that are held; `arriving` counts those that are waited for. `first_s` is how long a first part
+    `memory` are the bytes of all that are held, but for those of up to `small_bytes`: these always find room, since as many of
+    them as there are connections take little. `arriving` counts those that are waited for. `first_s` is how long a first part
     may take.
     """
 
-    __slots__ = ("arriving", "bytes_max", "bytes_per_s_min", "first_s", "memory", "timeout_s")
+    __slots__ = ("arriving", "bytes_max", "bytes_per_s_min", "first_s", "memory", "small_bytes", "timeout_s")
 
-    def __init__(self, memory: Shares, arriving: Shares, *, bytes_max: int, timeout_s: float, bytes_per_s_min: int) -> None:
+    def __init__(
+        self, memory: Shares, arriving: Shares, *, bytes_max: int, small_bytes: int, timeout_s: float, bytes_per_s_min: int
+    ) -> None:
         self.memory = memory
         self.arriving = arriving
         self.bytes_max = bytes_max
+        self.small_bytes = small_bytes
         self.timeout_s = timeout_s
         self.bytes_per_s_min = bytes_per_s_min
         self.first_s = min(GRACE_S if bytes_per_s_min else timeout_s, timeout_s)
@@ -38,11 +42,11 @@ class Bodies:
 class Body:
     """One body, declared to be of `length` bytes (-1: it comes in chunks), of `caller`. Raises BodyTooLargeError.
 
-    Its bytes count from when they are here, not from when they are promised, until `forget`. `arriving` says that it counts
-    among what its caller lets arrive, until `arrived`.
+    Its bytes count from when they are here, not from when they are promised, until `forget`: `bytes_taken`, with those of what
+    is decoded of it. `arriving` says that it counts among what its caller lets arrive, until `arrived`.
     """
 
-    __slots__ = ("_begun_s", "_bodies", "_bytes_taken", "_caller", "_due_s", "_length", "arriving")
+    __slots__ = ("_begun_s", "_bodies", "_caller", "_due_s", "_length", "arriving", "bytes_taken")
 
     def __init__(self, bodies: Bodies, caller: str, length: int, now_s: float) -> None:
         if length > bodies.bytes_max:
@@ -50,7 +54,7 @@ class Body:
         self.arriving = False
         self._begun_s = now_s
         self._bodies = bodies
-        self._bytes_taken = 0
+        self.bytes_taken = 0
         self._caller = caller
         self._due_s = now_s + bodies.first_s
         self._length = length
@@ -71,7 +75,8 @@ class Body:
                     raise too_large(bodies.bytes_max)
                 # The server says that nothing follows in a message of its own; who declared a length has said so before.
                 last = size == self._length or not message.get("more_body", False)
-                self.take(size)
+                if size > bodies.small_bytes:
+                    self.take(size)
                 if not body and last:
                     return bytes(part)
                 # A bytearray joins tiny parts in place: a list of 1-byte parts would cost 60 bytes each.
@@ -99,19 +104,26 @@ class Body:
         self._bodies.arriving.give(self._caller)
 
     def take(self, count: int) -> None:
-        """Room for `count` bytes, of which some may be taken already. Raises OverLimitError or OverloadedError."""
-        more = count - self._bytes_taken
+        """Room for `count` bytes, of which some may be taken already.
+
+        Raises BodyTooLargeError where there is never so much, else OverLimitError or OverloadedError.
+        """
+        more = count - self.bytes_taken
         if more > 0:
-            memory = self._bodies.memory
-            if not memory.take(self._caller, more):
-                raise _no_room(memory, more)
-            self._bytes_taken = count
+            if not self._bodies.memory.take(self._caller, more):
+                raise _no_room(self._bodies.memory, count, more)
+            self.bytes_taken = count
+
+    def keep(self, count: int) -> None:
+        """Only so many bytes are left of it: make room for others."""
+        self._bodies.memory.give(self._caller, self.bytes_taken - count)
+        self.bytes_taken = count
 
     def forget(self) -> None:
         """It is in memory no more: make room for others. Twice is harmless."""
-        if self._bytes_taken:
-            self._bodies.memory.give(self._caller, self._bytes_taken)
-            self._bytes_taken = 0
+        if self.bytes_taken:
+            self._bodies.memory.give(self._caller, self.bytes_taken)
+            self.bytes_taken = 0
 
 
 def too_large(bytes_max: int) -> BodyTooLargeError:
@@ -128,7 +140,9 @@ def too_many() -> OverLimitError:
     )
 
 
-def _no_room(memory: Shares, more: int) -> OverLimitError | OverloadedError:
+def _no_room(memory: Shares, count: int, more: int) -> BodyTooLargeError | OverLimitError | OverloadedError:
+    if count > min(memory.share, memory.total):
+        return BodyTooLargeError("The request takes more memory, once it is read, than this gateway has for one caller.")
     if memory.taken + more > memory.total:
         return OverloadedError("This gateway is busy with other large requests.", retry_after_s=_RETRY_AFTER_S)
     return OverLimitError(

@@ -110,10 +110,10 @@ class Exchange:
 
         Raises BodyTooLargeError, BodyTimeoutError, OverLimitError, OverloadedError or ClientGoneError.
         """
-        if not self.has_body():
+        declared = self.headers.first.get(b"content-length", b"")
+        if declared in (b"", b"0") and not self.has_body():
             self._body_read = True
             return b""
-        declared = self.header(b"content-length")
         clock = asyncio.get_running_loop().time
         body = Body(bodies, caller, int(declared) if declared.isdigit() else -1, clock())
         self._body = body
@@ -131,9 +131,14 @@ class Exchange:
         return read
 
     def take_body(self, count: int) -> None:
-        """Room for a body of `count` bytes, of which some may be taken already. Raises OverLimitError or OverloadedError."""
+        """Room for `count` bytes, of which some may be taken already. Raises as `Body.take`."""
         if self._body is not None:
             self._body.take(count)
+
+    def keep_body(self, count: int) -> None:
+        """Only `count` bytes are left of the body, and of what was read of it: make room for others."""
+        if self._body is not None and self._body.bytes_taken > count:
+            self._body.keep(count)
 
     def forget_body(self) -> None:
         """The body is in memory no more: make room for others."""

@@ -21,6 +21,7 @@ CHOICES_MAX: Final = 128  # OpenAI's own maximum of `n`
 OUTPUT_TOKENS_MAX: Final = 2**31
 # What one request may declare over all its choices: far above any model, and sums of it stay exact in Lua's doubles.
 OUTPUT_TOKENS_DECLARED_MAX: Final = 2**48
+_ECHOED_MAX: Final = 4096  # so many texts are known when they are said again; others are taken for the model's
 OUTPUT_TOKENS_UNKNOWN: Final = 1  # held where output is possible, so that a limit that is used up refuses it
 
 _Model = Annotated[str, Meta(min_length=1, max_length=MODEL_CHARACTERS_MAX)]
@@ -59,6 +60,7 @@ class _Completions(Struct):
     n: _Choices = None
     best_of: _Choices = None
     max_tokens: _Cap = None
+    echo: Any = None
 
 
 class _Embeddings(Struct):
@@ -169,6 +171,7 @@ def completion(route: Route, method: str, path: str, query: bytes, body: bytes) 
         stored=read.store is True,
         named=named.in_chat(body, route.names),
         models=named.models(members, body, read.model),
+        echoed=frozenset(map(hash, prompt.texts[:_ECHOED_MAX])) if read.echo else frozenset(),
     )
 
 

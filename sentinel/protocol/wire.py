@@ -11,6 +11,7 @@ import msgspec
 
 from sentinel.errors import ForbiddenError, SentinelError, UnknownPathError, WrongMethodError
 from sentinel.protocol import formats, forms, media, splice
+from sentinel.protocol.structure import decoded_bytes as decoded
 from sentinel.records import NO_IDS, Call, ChatPrompt, Dialect, Ids, Reads, ResponsesPrompt, Route, TextPrompt
 
 PATH_CHARACTERS_MAX: Final = 256
@@ -31,7 +32,8 @@ _MAYBE_FILES: Final = frozenset({Reads.ANY, Reads.FORM})
 # What some editors and frameworks write before JSON: RFC 8259 §8.1 allows to ignore it, and forbids to send it on.
 _BOM: Final = b"\xef\xbb\xbf"
 _SOMETHING: Final = TextPrompt(tokens_given=1)
-_SENT: Final = TextPrompt()
+# What is left of a prompt when it was counted: its kind.
+_COUNTED: Final = {ChatPrompt: ChatPrompt(()), ResponsesPrompt: ResponsesPrompt(), TextPrompt: TextPrompt()}
 
 
 def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, content_type: bytes) -> Call:
@@ -58,6 +60,11 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
     if not body.strip():
         return _bare(route, method, path, query, body, NO_IDS)
     return formats.anything(route, method, path, query, body)
+
+
+def decoded_bytes(body: bytes, content_type: bytes) -> int:
+    """At most so many bytes of memory are taken by what is read of a body, beside itself: next to nothing of a form."""
+    return decoded(body) if content_type in media.PLAIN or media.is_json(content_type) else 0
 
 
 def _unread(route: Route, method: str, path: str, query: bytes, body: bytes, content_type: bytes) -> Call:
@@ -122,9 +129,14 @@ def unstored(call: Call) -> Call:
     return msgspec.structs.replace(call, body=splice.with_member(call.body, "store", b"false"), stored=False, leaves=())
 
 
+def counted(call: Call) -> Call:
+    """`call` without its prompt, once its tokens are counted: decoded texts can take many times what their body takes."""
+    return call if call.prompt is None else msgspec.structs.replace(call, prompt=_COUNTED[type(call.prompt)])
+
+
 def shed(call: Call) -> Call:
-    """`call` without what it asked, once that is sent: its body and prompt may be large, and its answer long."""
-    return msgspec.structs.replace(call, body=b"", prompt=None if call.prompt is None else _SENT)
+    """`call` without its body, once that is sent: it may be large, and its answer long."""
+    return msgspec.structs.replace(call, body=b"")
 
 
 # ---- answering ---------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
         int,
         Variable(
             "SENTINEL_BODIES_BYTES_MAX",
-            "Request bodies that one worker holds at a time, all together; above it 503.",
+            "Request bodies that one worker holds at a time, with what is decoded of them; above it 503.",
             "bytes",
             low=1024,
             high=2**40,
@@ -59,7 +59,7 @@ class GatewaySettings(LedgerSettings, frozen=True, kw_only=True):
         int,
         Variable(
             "SENTINEL_CALLER_BODIES_BYTES_MAX",
-            "Of these, what one caller may take; above it 429. At least one body of the largest size.",
+            "Of these, what one caller may take; above it 429. At least three bodies of the largest size.",
             "bytes",
             low=1024,
             high=2**40,

@@ -44,7 +44,7 @@ class Intake:
         self._trace_upstream = trace_upstream
 
     async def read(self, exchange: Exchange, route: Route, caller: str) -> tuple[Call, Upload | None]:
-        """The call of `caller`, and the body where it streams by. `exchange` still counts a body that was read."""
+        """The call of `caller`, and the body where it streams by. `exchange` counts a body that was read, and what it holds."""
         content_type = exchange.header(b"content-type")
         coded = self._codings(exchange, route) if codings.HEADER in exchange.headers.first else ()
         upload = None
@@ -59,9 +59,13 @@ class Intake:
                 body = await self._plain(exchange, body, coded)
         asked = (route, route.method, exchange.path.decode("latin-1").removeprefix("/v1"), exchange.query, body, content_type)
         # Others are served while a large body is read (wire.md H12).
-        if len(body) <= wire.INLINE_BYTES_MAX:
+        if len(body) <= self._bodies.small_bytes:
+            call = wire.read_call(*asked)
+        elif len(body) <= wire.INLINE_BYTES_MAX:
+            exchange.take_body(len(body) + wire.decoded_bytes(body, content_type))
             call = wire.read_call(*asked)
         else:
+            exchange.take_body(len(body) + await asyncio.to_thread(wire.decoded_bytes, body, content_type))
             call = await asyncio.to_thread(wire.read_call, *asked)
         if route.leaves and (call.stored or call.background or route.scope is not Scope.CORE):
             lasts = bool(route.polls) and (call.background or route.dialect is Dialect.EVENTS)

@@ -15,7 +15,7 @@ from sentinel.edges.ledger import Ledger, Settled
 from sentinel.errors import JournalFullError, LedgerUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import NO_TOKENS, NOTHING_PRODUCED, Bill, Call, Ending, Entry, Hold, Outcome, Produced, TextPrompt
+from sentinel.records import NO_TOKENS, NOTHING_PRODUCED, Bill, Call, Ending, Entry, Hold, Outcome, Produced
 
 _log: Final = Log("settlement")
 _RETRY_S: Final = 1.0
@@ -182,10 +182,7 @@ class Settlement:
 
 def _echoes(call: Call, produced: Produced) -> bool:
     """Whether all that was said are the prompts of a completion (`echo`), which no model produced."""
-    prompt, texts = call.prompt, produced.texts
-    if not texts or not isinstance(prompt, TextPrompt) or b'"echo"' not in call.body:
-        return False
-    return all(text in prompt.texts for text in texts)
+    return bool(call.echoed and produced.texts) and all(hash(text) in call.echoed for text in produced.texts)
 
 
 def _count(hold: Hold, bill: Bill) -> None:

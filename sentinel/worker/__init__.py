@@ -32,7 +32,7 @@ from sentinel.stages.recovery import Recovery
 from sentinel.stages.relay import Relay
 from sentinel.stages.settlement import Settlement
 from sentinel.stages.turns import Turns
-from sentinel.worker import parts
+from sentinel.worker import allocator, parts
 
 _log: Final = Log("worker")
 # Between the end of open requests and that of their edges: time for the last event of each.
@@ -129,6 +129,7 @@ class Worker:
         if self._connections is not None:
             self._beside.append(asyncio.create_task(self._end_idle(self._connections)))
         _calm_collector()
+        allocator.give_back_large_blocks()
         _log.info("worker open", boot=self._boot)
 
     def request_id(self) -> str:

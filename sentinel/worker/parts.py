@@ -40,6 +40,8 @@ from sentinel.stages.turns import Turns
 
 _ZION_CONNECTIONS_MAX: Final = 32
 _REDIS_SETUP_S: Final = 1.0
+# What is decoded of such a body is 120 kB at most, and gone when its tokens are counted.
+_SMALL_BODY_BYTES: Final = 4096
 
 
 def ledger(settings: Settings) -> Ledger:
@@ -175,15 +177,17 @@ def batches(settings: Settings, provider: Provider) -> Batches:
 
 
 def bodies(settings: Settings) -> Bodies:
-    """What there is for the bodies of requests: one of the largest fits into its caller's share, whatever is set.
+    """What there is for the bodies of requests: one of the largest fits into its caller's share with what is decoded of it,
+    whatever is set, but for one that is mostly structure, or wide characters.
 
     Each that streams by has a connection to the provider, of which others must find some too.
     """
     connections = max(1, settings.upstream_connections_max // 2)
     return Bodies(
-        Shares(settings.bodies_bytes_max, max(settings.caller_bodies_bytes_max, settings.body_bytes_max)),
+        Shares(settings.bodies_bytes_max, max(settings.caller_bodies_bytes_max, 3 * settings.body_bytes_max)),
         Shares(math.inf, min(settings.caller_arriving_max, settings.caller_concurrency_max or math.inf, connections)),
         bytes_max=settings.body_bytes_max,
+        small_bytes=_SMALL_BODY_BYTES,
         timeout_s=settings.body_timeout_s,
         bytes_per_s_min=settings.body_bytes_per_s_min,
     )

@@ -16,14 +16,14 @@ from tests.support.running import HELLO, User, make_user
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
 MB = 2**20
-ROOM, SHARE, ARRIVING = 32 * MB, 8 * MB, 8
+ROOM, SHARE, BODY, ARRIVING = 64 * MB, 24 * MB, 8 * MB, 8
 WORKERS = 2
 SETTINGS = {
     "SENTINEL_RATE_LIMIT_REQUESTS": "0",
     "SENTINEL_DRAIN_SECONDS": "1",
     "SENTINEL_BODIES_BYTES_MAX": str(ROOM),
     "SENTINEL_CALLER_BODIES_BYTES_MAX": str(SHARE),
-    "SENTINEL_BODY_BYTES_MAX": str(SHARE),
+    "SENTINEL_BODY_BYTES_MAX": str(BODY),
     "SENTINEL_BODY_TIMEOUT_SECONDS": "7",
     "SENTINEL_CALLER_ARRIVING_BODIES_MAX": str(ARRIVING),
     # A half of them is what one caller may have for uploads.
@@ -31,7 +31,7 @@ SETTINGS = {
     # A busy machine is not what is tried here.
     "SENTINEL_REDIS_TIMEOUT_SECONDS": "1",
 }
-LARGE = 2 * MB
+LARGE = 4 * MB
 ATTACKERS = 48
 
 
@@ -108,7 +108,7 @@ async def test_bodies_that_do_not_come_keep_nobody_out(
     which are 408 as they are too slow, and the others are 429.
     """
     attacker, other = await make_user(stack), await make_user(stack)
-    promise = head(attacker) + b"Content-Length: %d\r\n\r\n" % SHARE
+    promise = head(attacker) + b"Content-Length: %d\r\n\r\n" % BODY
     attacking = asyncio.create_task(attack(stack, promise + sent, drip))
     served = await usual(stack, other, attacking)
     answered = await attacking
@@ -119,7 +119,7 @@ async def test_bodies_that_do_not_come_keep_nobody_out(
         assert 0 < answered[status] <= most
     # All room is back: a caller may do so again, and is served.
     for _ in range(4):
-        assert (await once(stack.port, chat(attacker, image_bytes=2 * LARGE))).status == 200
+        assert (await once(stack.port, chat(attacker, image_bytes=BODY - 1000))).status == 200
 
 
 async def test_slow_uploads_leave_connections_to_others(stack: Stack) -> None:
@@ -144,5 +144,5 @@ async def test_who_has_nothing_left_is_refused_before_a_body_is_read(stack: Stac
     for _ in range(WORKERS * 4):
         await once(stack.port, chat(spent))  # until each worker has asked
     async with RawConnection(stack.port) as connection:
-        await connection.send(head(spent) + b"Content-Length: %d\r\n\r\n" % SHARE)
+        await connection.send(head(spent) + b"Content-Length: %d\r\n\r\n" % BODY)
         assert (await connection.answer()).status == 429

@@ -12,6 +12,7 @@ def bodies(
     *,
     arriving: float = math.inf,
     bytes_max: int = 2**40,
+    small_bytes: int = 0,
     timeout_s: float = 1,
     bytes_per_s_min: int = 1,
 ) -> Bodies:
@@ -20,6 +21,7 @@ def bodies(
         Shares(room, share),
         Shares(math.inf, arriving),
         bytes_max=bytes_max,
+        small_bytes=small_bytes,
         timeout_s=timeout_s,
         bytes_per_s_min=bytes_per_s_min,
     )
