@@ -4,7 +4,6 @@ Fails closed: too deep or too many values raise BadRequestError (wire.md H12, H1
 all is not asked here: up to its first fault a text is measured as the parser would read it, and there the parser stops.
 """
 
-import re
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Final
@@ -34,7 +33,7 @@ _DECODED_BYTES: Final = {b"{": 200, b"[": 96, b",": 40, _QUOTE: 40}
 # A text takes for each character what its widest one takes: 1 byte in ASCII, 2, or 4 beyond the first 65 536 characters. Others
 # than ASCII are kept in UTF-8 as well once their tokens are counted.
 _WIDE, _WIDEST = 3, 5
-_IS_WIDEST: Final = re.compile(rb"[\xf0-\xff]|\\u[dD][89abAB]").search
+_WIDEST_LEADS: Final = bytes(range(0xF0, 0x100))
 # Slices with more texts than that are not taken apart: all of it is then as wide as the widest.
 _TEXTS_A_SLICE_MAX: Final = 2000
 
@@ -130,7 +129,9 @@ def _beyond_ascii(body: bytes, slice_bytes: int) -> int:
 def _width(text: bytes) -> int:
     if text.isascii() and b"\\u" not in text:
         return 1
-    return _WIDEST if _IS_WIDEST(text) else _WIDE
+    # Searches for a few fixed bytes, which are many times as fast as a pattern; some narrower escapes count as well.
+    widest = b"\\ud" in text or b"\\uD" in text or len(text.translate(None, _WIDEST_LEADS)) < len(text)
+    return _WIDEST if widest else _WIDE
 
 
 def _unescaped(text: bytes) -> bytes:
