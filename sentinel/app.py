@@ -96,9 +96,7 @@ class _Answering:
         except ClientGoneError:
             await self._tell_gone()
         except SentinelError as error:
-            if not exchange.begun:
-                await self._worker.turns.brief()
-            await self._tell(error)
+            await self._tell(await self._worker.journey.refuse(exchange, error))
         except Exception as error:  # noqa: BLE001 - a defect: the caller gets a bare 500, the log gets everything
             _log.error("defect", exception=error, request_id=exchange.request_id, route=self._route)
             await self._tell(SentinelError("The gateway failed to handle this request."))

@@ -18,7 +18,16 @@ from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Reply
 from sentinel.edges.section import Section
 from sentinel.edges.upload import Upload
-from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
+from sentinel.errors import (
+    ClientGoneError,
+    DrainingError,
+    OverLimitError,
+    SentinelError,
+    Source,
+    UpstreamError,
+    UpstreamTimeoutError,
+    WebSocketRefusedError,
+)
 from sentinel.logs import Log
 from sentinel.protocol import headers, routes, wire
 from sentinel.protocol.routes import Match
@@ -43,6 +52,8 @@ _log: Final = Log("journey")
 _UNSENT: Final = Outcome(Ending.INTERNAL, 500, started=False)
 _CUT_SHORT: Final = Outcome(Ending.INTERNAL, 500, started=True)
 _PLAINLY: Final = Origin()
+# Refusals that are no attempts: what a limit refused, and the WebSocket that some clients ask for before each request.
+_UNCOUNTED: Final = (OverLimitError, WebSocketRefusedError)
 
 
 class Journey:
@@ -86,7 +97,7 @@ class Journey:
         headers.check_framing(exchange.headers)
         caller = await self._auth.identify(exchange.headers)
         await self._turns.begin(caller.external_id)
-        exchange.begun = True
+        exchange.begun, exchange.attempt = True, caller
         self._owners.check_scope(match)
         self._admission.recall(caller)
         call, upload = await self._intake.read(exchange, match.route, caller.external_id)
@@ -130,6 +141,24 @@ class Journey:
             task.add_done_callback(self._settling.discard)
         if rest is not None:
             await rest()  # nothing is held for it any more
+
+    async def refuse(self, exchange: Exchange, error: SentinelError) -> SentinelError:
+        """What to answer where `error` refuses a request: an attempt of its caller like any other, which is counted here.
+
+        Who had no turn yet has one here, and is looked for in memory alone.
+        """
+        if not exchange.begun:
+            exchange.attempt = self._auth.known(exchange.headers)
+            await self._turns.brief()
+        caller = exchange.attempt
+        if caller is None or error.source is not Source.DOWNSTREAM or isinstance(error, _UNCOUNTED):
+            return error
+        try:
+            self._admission.recall(caller)
+        except OverLimitError as refusal:
+            return refusal
+        self._admission.count(caller)
+        return error
 
     def _waiting(self, exchange: Exchange, call: Call) -> Section:
         """The section that waits for the answer: it may go on without its client, where the cost would not be known else."""
@@ -201,7 +230,8 @@ class Journey:
 
 
 def _counted(exchange: Exchange, call: Call) -> Call:
-    """`call` when its tokens are counted: what was decoded for that is gone, and its room is others'."""
+    """`call` when it is counted, in the window and by its tokens: what was decoded for that is gone, its room is others'."""
+    exchange.attempt = None
     exchange.keep_body(len(call.body))
     return wire.counted(call)
 

@@ -15,12 +15,15 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from sentinel import metrics, vocab
+from sentinel.edges.aside import Aside
+from sentinel.edges.counting import Counting
 from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger, open_redis
 from sentinel.edges.ledger.standby import Standby
 from sentinel.edges.sessions import open_session
 from sentinel.edges.zion import Zion
 from sentinel.errors import LedgerUnavailableError, OverLimitError
+from sentinel.protocol.denials import Attempts
 from sentinel.protocol.histories import Histories
 from sentinel.protocol.limits import Snapshot
 from sentinel.protocol.tokens import Tokenizer
@@ -85,7 +88,8 @@ class Gateway:
             self.journal,
             Standby(mode, ratio=0.5, processes=1, window_ms=60_000, callers_max=10, now_s=lambda: clock.now_us / 10**6),
             self.zion,
-            TOKENIZER,
+            Counting(TOKENIZER, Aside()),
+            Attempts(given["rate_requests"], given["rate_window_ms"]),
             self.histories,
             output_tokens_default=5,
             work_output_tokens=50,
@@ -440,3 +444,56 @@ def test_whoever_is_refused_from_memory_is_refused_by_the_ledger(redis_server: R
     life = asyncio.run(live())
     event(f"from memory: {min(life.recalled, 5)}")
     assert not life.wrong
+
+
+async def test_refused_attempts_fill_the_window(redis_server: RedisServer) -> None:
+    """Who only sends what is refused is refused by the window like any other, without Redis, until the first of them is old."""
+    async with gateway(redis_server, rate_requests=3) as running:
+        await running.ask(BOB)  # the scripts are loaded
+        await scripts_run(redis_server.url)
+        for _ in range(3):
+            assert running.recalled() is None
+            running.admission.count(ADA)
+            running.clock.passes(10)
+        error = running.recalled()
+        assert error is not None
+        assert (error.status, error.code, error.retry_after_s) == (429, "rate_limit_exceeded", 59.97)
+        assert await scripts_run(redis_server.url) == 0
+        running.clock.passes(60_000 - 30)
+        assert running.recalled() is None
+        await running.ask()
+
+
+async def test_refused_attempts_count_with_those_that_are_served(redis_server: RedisServer) -> None:
+    """The next request that is admitted tells the ledger of them, with the same call, and they count there to their end."""
+    async with gateway(redis_server, rate_requests=5) as running:
+        await running.ask()
+        await scripts_run(redis_server.url)
+        running.admission.count(ADA)
+        running.admission.count(ADA)
+        assert (await running.ask()).rate.remaining == 1
+        assert await scripts_run(redis_server.url) == 1
+        assert (await running.ask()).rate.remaining == 0
+        error = await running.refused()
+        assert error.code == "rate_limit_exceeded"
+        running.clock.passes(WINDOW_MS)
+        assert (await running.ask()).rate.remaining == 4
+
+
+async def test_attempts_that_the_ledger_did_not_count_are_kept(redis_server: RedisServer) -> None:
+    """Where it refuses or cannot be asked, they count here as before: no other refusal wipes them out."""
+    async with gateway(redis_server, limited(input=10), rate_requests=4) as running:
+        for _ in range(2):
+            running.admission.count(ADA)
+        large = Call("completions", "POST", "/completions", prompt=TextPrompt(tokens_given=50), output_tokens_declared=5)
+        assert (await running.refused(ADA, large)).code == "insufficient_quota"
+        assert (await running.ask()).rate.remaining == 1
+        running.admission.count(ADA)
+        assert (await running.refused()).code == "rate_limit_exceeded"
+    async with gateway(redis_server, rate_requests=2) as running:
+        running.admission.count(ADA)
+        await running.ledger.close()
+        with pytest.raises(LedgerUnavailableError):
+            await running.ask()
+        running.admission.count(ADA)
+        assert running.recalled() is not None

@@ -1,7 +1,7 @@
 """denials: what stands counts down, the memory of it is bounded, and no error is kept."""
 
 from sentinel.protocol import denials, headers
-from sentinel.protocol.denials import Standing
+from sentinel.protocol.denials import Attempt, Attempts, Standing
 from sentinel.records import Caller, Hold, Remaining
 
 NOW_S = 1_795_262_400
@@ -66,3 +66,48 @@ def test_each_answer_is_an_error_of_its_own() -> None:
     first, second = (denials.refusal("rate", denial.hold_at(now_ns), NOW_S) for now_ns in (0, MS))
     assert first is not second
     assert [error.retry_after_s for error in (first, second)] == [0.5, 0.499]
+
+
+ADA = Caller("ada", "")
+WINDOW_MS = 60_000
+
+
+def test_attempts_fill_the_window() -> None:
+    """As many as the window has requests are refused as what they are; from then on it is full, until the first is over."""
+    attempts = Attempts(3, WINDOW_MS)
+    assert [attempts.add(ADA, at * MS) for at in (0, 10)] == [None, None]
+    full = attempts.add(ADA, 20 * MS)
+    assert full is not None
+    hold, stands_ms = full
+    assert (hold.caller, hold.rate, stands_ms) == (ADA, Remaining(3, 0, WINDOW_MS - 20), WINDOW_MS - 20)
+    assert attempts.add(ADA, WINDOW_MS * MS) is None
+
+
+def test_without_a_window_nothing_is_counted() -> None:
+    """Where requests have no window attempts have none, and nobody is remembered."""
+    attempts = Attempts(0, WINDOW_MS)
+    assert [attempts.add(ADA, 0) for _ in range(1000)] == [None] * 1000
+    assert not attempts.known
+
+
+def test_attempts_that_are_counted_elsewhere_are_given_up() -> None:
+    """What was taken is not counted here; what is given back is, with what came since, and ends when it would have."""
+    attempts = Attempts(3, WINDOW_MS)
+    attempts.add(ADA, 0)
+    attempts.add(ADA, 0)
+    taken = attempts.take("ada", 5)
+    assert taken.count == 2
+    assert attempts.take("ada", 5).count == 0
+    assert attempts.add(ADA, 10 * MS) is None
+    attempts.give("ada", taken, 20 * MS)
+    assert attempts.known["ada"] == Attempt(3, WINDOW_MS * MS)
+    assert attempts.take("ada", WINDOW_MS * MS).count == 0
+
+
+def test_attempts_of_so_many_callers() -> None:
+    """The memory is bounded; who has none is not remembered."""
+    attempts = Attempts(3, WINDOW_MS, callers_max=2)
+    for name in ("ada", "bob", "eve"):
+        attempts.add(Caller(name, ""), 0)
+    attempts.give("joe", attempts.take("joe", 0), 0)
+    assert set(attempts.known) == {"bob", "eve"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sentinel.edges.aside import Aside
 from sentinel.edges.bodies import Bodies
 from sentinel.edges.exchange import Exchange
 from sentinel.errors import BadRequestError, BodyTooLargeError, SentinelError
@@ -26,7 +27,7 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 def intake(shared: Bodies, *, searching: bool = True) -> Intake:
     """An intake of these bodies."""
-    return Intake(shared, Models(()), upload_bytes_max=4 * MB, searching=searching, trace_upstream=False)
+    return Intake(shared, Aside(), Models(()), upload_bytes_max=4 * MB, searching=searching, trace_upstream=False)
 
 
 def room(count: float) -> Bodies:

@@ -247,6 +247,19 @@ async def test_the_window_never_lets_more_than_its_rate_through(
     await rated.close()
 
 
+async def test_attempts_count_in_the_window_once(redis_server: RedisServer, ledger: Ledger, clock: Clock) -> None:
+    """With the request that is admitted, and not where it is refused, nor a second time where the call is made again."""
+    rated = new_ledger(redis_server.url, clock, rate_requests=5)
+    await rated.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    refused = await rated.admit(CALLER, "req_a_1", 1, 1, 1, attempts=5)
+    assert (refused.code, refused.why, refused.rate) == ("denied", "rate", Remaining(5, 0, 66_000))
+    for _ in range(2):
+        verdict = await rated.admit(CALLER, "req_a_2", 1, 1, 1, attempts=2)
+        assert verdict.code == "admitted"
+    assert (await rated.admit(CALLER, "req_a_3", 1, 1, 1)).rate.remaining == 1
+    await rated.close()
+
+
 async def test_a_clock_that_runs_backwards_opens_no_window(redis_server: RedisServer, ledger: Ledger, clock: Clock) -> None:
     """After a failover to a server whose clock is an hour behind, the account's own last time counts."""
     rated = new_ledger(redis_server.url, clock, rate_requests=1)

@@ -777,3 +777,19 @@ class TestCapped:
         assert json.loads(wire.capped(call, 3, "max_tokens").body) == RESPONSE | {"max_output_tokens": 16}
         assert wire.output_min(call) == 16
         assert wire.output_min(read(CHAT | {"n": 3})) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "long"),
+    [
+        (b"[" + b"0," * 8000 + b"0]", False),
+        (b"[" + b"0," * 9000 + b"0]", True),
+        (b"[" + b"{}" * 9000 + b"]", True),
+        (b"[" * 9000, True),
+        (b'"' + b"x" * (wire.INLINE_BYTES_MAX - 2) + b'"', False),
+        (b'"' + b"x" * (wire.INLINE_BYTES_MAX - 1) + b'"', True),
+    ],
+)
+def test_what_is_long(body: bytes, long: bool) -> None:
+    """A body is for a thread by its bytes, or by its values: each has a comma before it, or begins what holds others."""
+    assert wire.is_long(body) is long

@@ -18,6 +18,7 @@ from sentinel.errors import BodyTimeoutError, ClientGoneError, SentinelError
 from sentinel.protocol import trace
 from sentinel.protocol.fields import Fields
 from sentinel.protocol.trace import Trace
+from sentinel.records import Caller
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -34,7 +35,8 @@ _SERVER: Final = (b"server", b"sentinel")
 class Exchange:
     """The client's request and the answer to it. `path` and `query` are raw bytes of the request line (wire.md H8).
 
-    `always` are headers that whatever answer comes will carry; `begun` says that it has had its turn.
+    `always` are headers that whatever answer comes will carry; `begun` says that it has had its turn; `attempt` is whose it is,
+    as long as no window has counted it.
     """
 
     __slots__ = (
@@ -50,6 +52,7 @@ class Exchange:
         "_watch",
         "_writing_since_s",
         "always",
+        "attempt",
         "begun",
         "bytes_down",
         "ended",
@@ -69,6 +72,7 @@ class Exchange:
         self.request_id = request_id
         self.status = self.bytes_down = 0
         self.begun = self.ended = False
+        self.attempt: Caller | None = None
         self.always: Iterable[tuple[bytes, bytes]] = ()
         self._receive = receive
         self._send = send

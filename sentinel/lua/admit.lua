@@ -5,6 +5,7 @@
 --         6 least output tokens that will do  7 place of the request in KEYS[5] (-1: none)  8 rules, packed: lease ms, requests a
 --         window (-1 = no window), window ms, fresh ms, stale ms, requests of the caller at a time (0 = any number), tokens a
 --         window (-1 = no window)  9 least input tokens that will do (absent: all)  10 how much unfinished work the caller may have
+--         11 attempts of the caller that were refused before this: they count in the window of requests where this one does
 -- returns numbers of 8 bytes, packed: answer, granted output (of a refusal: for how many ms it stands), then limit, remaining,
 --         reset ms of input, output, requests, of the window and of the window of tokens, refresh 0|1, acknowledged input, output,
 --         requests, clock ms, granted input; -1 is unlimited, never
@@ -30,13 +31,21 @@ local WORK, WORK_LIFE_MS = 11, 259200000
 local request_id, input, output, output_min = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 if output_min > output then output_min = output end
 local input_min, works_max, works = tonumber(ARGV[9] or ARGV[4]), tonumber(ARGV[10] or 0), 0
+local attempts = tonumber(ARGV[11] or 0)
 local lease_ms, rate, window_ms, fresh_ms, stale_ms, concurrency, tokens = struct.unpack('<ddddddd', ARGV[8])
 local account = open_account(KEYS[1], read_clock(tonumber(ARGV[1])))
 local now, i, o, r = account.now, account.i, account.o, account.r
 
 local width_ms = window_ms / BUCKETS
 local rates, rate_left, rate_reset, spent, tokens_left, tokens_reset = nil, -1, -1, nil, -1, -1
-if rate >= 0 then rates, rate_left, rate_reset = read_window(account.w, now, rate, width_ms) end
+local first_reset = math.ceil((math.floor(now / width_ms) + BUCKETS + 1) * width_ms - now)
+if rate >= 0 then
+  rates, rate_left, rate_reset = read_window(account.w, now, rate, width_ms)
+  if attempts > 0 then
+    rate_left = math.max(rate_left - attempts, 0)
+    if rate_reset == 0 then rate_reset = first_reset end
+  end
+end
 if tokens >= 0 then spent, tokens_left, tokens_reset = read_window(account.v, now, tokens, width_ms) end
 
 if KEYS[6] then
@@ -84,9 +93,8 @@ end
 
 if answer == OK then
   i.h, o.h, r.h = i.h + input, o.h + granted, r.h + 1
-  local first_reset = math.ceil((math.floor(now / width_ms) + BUCKETS + 1) * width_ms - now)
   if rates then
-    rates[2], rate_left = rates[2] + 1, rate_left - 1
+    rates[2], rate_left = rates[2] + 1 + attempts, rate_left - 1
     if rate_reset == 0 then rate_reset = first_reset end
     account.w = struct.pack(WINDOW, unpack(rates))
   end

@@ -1,4 +1,5 @@
-"""What a caller is told who is over a limit, and which of these refusals stand: admit.lua says what only time can end.
+"""What a caller is told who is over a limit; which of these refusals stand (admit.lua says what only time can end); and the
+attempts that were refused before the ledger could count them.
 
 Pure: the clock is the caller's. Errs on the side of who asks: what stands ends early, never late, and whoever is not found here
 is decided by the ledger. docs/limits.md tells how far it can be wrong.
@@ -10,11 +11,12 @@ from msgspec import Struct
 
 from sentinel.errors import OverLimitError
 from sentinel.protocol import headers
-from sentinel.records import Hold, Remaining
+from sentinel.records import Caller, Hold, Remaining
 
 # Of a refusal about a kilobyte is kept.
 CALLERS_MAX: Final = 10_000
 _NS_A_MS: Final = 1_000_000
+_NONE: Final = Remaining(None, None, None)
 # How a limit is called, in what a caller is told and in metrics; the others by their own name.
 _NAMES: Final = {"requests": "ai_requests", "input": "ai_input_tokens", "output": "ai_output_tokens"}
 
@@ -70,6 +72,54 @@ class Standing:
     def forget(self, external_id: str) -> None:
         """Let the ledger decide again."""
         self._denials.pop(external_id, None)
+
+
+class Attempt(Struct):
+    """So many attempts of a caller, of the window that ends at `until_ns`."""
+
+    count: int
+    until_ns: int
+
+
+class Attempts:
+    """The attempts of callers that were refused before the ledger was asked, and that it has not counted since.
+
+    They count against the same window of requests: `requests` (0: there is no such window) in `window_ms`, here from the first
+    of them on. Of `callers_max` callers at a time.
+    """
+
+    def __init__(self, requests: int, window_ms: int, callers_max: int = CALLERS_MAX) -> None:
+        self._requests = requests
+        self._window_ns = window_ms * _NS_A_MS
+        self._callers_max = callers_max
+        # Whoever has some: no function, since every request asks.
+        self.known: dict[str, Attempt] = {}
+
+    def add(self, caller: Caller, now_ns: int) -> tuple[Hold, int] | None:
+        """One more. Where the window is full of them: the figures of a refusal, and for how many ms it stands."""
+        if not self._requests:
+            return None
+        self.give(caller.external_id, Attempt(1, now_ns + self._window_ns), now_ns)
+        attempt = self.known[caller.external_id]
+        if attempt.count < self._requests:
+            return None
+        left_ms = (attempt.until_ns - now_ns) // _NS_A_MS
+        return Hold("", caller, "", 0, 0, _NONE, _NONE, _NONE, Remaining(self._requests, 0, left_ms)), left_ms
+
+    def take(self, external_id: str, now_ns: int) -> Attempt:
+        """All of a caller's that are of this window, to be counted elsewhere."""
+        attempt = self.known.pop(external_id, None)
+        return attempt if attempt is not None and now_ns < attempt.until_ns else Attempt(0, now_ns)
+
+    def give(self, external_id: str, attempt: Attempt, now_ns: int) -> None:
+        """Add attempts, new ones or some that were taken and not counted."""
+        earlier = self.take(external_id, now_ns)
+        if earlier.count:
+            attempt = Attempt(earlier.count + attempt.count, min(earlier.until_ns, attempt.until_ns))
+        if attempt.count:
+            self.known[external_id] = attempt
+            if len(self.known) > self._callers_max:
+                del self.known[next(iter(self.known))]
 
 
 def limit_name(why: str) -> str:

@@ -69,6 +69,18 @@ class Snapshot(msgspec.Struct, frozen=True):
     missing: tuple[Metric, ...] = ()
 
 
+class KeptLimits(msgspec.Struct):
+    """What lies at `limits:{externalId}`: Zion's own answer, and what the ledger knew before Zion was asked."""
+
+    asked_at_ms: int
+    acked: tuple[int, int, int]
+    limits: msgspec.Raw
+
+
+read_kept: Final = msgspec.json.Decoder(KeptLimits).decode
+write_kept: Final = msgspec.json.Encoder().encode
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """What admit.lua said.
 

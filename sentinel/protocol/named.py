@@ -14,7 +14,9 @@ from typing import Any, Final
 from msgspec import Raw
 
 from sentinel.errors import BadRequestError
+from sentinel.protocol import searching
 from sentinel.protocol.places import BY_ROUTE, Places, Tree, tree
+from sentinel.protocol.searching import SLICE_BYTES, holds
 from sentinel.records import NO_IDS, Ids
 
 NAMED_MAX: Final = 4096  # OpenAI takes 2000 files at a time
@@ -54,6 +56,7 @@ _CHECKPOINT: Final = ":ckpt-step-"
 _IMAGES: Final = b"image_generation"
 # As a number, which is found several times as fast as a text of one byte.
 _BACKSLASH: Final = ord("\\")
+_UNDERSCORE: Final = ord("_")
 MODELS_KEYS: Final = (_MODELS, "providerOptions", "provider_options")
 _NAMING_MODELS: Final = frozenset(MODELS_KEYS)
 _MODEL_ENDINGS: Final = ("model", "models")
@@ -87,6 +90,8 @@ _decode: Final = JSONDecoder(object_pairs_hook=_Pairs, parse_int=float).decode
 
 def in_chat(body: bytes, places: Places) -> Ids:
     """What a chat, a completion or an embedding names, which is little: a file under `file_id`, a voice that was made."""
+    if len(body) > SLICE_BYTES:
+        return in_json(body, places) if holds_key(body) or holds(body, b'"voice"') or _has_escaped(body) else NO_IDS
     at = body.find(b"_")
     if (at >= 0 and _KEY.search(body, at)) or b'"voice"' in body or (_BACKSLASH in body and _has_escaped(body)):
         return in_json(body, places)
@@ -98,6 +103,14 @@ def in_response(body: bytes, places: Places) -> Ids:
     if b'"conversation"' in body or b'"container"' in body or (b'"id"' in body and _ID.search(body)):
         return in_json(body, places)
     return in_chat(body, places)
+
+
+def holds_key(body: bytes) -> bool:
+    """Whether _KEY is found in a long body: by what such keys end with, which takes a tenth of the time where all is `_`."""
+    for ending in (b'id"', b'ids"', b'file"'):
+        if any(body[at - 1] == _UNDERSCORE and _KEY.match(body, at - 1) for at in searching.places(body, ending) if at):
+            return True
+    return holds(body, b'"voice_')
 
 
 def in_json(body: bytes, places: Places) -> Ids:

@@ -6,7 +6,10 @@ base64 as a file of its size.
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
+
+import msgspec
 
 from sentinel.protocol import encoded
 
@@ -21,6 +24,8 @@ _FORM: Final = 3
 _FILE_BYTES: Final = 100
 _FILE_MIN: Final = 1000
 _FILE_MAX: Final = 128_000
+
+_encode: Final = msgspec.json.Encoder().encode
 
 _PLAIN_SCHEMA: Final = frozenset({"type", "properties", "required", "additionalProperties", "$schema"})
 
@@ -115,6 +120,8 @@ def unnamed(value: Any) -> Iterator[str | int]:
 
 def compact(value: Any) -> str:
     """`value` as JSON without blanks."""
+    with suppress(RecursionError, OverflowError, ValueError):  # an integer of over 64 bits, half a character
+        return _encode(value).decode()
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except RecursionError:

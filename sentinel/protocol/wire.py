@@ -15,8 +15,10 @@ from sentinel.protocol.structure import decoded_bytes as decoded
 from sentinel.records import NO_IDS, Call, ChatPrompt, Dialect, Ids, Reads, ResponsesPrompt, Route, TextPrompt
 
 PATH_CHARACTERS_MAX: Final = 256
-# Longer bodies are read in a thread: that takes milliseconds, in which the loop serves others.
+# Bodies that take milliseconds are read in a thread, while the loop serves others: longer ones, and those that hold more
+# values, which cost more than their bytes.
 INLINE_BYTES_MAX: Final = 128 * 1024
+INLINE_VALUES_MAX: Final = 8192
 RESPONSES_CAP_MIN: Final = 16  # the least `max_output_tokens` that OpenAI takes
 RUN_CAP_MIN: Final = 256  # the least `max_completion_tokens` of a run
 
@@ -40,8 +42,8 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
     """One request as it will go upstream; `path` and `query` are raw, `content_type` is b"" where there is none.
 
     On routes that take files, what is not JSON is not read: `body` is then b"" where it streams by, or the whole of a form.
-    What such a request costs is unknown, so that one token each way is held, unless its answers are never billed. Bodies longer
-    than INLINE_BYTES_MAX are for a thread. Raises BadRequestError with OpenAI's message, param and code, and
+    What such a request costs is unknown, so that one token each way is held, unless its answers are never billed. What is
+    long (`is_long`) is for a thread. Raises BadRequestError with OpenAI's message, param and code, and
     UnsupportedMediaTypeError. Sources: wire.md U2-U4, H9-H12, T4.
     """
     reads = route.reads
@@ -65,6 +67,13 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
 def decoded_bytes(body: bytes, content_type: bytes) -> int:
     """At most so many bytes of memory are taken by what is read of a body, beside itself: next to nothing of a form."""
     return decoded(body) if content_type in media.PLAIN or media.is_json(content_type) else 0
+
+
+def is_long(body: bytes) -> bool:
+    """Whether `body` is for a thread. Signs within its texts count as well: they are few there."""
+    if len(body) > INLINE_BYTES_MAX:
+        return True
+    return body.count(b",") + body.count(b"[") + body.count(b"{") > INLINE_VALUES_MAX
 
 
 def _unread(route: Route, method: str, path: str, query: bytes, body: bytes, content_type: bytes) -> Call:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, Protocol
 
-import msgspec
+from msgspec import Raw
 
 from sentinel import metrics
+from sentinel.edges.counting import Counting
 from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.standby import Standby
@@ -24,30 +25,17 @@ from sentinel.edges.zion import Zion
 from sentinel.errors import ForbiddenError, LedgerUnavailableError, OverLimitError, ZionUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol import denials, headers, limits, wire
+from sentinel.protocol.denials import Attempts
 from sentinel.protocol.histories import Histories
-from sentinel.protocol.tokens import Tokenizer
+from sentinel.protocol.limits import KeptLimits
 from sentinel.records import Bill, Call, Caller, Hold, Remaining
 
 _log: Final = Log("admission")
 
-# Where one count takes about a millisecond; longer ones would stall every other request of this worker (wire.md K3).
-_INLINE_CHARACTERS_MAX: Final = 16_384
 _INLINE_BYTES_MAX: Final = 4096  # no room for more different texts than that allows: the prompt need not be judged
 _REFRESHES_MAX: Final = 256
 _LOOK_AGAIN_S: Final = 0.025
 _NONE: Final = Remaining(None, None, None)
-
-
-class _KeptLimits(msgspec.Struct):
-    """What lies at `limits:{externalId}`: Zion's own answer, and what the ledger knew before Zion was asked."""
-
-    asked_at_ms: int
-    acked: tuple[int, int, int]
-    limits: msgspec.Raw
-
-
-_read_kept: Final = msgspec.json.Decoder(_KeptLimits).decode
-_write_kept: Final = msgspec.json.Encoder().encode
 
 
 class Before(Protocol):
@@ -73,7 +61,8 @@ class Admission:
         journal: Journal,
         standby: Standby,
         zion: Zion,
-        tokenizer: Tokenizer,
+        counting: Counting,
+        attempts: Attempts,
         histories: Histories,
         *,
         output_tokens_default: int,
@@ -88,7 +77,8 @@ class Admission:
         self._journal = journal
         self._standby = standby
         self._zion = zion
-        self._tokenizer = tokenizer
+        self._counting = counting
+        self._attempts = attempts
         self._output_tokens_default = output_tokens_default
         self._work_output_tokens = work_output_tokens
         self._histories = histories
@@ -115,14 +105,16 @@ class Admission:
         Raises OverLimitError, ForbiddenError, ZionUnavailableError or LedgerUnavailableError.
         """
         if len(call.body) > _INLINE_BYTES_MAX:
-            input_tokens = await self._estimate_long(call)
+            input_tokens = await self._counting.long(call, caller.external_id)
         else:
-            input_tokens = 0 if call.prompt is None else self._tokenizer.prompt(call.prompt, call.model)
+            input_tokens = 0 if call.prompt is None else self._counting.tokenizer.prompt(call.prompt, call.model)
         output_tokens, output_min = self._output(call)
         ask, asked = self._ledger.admit, (input_tokens, output_tokens, output_min)
         if call.lasts or call.unseen_input:
             ask = partial(ask, input_min=input_tokens, work=call.lasts)
             asked = (input_tokens + self._histories.tokens(call.named.objects), output_tokens, output_min)
+        if caller.external_id in self._attempts.known:
+            ask = partial(self._ask_with_attempts, ask)
         degraded = ""
         asked_ns = self._monotonic_ns()
         try:
@@ -161,6 +153,22 @@ class Admission:
     def _refusal(self, why: str, hold: Hold) -> OverLimitError:
         metrics.REFUSALS.labels(denials.limit_name(why)).inc()
         return denials.refusal(why, hold, int(self._now_s()))
+
+    def count(self, caller: Caller) -> None:
+        """An attempt of `caller` was refused, and nothing has counted it: it is one in its window like any other."""
+        if (full := self._attempts.add(caller, now_ns := self._monotonic_ns())) is not None:
+            self._standing.keep("rate", *full, now_ns)
+
+    async def _ask_with_attempts(
+        self, ask: Callable[..., Coroutine[Any, Any, limits.Verdict]], caller: Caller, *asked: Any
+    ) -> limits.Verdict:
+        """Ask the ledger, which counts the caller's earlier attempts where it admits this one."""
+        attempt, verdict = self._attempts.take(caller.external_id, self._monotonic_ns()), None
+        try:
+            return (verdict := await ask(caller, *asked, attempts=attempt.count))
+        finally:
+            if verdict is None or verdict.code != "admitted":
+                self._attempts.give(caller.external_id, attempt, self._monotonic_ns())
 
     def settle(self, hold: Hold, bill: Bill) -> None:
         """Take note of what a request has cost that was admitted without Redis."""
@@ -229,14 +237,6 @@ class Admission:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _estimate_long(self, call: Call) -> int:
-        """The tokens of a prompt that may be long, though its body may as well be images."""
-        if call.prompt is None:
-            return 0
-        if self._tokenizer.characters(call.prompt) > _INLINE_CHARACTERS_MAX:
-            return await asyncio.to_thread(self._tokenizer.prompt, call.prompt, call.model)
-        return self._tokenizer.prompt(call.prompt, call.model)
-
     def _output(self, call: Call) -> tuple[int, int]:
         """(tokens to hold, least that will do): a declared cap is held whole, the default shrinks to what remains."""
         if call.prompt is None:
@@ -266,7 +266,7 @@ class Admission:
             kept = await self._ledger.limits(external_id)
             if kept is not None:
                 try:
-                    await self._install(external_id, _read_kept(kept))
+                    await self._install(external_id, limits.read_kept(kept))
                     return
                 except ValueError:
                     _log.warning("limits in redis cannot be read", external_id=external_id)
@@ -283,15 +283,15 @@ class Admission:
             _log.warning("limits not refreshed", external_id=external_id, error=error.message)
 
     async def _ask(self, external_id: str, before: Before, *, first: bool) -> None:
-        answer = _KeptLimits(before.clock_ms, before.acked, msgspec.Raw(await self._zion.limits(external_id, first=first)))
+        answer = KeptLimits(before.clock_ms, before.acked, Raw(await self._zion.limits(external_id, first=first)))
         try:
             await self._install(external_id, answer)
         except ValueError as error:
             _log.error("limits of zion cannot be read", external_id=external_id, error=str(error))
             raise ZionUnavailableError("The limits of this account cannot be read.", retry_after_s=2) from error
-        await self._ledger.keep_limits(external_id, _write_kept(answer), self._limits_ttl_s)
+        await self._ledger.keep_limits(external_id, limits.write_kept(answer), self._limits_ttl_s)
 
-    async def _install(self, external_id: str, answer: _KeptLimits) -> None:
+    async def _install(self, external_id: str, answer: KeptLimits) -> None:
         snapshot = limits.read_snapshot(bytes(answer.limits))
         if snapshot.missing and self._missing_limit == "deny":
             names = ", ".join(metric.value for metric in snapshot.missing)

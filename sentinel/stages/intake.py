@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from sentinel.edges.aside import Aside
 from sentinel.edges.bodies import Bodies
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.upload import Upload
@@ -31,6 +32,7 @@ class Intake:
     def __init__(
         self,
         bodies: Bodies,
+        aside: Aside,
         models: Models,
         *,
         upload_bytes_max: int,
@@ -38,6 +40,7 @@ class Intake:
         trace_upstream: bool,
     ) -> None:
         self._bodies = bodies
+        self._aside = aside
         self._models = models
         self._upload_bytes_max = upload_bytes_max
         self._searching = searching
@@ -61,12 +64,12 @@ class Intake:
         # Others are served while a large body is read (wire.md H12).
         if len(body) <= self._bodies.small_bytes:
             call = wire.read_call(*asked)
-        elif len(body) <= wire.INLINE_BYTES_MAX:
+        elif not wire.is_long(body):
             exchange.take_body(len(body) + wire.decoded_bytes(body, content_type))
             call = wire.read_call(*asked)
         else:
-            exchange.take_body(len(body) + await asyncio.to_thread(wire.decoded_bytes, body, content_type))
-            call = await asyncio.to_thread(wire.read_call, *asked)
+            exchange.take_body(len(body) + await self._aside.do(caller, wire.decoded_bytes, body, content_type))
+            call = await self._aside.do(caller, wire.read_call, *asked)
         if route.leaves and (call.stored or call.background or route.scope is not Scope.CORE):
             lasts = bool(route.polls) and (call.background or route.dialect is Dialect.EVENTS)
             call = replace(call, leaves=route.leaves, lasts=lasts)

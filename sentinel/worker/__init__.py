@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from sentinel import metrics, vocab
+from sentinel.edges.aside import Aside
 from sentinel.edges.connections import Connections
+from sentinel.edges.counting import Counting
 from sentinel.edges.exchange import Exchange, Scope
 from sentinel.errors import ClientGoneError, DrainingError
 from sentinel.journey import Journey
@@ -73,10 +75,12 @@ class Worker:
         standby = parts.standby(settings)
         self._zion = parts.zion(settings, gate)
         self._provider = parts.provider(settings)
-        tokenizer = Tokenizer.load(vocab.ranks)
+        tokenizer, aside = Tokenizer.load(vocab.ranks), Aside()
         self._journal = parts.journal(settings, self._boot)
         histories = Histories(settings.unseen_input_tokens_default)
-        self._admission = parts.admission(settings, self._ledger, self._journal, standby, self._zion, tokenizer, histories)
+        self._admission = parts.admission(
+            settings, self._ledger, self._journal, standby, self._zion, Counting(tokenizer, aside), histories
+        )
         self._leases = Leases(self._ledger, lease_s=settings.lease_s)
         self._background = Background(
             self._ledger, self._provider, self._boot, poll_s=settings.background_poll_s, lease_s=settings.lease_s
@@ -101,7 +105,7 @@ class Worker:
         self.journey = Journey(
             auth=auth,
             turns=self.turns,
-            intake=parts.intake(settings, owners),
+            intake=parts.intake(settings, owners, aside),
             owners=owners,
             batches=self._batches,
             admission=self._admission,

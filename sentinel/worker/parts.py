@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from sentinel.edges.aside import Aside
 from sentinel.edges.bodies import Bodies
 from sentinel.edges.connections import Connections
+from sentinel.edges.counting import Counting
 from sentinel.edges.http import Client
 from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger, open_redis
@@ -21,10 +23,10 @@ from sentinel.edges.zion import Zion
 from sentinel.ops.health import Health
 from sentinel.ops.heartbeat import Heartbeat
 from sentinel.ops.usage_page import UsagePage
+from sentinel.protocol.denials import Attempts
 from sentinel.protocol.histories import Histories
 from sentinel.protocol.models import Fallbacks, Models
 from sentinel.protocol.reasoning import Reasoning
-from sentinel.protocol.tokens import Tokenizer
 from sentinel.settings import Settings, lists
 from sentinel.settings.public_keys import public_keys
 from sentinel.stages.admission import Admission
@@ -154,10 +156,11 @@ def signatures(settings: Settings, zion: Zion) -> Signatures | None:
     return checks.OwnKeys(checks.own_keys(public_keys(settings.zion_jwt_public_key)))
 
 
-def intake(settings: Settings, owners: Owners) -> Intake:
+def intake(settings: Settings, owners: Owners, aside: Aside) -> Intake:
     """What reads requests."""
     return Intake(
         bodies(settings),
+        aside,
         Models(lists.patterns(settings.allowed_models)),
         upload_bytes_max=settings.upload_bytes_max,
         searching=owners.guarding,
@@ -234,7 +237,7 @@ def admission(
     journal: Journal,
     standby: Standby,
     zion: Zion,
-    tokenizer: Tokenizer,
+    counting: Counting,
     histories: Histories,
 ) -> Admission:
     """What holds limits."""
@@ -243,7 +246,8 @@ def admission(
         journal,
         standby,
         zion,
-        tokenizer,
+        counting,
+        Attempts(settings.rate_requests, settings.rate_window_s * 1000),
         histories,
         output_tokens_default=settings.output_tokens_default,
         work_output_tokens=settings.work_output_tokens_default,

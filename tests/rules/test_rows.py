@@ -20,7 +20,7 @@ ROWS = [
     # What exchanges with clients share; the HTTP client that edges are made with.
     {"edges.upload", "edges.section", "edges.pushing", "edges.http"},
     {"edges.bodies"},
-    {"edges.shares", "edges.pace"},
+    {"edges.aside", "edges.shares", "edges.pace"},
     {"protocol.batched"},
     {"protocol.routes", "protocol.finds", "protocol.answered", "protocol.denials"},
     {"protocol"},
@@ -49,6 +49,7 @@ ROWS = [
         "protocol.media",
         "protocol.multipart",
         "protocol.schemas",
+        "protocol.searching",
         "protocol.fields",
         "protocol.inflate",
     },

@@ -122,9 +122,11 @@ class Ledger(Outbox):
         *,
         input_min: int | None = None,
         work: bool = False,
+        attempts: int = 0,
     ) -> Verdict:
         """Hold one request, up to `input_tokens` (at least `input_min`, by default all) and up to `output_tokens` (at least
         `output_min`), all or nothing: admit.lua. `work` goes on after its answer, and a caller has at most `works_max` of that.
+        `attempts` that were refused before count in the window, where this request does.
 
         A second call with the same id gets the first one's grant. Raises LedgerUnavailableError; unless it says that nothing
         was `sent`, the request must then be settled, blind, or voided; and where the caller is cancelled.
@@ -138,8 +140,8 @@ class Ledger(Outbox):
         amounts = (input_tokens, output_tokens, output_min)
         arguments: tuple[str | bytes | int, ...]
         arguments = (self._now_ms(), request_id, who(caller, model), *amounts, position, self._rules)
-        if input_min is not None:
-            arguments += (input_min, self._works_max)
+        if input_min is not None or attempts:
+            arguments += (input_tokens if input_min is None else input_min, self._works_max, attempts)
         if work and self._works_max:
             keys += (key("w", at.number, caller.external_id),)
         return read_verdict(await self._pipeline.script("admit", keys, arguments, resend=True))

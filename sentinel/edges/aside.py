@@ -1,0 +1,68 @@
+"""Work that takes long, done beside the event loop: one at a time in a worker, of one caller after the other.
+
+A thread that computes and the loop take the interpreter from each other; several threads would keep it from the loop for as
+many turns. Fails by what the work itself raises. What waits here is bounded by the memory that its bodies may take.
+"""
+
+import asyncio
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, TypeVar
+
+_T = TypeVar("_T")
+
+# While such work is done, it gives the interpreter to the loop after so long; usually Python waits ten times as long.
+_SWITCH_S: Final = 0.0005
+
+_Turn = asyncio.Future[None]
+
+
+class Aside:
+    """Whose turn it is. To be used by one loop."""
+
+    def __init__(self) -> None:
+        self._busy = False
+        self._usual_switch_s = sys.getswitchinterval()
+        self._lines: OrderedDict[str, deque[_Turn]] = OrderedDict()
+
+    async def do(self, caller: str, work: Callable[..., _T], *arguments: Any) -> _T:
+        """What `work` returns, done in a thread when it is this caller's turn."""
+        await self._begin(caller)
+        # Shielded: whoever is told to stop waiting cannot stop a thread, and nobody else may begin before it has ended.
+        running = asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
+        running.add_done_callback(self._ended)
+        return await asyncio.shield(running)
+
+    async def _begin(self, caller: str) -> None:
+        if not self._busy:
+            self._busy = True
+            sys.setswitchinterval(_SWITCH_S)
+            return
+        turn: _Turn = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(caller, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._next()
+            raise
+
+    def _ended(self, running: asyncio.Future[Any]) -> None:
+        if not running.cancelled():
+            running.exception()  # read here, so that one whose asker has left is not reported as unread
+        self._next()
+
+    def _next(self) -> None:
+        """The next begins, of the caller whose last turn is longest ago."""
+        while self._lines:
+            caller, line = self._lines.popitem(last=False)
+            turn = line.popleft()
+            if line:
+                self._lines[caller] = line
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._busy = False
+        sys.setswitchinterval(self._usual_switch_s)
