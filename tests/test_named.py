@@ -303,6 +303,12 @@ class TestForms:
                 set(),
             ),
             ([(field("file_id") + '; filename="a"', "x")], {"x"}, set()),
+            ([(field("model"), " openai/ft:gpt-4o:org::id:ckpt-step-1 ")], set(), {"ft:gpt-4o:org::id"}),
+            (
+                [(field("a[judge_model]"), "ft:b"), (field("models[]"), "ft:c"), (field("prompt"), "ft:d")],
+                set(),
+                {"ft:b", "ft:c"},
+            ),
         ],
         ids=lambda value: "" if isinstance(value, set) else str(value),
     )

@@ -1,4 +1,4 @@
-"""The ids of a provider's objects that a form names (multipart/form-data, RFC 7578).
+"""The ids of a provider's objects that a form names, fine-tuned models among them (multipart/form-data, RFC 7578).
 
 Fails closed: a form that another reader could take apart otherwise, or whose parts are encoded so that ids in them cannot be
 seen, raises BadRequestError (protocol/multipart.py). Nothing is decoded or rebuilt: the bytes go on as they came (wire.md H18).
@@ -78,12 +78,12 @@ def ids(body: bytes, content_type: bytes, places: Places) -> Ids:
         for name in part.names:
             segments = _SEGMENT.findall(name)
             taken = _is_taken(segments, tree(places))
-            told = taken or not named.ID_KEYS.isdisjoint(segments)
+            told = taken or not named.ID_KEYS.isdisjoint(segments) or _is_model(segments)
             text = body[part.start : part.end].decode("utf-8", "replace").strip(_BLANKS) if told else ""
             if taken and text:
                 named.take(objects, segments[-1], text)
             elif text:
-                named.note(alike, text)
+                named.note(alike, named.tuned_name(text) if _is_model(segments) else text)
         for found in (_in_head(part.head), *_in_content(body, part)):
             alike.update(name.decode() for name in found if len(name) <= named.ID_CHARACTERS_MAX)
             if len(alike) > ALIKE_MAX:
@@ -99,6 +99,11 @@ def _is_taken(segments: list[str], at: Tree | None) -> bool:
         if not segment.isdigit():
             at = at.under(segment)
     return at is not None and at.taken
+
+
+def _is_model(segments: list[str]) -> bool:
+    """Whether a field whose name has these segments is called like a model, of which a fine-tuned one has an owner."""
+    return bool(segments) and segments[-1].lower().endswith(named.MODEL_ENDINGS)
 
 
 def _in_head(head: bytes) -> set[bytes]:

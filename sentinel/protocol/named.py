@@ -59,7 +59,7 @@ _BACKSLASH: Final = ord("\\")
 _UNDERSCORE: Final = ord("_")
 MODELS_KEYS: Final = (_MODELS, "providerOptions", "provider_options")
 _NAMING_MODELS: Final = frozenset(MODELS_KEYS)
-_MODEL_ENDINGS: Final = ("model", "models")
+MODEL_ENDINGS: Final = ("model", "models")
 # Where a run of an eval has its items from, if not from all that the account has stored.
 _OWN_SOURCES: Final = ("file_content", "file_id")
 
@@ -184,7 +184,7 @@ def _tuned(body: bytes, model: str) -> frozenset[str]:
     if model and tuned_name(model) and len(_MAYBE_TUNED.findall(body)) == 1:
         return _NO_MODELS
     texts = _texts([("", decoded(body))], _OWN)
-    return frozenset(text for key, text in texts if key.lower().endswith(_MODEL_ENDINGS) and tuned_name(text))
+    return frozenset(text for key, text in texts if key.lower().endswith(MODEL_ENDINGS) and tuned_name(text))
 
 
 def _texts(waiting: list[tuple[str, Any]], left_out: frozenset[str]) -> Iterator[tuple[str, str]]:
@@ -221,8 +221,8 @@ def take(objects: set[str], key: str, text: str) -> None:
 
 
 def note(alike: set[str], text: str) -> None:
-    """`text` looks like an id; what is longer than any is none."""
-    if len(text) <= ID_CHARACTERS_MAX:
+    """`text` looks like an id; what is longer than any is none, nor is nothing."""
+    if 0 < len(text) <= ID_CHARACTERS_MAX:
         alike.add(text)
 
 

@@ -131,7 +131,8 @@ class Owners:
             found = await self._ledger.owners.known(names[start : start + _LOOKED_UP_AT_ONCE_MAX])
             for name, owner in found.items():
                 if owner != caller.external_id:
-                    raise objects.not_found(objects.kind_of(name), name)
+                    tuned = bool(named.tuned_name(name))
+                    raise objects.model_not_found(name) if tuned else objects.not_found(objects.kind_of(name), name)
             if found:
                 # One's own was used, and lives on.
                 await self._ledger.owners.find([(name, self._life(objects.kind_of(name))) for name in found])

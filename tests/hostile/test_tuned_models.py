@@ -107,6 +107,16 @@ async def test_anothers_model_is_none(anna: Asker, bert: Asker, model: str, path
     assert len((await bert.stack.control("provider", "served"))["rows"]) == before
 
 
+async def test_anothers_model_is_none_in_a_form(anna: Asker, bert: Asker, model: str) -> None:
+    """Where a form is searched, its fields that are called like a model are looked at too."""
+    for asker, status in ((bert, 404), (anna, 200)):
+        form = aiohttp.FormData({"model": model, "prompt": "a cat"})
+        form.add_field("image", b"\x89PNG", filename="a.png", content_type="image/png")
+        answered, answer = await asker.ask("POST", "/images/edits", form)
+        assert answered == status, answer
+        assert status == 200 or answer["error"]["code"] == "model_not_found"
+
+
 def lines(*bodies: Any) -> str:
     """The input file of a batch."""
     return "\n".join(json.dumps({"custom_id": "1", "method": "POST", "url": CHATS, "body": body}) for body in bodies)
