@@ -24,7 +24,7 @@ SETTINGS = {
     "SENTINEL_BODIES_BYTES_MAX": str(ROOM),
     "SENTINEL_CALLER_BODIES_BYTES_MAX": str(SHARE),
     "SENTINEL_BODY_BYTES_MAX": str(BODY),
-    "SENTINEL_BODY_TIMEOUT_SECONDS": "7",
+    "SENTINEL_BODY_TIMEOUT_SECONDS": "8",
     "SENTINEL_CALLER_ARRIVING_BODIES_MAX": str(ARRIVING),
     # A half of them is what one caller may have for uploads.
     "SENTINEL_UPSTREAM_CONNECTIONS_MAX": str(2 * ARRIVING),
@@ -32,7 +32,7 @@ SETTINGS = {
     "SENTINEL_REDIS_TIMEOUT_SECONDS": "1",
 }
 LARGE = 4 * MB
-ATTACKERS = 48
+ATTACKERS = 32
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
