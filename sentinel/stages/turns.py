@@ -16,8 +16,6 @@ from typing import Final
 from sentinel import metrics
 from sentinel.errors import OverLimitError, OverloadedError, SentinelError
 
-# They cost a fraction of what is served.
-_BRIEF_A_PASS: Final = 4
 # Who has waited for fewer passes was held up by the loop, which stood still for a moment, not by those before it.
 _PASSES_MIN: Final = 8
 _RETRY_AFTER_S: Final = 1
@@ -47,9 +45,9 @@ class Turns:
         # By caller; the first of them is next.
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         self._brief: deque[_Turn] = deque()
-        # In this pass of the loop: whether one began, how many short answers were given, and whether the next one is asked for.
+        # In this pass of the loop: whether one began, whether a short answer was given, and whether the next one is asked for.
         self._begun = False
-        self._given = 0
+        self._given = False
         self._armed = False
         self._passes = 0
 
@@ -66,8 +64,8 @@ class Turns:
     async def brief(self) -> None:
         """Return when a short answer may be given that no limit counts, such as a refusal."""
         self._arm()
-        if self._given < _BRIEF_A_PASS and not self._brief:
-            self._given += 1
+        if not self._given and not self._brief:
+            self._given = True
             return
         turn: _Turn = asyncio.get_running_loop().create_future()
         self._brief.append(turn)
@@ -120,11 +118,10 @@ class Turns:
         self._begun = bool(self._lines)
         if self._lines:
             self._begin_next()
-        self._given = 0
-        while self._brief and self._given < _BRIEF_A_PASS:
+        self._given = bool(self._brief)
+        if self._brief:
             _give(self._brief.popleft())
-            self._given += 1
-        self._armed = self._begun or self._given > 0
+        self._armed = self._begun or self._given
         if self._armed:
             self._soon(self._pass)
 
