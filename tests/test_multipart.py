@@ -24,6 +24,8 @@ READ: Final[dict[str, dict[str, Reading]]] = json.loads(RECORDED.read_text())
 PASSED: Final = {
     "LF alone",
     "a line before the first delimiter",
+    "a mark before the first delimiter",
+    "a mark and a line before it",
     "two names",
     "two names, the other first",
     "a name in another parameter",

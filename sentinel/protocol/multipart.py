@@ -27,6 +27,8 @@ _BOUNDARY: Final = re.compile(
 _BOUNDARY_SAID: Final = re.compile(rb"boundary[ \t]*+[=*]", re.IGNORECASE)
 _ENCODED_WORD: Final = b"=?"  # RFC 2047: some readers decode it wherever it stands
 
+# Who does not take it off finds the first delimiter no more, and no field that was not searched.
+_BOM: Final = b"\xef\xbb\xbf"
 _HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):([\t -~\x80-\xff]*+)")
 _FORM_DATA: Final = re.compile(rb"[ \t]*+form-data[ \t]*+;", re.IGNORECASE)
 # Wherever a reader could find the name: also in what others take for the text of another parameter.
@@ -57,7 +59,8 @@ def parts(body: bytes, content_type: bytes) -> Iterator[Part]:
     at = _find(body, delimiter, 0)
     after = at + len(delimiter)
     line_end = b"\n" if body.startswith(b"\n", after) else b"\r\n"
-    if at < 0 or body[:at].strip(line_end) or not (at == 0 or body.endswith(line_end, 0, at)):
+    before = body[: max(at, 0)].removeprefix(_BOM)
+    if at < 0 or before.strip(line_end) or (before and not before.endswith(line_end)):
         raise _refused("The form must begin with its boundary.")
     seen = 0
     while body.startswith(line_end, after):

@@ -54,6 +54,8 @@ SPELLINGS: Final[dict[str, Form]] = {
     "text before the first delimiter": _of(OPEN + "x", before=HIDDEN + "\r\n"),
     "a line before the first delimiter": _of(HIDDEN, before="\r\n"),
     "a blank before the first delimiter": _of(HIDDEN, before=" "),
+    "a mark before the first delimiter": _of(HIDDEN, OPEN + "x", before="\ufeff"),
+    "a mark and a line before it": _of(HIDDEN, before="\ufeff\r\n"),
     "no head": _of(f"\r\n{VICTIM}"),
     "no disposition": _head("Content-Type: text/plain; name=file_id"),
     "another disposition": _head('Content-Disposition: attachment; name="file_id"'),
