@@ -270,6 +270,22 @@ async def test_the_first_run_and_a_run_that_is_known_wait_for_nothing(town: Town
     assert await town.take() is not None
 
 
+async def test_a_redis_that_does_not_say_its_run_is_always_the_same(town: Town, redis_server: RedisServer) -> None:
+    """Where INFO is forbidden to Sentinel's user, reports go as ever."""
+    await town.redis.execute_command("ACL", "SETUSER", "mute", "on", ">secret", "~*", "&*", "+@all", "-info")
+    ledger = open_ledger(f"unix://mute:secret@{redis_server.socket}", now_ms=town.clock)
+    await town.use(0, 5)
+    await town.copy()
+    await town.lose()
+    queue = await ledger.peek(0)
+    assert (queue.ready, queue.wait_ms) == (True, 0)
+    batch = await ledger.take(0)
+    assert batch is not None
+    assert await ledger.done(batch)
+    await ledger.close()
+    await town.redis.execute_command("ACL", "DELUSER", "mute")
+
+
 async def test_a_seal_that_is_told_late_nets_with_what_comes(town: Town) -> None:
     """A worker that was frozen tells its seal after the sums went out again: what was booked twice is left out later."""
     await town.copy()

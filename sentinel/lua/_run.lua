@@ -5,7 +5,9 @@ local RESEAL_MS = 6000
 
 -- From when on new batches may be sealed; a run that is met for the first time is noted.
 local function sealing_from(run_key, attempts_key, now)
-  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  -- Where Redis does not say it (INFO may be forbidden), every run is the one that is known.
+  local facts = redis.pcall('INFO', 'server')
+  local run = type(facts) == 'string' and string.match(facts, 'run_id:(%x+)')
   local known, from = unpack(redis.call('HMGET', run_key, 'run', 'until'))
   from = tonumber(from) or 0
   if run and run ~= known then
