@@ -15,7 +15,7 @@ from sentinel.devstack.stack import Stack
 from tests.support.running import HELLO, User
 
 # How a client asks, and how often in a hundred.
-KINDS: Final = {"plain": 30, "stream": 25, "slow": 12, "leaves": 12, "leaves early": 8, "refused": 7, "cut": 6}
+KINDS: Final = {"plain": 26, "stream": 23, "slow": 11, "leaves": 12, "leaves early": 8, "refused": 7, "cut": 6, "background": 7}
 _WAIT_S: Final = 60.0
 _REFUSED_S: Final = 0.1
 _BROKEN_S: Final = 0.5
@@ -93,9 +93,16 @@ class Clients:
     async def _ask(self, http: aiohttp.ClientSession, user: User, note: Note, chance: random.Random) -> None:
         simulate = _simulate(note.kind, chance)
         streams = note.kind in {"stream", "slow", "leaves", "cut"}
-        body = {"model": "gpt-4o", "messages": HELLO, "user": user.email, "stream": streams, "simulate": simulate}
+        body: dict[str, Any] = {"model": "gpt-4o", "user": user.email, "simulate": simulate}
+        path = "chat/completions"
+        if note.kind == "background":
+            # What it holds is what it costs, so that the one is as good as the other where nobody can see it any more.
+            path = "responses"
+            body |= {"input": HELLO[0]["content"], "background": True, "max_output_tokens": _OUTPUT_TOKENS}
+        else:
+            body |= {"messages": HELLO, "stream": streams}
         head = {"authorization": f"Bearer {user.token}"}
-        async with http.post(f"{self._stack.base_url}/chat/completions", json=body, headers=head) as answer:
+        async with http.post(f"{self._stack.base_url}/{path}", json=body, headers=head) as answer:
             note.request_id, note.status = answer.headers["x-request-id"], answer.status
             if answer.status != 200 or not streams:
                 shown = json.loads(await answer.read())
@@ -112,6 +119,8 @@ def _simulate(kind: str, chance: random.Random) -> dict[str, Any]:
         answer["token_ms"] = chance.uniform(5, 60)
     elif kind == "leaves early":
         answer["delay_ms"] = 200
+    elif kind == "background":
+        answer["background_s"] = chance.uniform(0.2, 3.0)
     elif kind == "refused":
         # Every time, under a key of its own.
         answer |= {"status": chance.choice([400, 429, 500, 503]), "times": 9, "key": f"{chance.random()}"}

@@ -13,14 +13,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
+import aiohttp
+
 from sentinel.devstack.stack import Stack
 from tests.chaos.schedule import Fault
 from tests.process.test_lifecycle import _children
 from tests.support import older
 from tests.support.running import kill_workers
 
-# Until the server has noticed a worker's death and started another, and both have what they need.
-_UP_AGAIN_S: Final = 6.0
+_WORKERS: Final = 2
+_UP_S: Final = 30.0
+_LOOK_S: Final = 0.2
 # In which connections to it break.
 _BREAKS_S: Final = 1.0
 _ZION: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -31,6 +34,17 @@ _ZION: Final[Mapping[str, Mapping[str, Any]]] = {
     "applies and hangs": {"apply_then_hang": True, "call": "batch"},
     "is slow": {"latency_ms": 400, "jitter_ms": 300},
 }
+
+
+async def all_up(stack: Stack) -> None:
+    """Wait until both workers take connections: while one starts, the death of the other leaves nobody. TimeoutError."""
+    async with asyncio.timeout(_UP_S), aiohttp.ClientSession() as http:
+        while True:
+            async with http.get(f"{stack.admin_url}/health/live") as answer:
+                states = [worker["status"] for worker in (await answer.json())["workers"]]
+            if len(states) == _WORKERS and "starting" not in states:
+                return
+            await asyncio.sleep(_LOOK_S)
 
 
 class Faults:
@@ -94,7 +108,10 @@ class Faults:
                 await kill_workers(self._stack)
                 yield
                 await self._stack.start("sentinel")
+            await all_up(self._stack)
             return
+        if kind == "one killed":
+            await all_up(self._stack)
         workers = _children(self._stack.child("sentinel").pid)
         worker = self._chance.choice(workers)
         if kind == "one killed":
@@ -102,7 +119,7 @@ class Faults:
                 os.kill(worker, signal.SIGKILL)
                 yield
                 await asyncio.sleep(_BREAKS_S)
-            await asyncio.sleep(_UP_AGAIN_S)
+            await all_up(self._stack)
         else:
             os.kill(worker, signal.SIGSTOP)
             yield

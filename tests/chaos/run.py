@@ -21,7 +21,7 @@ from sentinel.devstack.stack import Stack
 from sentinel.edges.ledger.keys import key, partition_of
 from tests.chaos import verdict
 from tests.chaos.clients import Clients, Note
-from tests.chaos.faults import Faults
+from tests.chaos.faults import Faults, all_up
 from tests.chaos.schedule import Fault, plan
 from tests.support.accounts import read_account
 from tests.support.running import User, make_user
@@ -35,6 +35,7 @@ _LOOK_S: Final = 0.25
 _SETTINGS: Final = {
     "SENTINEL_RATE_LIMIT_REQUESTS": "0",
     "SENTINEL_LEASE_SECONDS": "5",
+    "SENTINEL_BACKGROUND_POLL_SECONDS": "1",
     "SENTINEL_REPORT_INTERVAL_MS": "100",
     "SENTINEL_REPORT_RETRY_SECONDS": "0.3",
     "SENTINEL_ZION_BREAKER_SECONDS": "0.3",
@@ -82,6 +83,7 @@ class Run:
             self._users.append(user)
             if at < _LIMITED:
                 self._limits[user.email] = self._limit
+        await all_up(self._stack)
         faults = Faults(self._stack, [user.email for user in self._users], self._seed)
         clients = Clients(self._stack, self._users, self._seed, each=_EACH)
         await faults.run(result.faults)
