@@ -19,13 +19,14 @@ class Room:
     """Requests that come to one worker; `now_s` is its clock."""
 
     now_s: float = 0.0
+    a_pass: int = 1
     # (pass of the loop, caller), in the order in which they began.
     begun: list[tuple[int, str]] = field(default_factory=list)
     refused: list[tuple[int, SentinelError]] = field(default_factory=list)
     passes: int = 0
 
     def __post_init__(self) -> None:
-        self.turns = Turns(wait_s_max=WAIT_S, now_s=lambda: self.now_s)
+        self.turns = Turns(wait_s_max=WAIT_S, a_pass=self.a_pass, now_s=lambda: self.now_s)
         self.tasks: list[asyncio.Task[None]] = []
 
     def come(self, external_id: str, count: int = 1) -> None:
@@ -67,13 +68,28 @@ async def test_on_an_idle_loop_nobody_waits() -> None:
         await asyncio.sleep(0)
 
 
-async def test_one_begins_in_a_pass() -> None:
-    """However many come at once, no pass of the loop begins more than one."""
-    room = Room()
-    room.come("a", 20)
+@pytest.mark.parametrize("a_pass", [1, 3, 16])
+async def test_few_begin_in_a_pass(a_pass: int) -> None:
+    """However many come at once, no pass of the loop begins more than so many, and none fewer while more of them wait."""
+    room = Room(a_pass=a_pass)
+    room.come("a", 40)
     await room.all()
-    assert len(room.begun) == 20
-    assert max(Counter(number for number, _ in room.begun).values()) == 1
+    in_passes = list(Counter(number for number, _ in room.begun).values())
+    assert sum(in_passes) == 40
+    assert set(in_passes[:-1]) <= {a_pass}
+
+
+@pytest.mark.parametrize("a_pass", [2, 16])
+async def test_callers_take_turns_within_a_pass(a_pass: int) -> None:
+    """Who comes with two requests behind two hundred of another has both begun within the next passes."""
+    room = Room(a_pass=a_pass)
+    room.come("many", 200)
+    await room.run(3)
+    come_in = room.passes
+    room.come("two", 2)
+    await room.all()
+    assert [number - come_in <= 4 for number, external_id in room.begun if external_id == "two"] == [True, True]
+    assert len(room.begun) == 202
 
 
 async def test_a_caller_with_many_waits_for_its_own() -> None:

@@ -1,4 +1,4 @@
-"""turns.begin: who begins while the event loop is busy. Callers take turns, and one request begins in each pass of the loop.
+"""turns.begin: who begins while the event loop is busy. Callers take turns, and few requests begin in each pass of the loop.
 
 On a loop that keeps up a pass takes less than a millisecond, and so do waits. On a busy one begun requests and streams go on
 before new ones begin, and who has many requests waits for its own. What comes behind a request that has waited for `wait_s_max`
@@ -19,6 +19,8 @@ from sentinel.errors import OverLimitError, OverloadedError, SentinelError
 # Who has waited for fewer passes was held up by the loop, which stood still for a moment, not by those before it.
 _PASSES_MIN: Final = 8
 _RETRY_AFTER_S: Final = 1
+# So few that a pass stays short, and so many that passes cost little beside what they begin.
+_BEGIN_A_PASS: Final = 16
 
 _Turn = asyncio.Future[None]
 # When a wait began, by the clock and by the count of passes.
@@ -36,27 +38,28 @@ class _Line:
 
 
 class Turns:
-    """The order in which the requests of this worker begin. `now_s` is monotonic."""
+    """The order in which the requests of this worker begin, at most `a_pass` in each pass of the loop. `now_s` is monotonic."""
 
-    def __init__(self, *, wait_s_max: float, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, wait_s_max: float, a_pass: int = _BEGIN_A_PASS, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._a_pass = a_pass
         self._wait_s_max = wait_s_max
         self._now_s = now_s
         self._soon = asyncio.get_running_loop().call_soon
         # By caller; the first of them is next.
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         self._brief: deque[_Turn] = deque()
-        # In this pass of the loop: whether one began, whether a short answer was given, and whether the next one is asked for.
-        self._begun = False
+        # In this pass of the loop: how many began, whether a short answer was given, and whether the next one is asked for.
+        self._begun = 0
         self._given = False
         self._armed = False
         self._passes = 0
 
     async def begin(self, external_id: str) -> None:
         """Return when a request of this caller may begin. Raises OverLimitError or OverloadedError."""
-        if self._begun or self._lines:
+        if self._begun >= self._a_pass or self._lines:
             await self._wait(external_id)
             return
-        self._begun = True
+        self._begun += 1
         if not self._armed:
             self._armed = True
             self._soon(self._pass)
@@ -115,17 +118,18 @@ class Turns:
     def _pass(self) -> None:
         """A new pass of the loop."""
         self._passes += 1
-        self._begun = bool(self._lines)
-        if self._lines:
-            self._begin_next()
+        self._begun = 0
+        while self._lines and self._begun < self._a_pass:
+            self._begun += self._begin_next()
         self._given = bool(self._brief)
         if self._brief:
             _give(self._brief.popleft())
-        self._armed = self._begun or self._given
+        self._armed = self._begun > 0 or self._given
         if self._armed:
             self._soon(self._pass)
 
-    def _begin_next(self) -> None:
+    def _begin_next(self) -> bool:
+        """Let the next one begin; False where it has left."""
         external_id, line = next(iter(self._lines.items()))
         turn, _ = line.waiting.popleft()
         if line.waiting:
@@ -133,9 +137,11 @@ class Turns:
             self._lines.move_to_end(external_id)
         else:
             del self._lines[external_id]
-        _give(turn)
+        return _give(turn)
 
 
-def _give(turn: _Turn) -> None:
-    if not turn.done():
-        turn.set_result(None)
+def _give(turn: _Turn) -> bool:
+    if turn.done():
+        return False
+    turn.set_result(None)
+    return True

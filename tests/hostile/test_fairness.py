@@ -15,9 +15,9 @@ from tests.support.running import HELLO, User, make_user, metrics_page, reconcil
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
-CONNECTIONS = 120
+CONNECTIONS = 400
 ASKED = 15  # by the normal caller
-SETTINGS = {"SENTINEL_RATE_LIMIT_REQUESTS": "0", "SENTINEL_DRAIN_SECONDS": "1", "SENTINEL_TURN_WAIT_SECONDS": "0.02"}
+SETTINGS = {"SENTINEL_RATE_LIMIT_REQUESTS": "0", "SENTINEL_DRAIN_SECONDS": "1", "SENTINEL_TURN_WAIT_SECONDS": "0.01"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
