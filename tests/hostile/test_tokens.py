@@ -191,6 +191,7 @@ async def test_where_keys_are_published_forged_tokens_reach_nobody(tmp_path: Pat
         await stack.control("zion", "keys", {"kid": "second"})
         assert await newcomer(stack, await make_user(stack)) <= 2  # the second time after the next fetch
         await stack.control("zion", "faults", {"status": 500, "call": "keys"})
-        assert await newcomer(stack, await make_user(stack)) == 1
+        # The other worker may not have the new key: within 10 s of its last fetch that is 503, then Zion decides.
+        assert await newcomer(stack, await make_user(stack)) <= 2
     finally:
         await stack.stop()
