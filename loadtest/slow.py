@@ -10,9 +10,8 @@ from typing import Final
 from bench.zion import token
 from loadtest.profiles import Profile
 from loadtest.rig import Rig
-from loadtest.tables import Table, ask
+from loadtest.tables import BESIDE, OTHERS_CONNECTIONS, Table, ask_beside
 
-_CONNECTIONS: Final = 8
 _LEAD_S: Final = 2.0
 _SLACK_S: Final = 30
 _PATH: Final = "/v1/chat/completions"
@@ -34,8 +33,8 @@ async def slow(rig: Rig, profile: Profile) -> Table:
     table = Table(
         "slow",
         "Beside slowhttptest",
-        f"{_CONNECTIONS} connections with plain completions, alone and beside so many of slowhttptest, all of one caller.",
-        ["beside", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU µs/request", "core %"],
+        f"{OTHERS_CONNECTIONS} connections with plain completions, alone and beside so many of slowhttptest, of one caller.",
+        BESIDE,
     )
     executable = find()
     for kind, options in {"": [], **_MODES}.items():
@@ -45,16 +44,13 @@ async def slow(rig: Rig, profile: Profile) -> Table:
             continue
         child = None if not kind else await _start(str(executable), rig.sentinel.url, options, profile)
         try:
-            seen = await ask(rig, rig.sentinel, profile, connections=_CONNECTIONS)
+            await ask_beside(rig, profile, table, row)
             if child is not None and child.returncode:
                 raise RuntimeError(f"slowhttptest ended with {child.returncode}")
         finally:
             if child is not None and child.returncode is None:
                 child.kill()
                 await child.wait()
-        table.failed(row, seen)
-        ms = seen["ms"]
-        table.rows.append([row, seen["rate"], ms["p50"], ms["p99"], ms["p99.9"], seen["cpu_us"], seen["busy"]])
     return table
 
 

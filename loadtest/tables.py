@@ -13,7 +13,8 @@ from loadtest.profiles import Profile
 from loadtest.rig import Rig, Target
 
 _HALF_LOAD_CONNECTIONS: Final = 16
-_OTHERS_CONNECTIONS: Final = 8
+OTHERS_CONNECTIONS: Final = 8
+BESIDE: Final = ["beside", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU µs/request", "core %"]
 
 
 @dataclass
@@ -186,8 +187,8 @@ async def beside(rig: Rig, profile: Profile) -> Table:
     table = Table(
         "beside",
         "Beside others who do not behave",
-        f"{_OTHERS_CONNECTIONS} connections with plain completions, alone and beside so many others.",
-        ["beside", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU µs/request", "core %"],
+        f"{OTHERS_CONNECTIONS} connections with plain completions, alone and beside so many others.",
+        BESIDE,
     )
     kinds = {"hanging": profile.hanging, "unread": profile.unread, "idle": profile.idle}
     words = {"hanging": "requests whose provider hangs", "unread": "streams nobody reads", "idle": "idle connections"}
@@ -196,13 +197,17 @@ async def beside(rig: Rig, profile: Profile) -> Table:
         if odd is not None:
             assert odd.stdout is not None
             assert await odd.stdout.readline() == b"ready\n"
-        seen = await ask(rig, rig.sentinel, profile, connections=_OTHERS_CONNECTIONS)
+        await ask_beside(rig, profile, table, f"{count} {words[kind]}" if kind else "nobody")
         if odd is not None:
             assert odd.stdin is not None
             odd.stdin.close()
             await client.finished(odd)
-        row = f"{count} {words[kind]}" if kind else "nobody"
-        table.failed(row, seen)
-        ms = seen["ms"]
-        table.rows.append([row, seen["rate"], ms["p50"], ms["p99"], ms["p99.9"], seen["cpu_us"], seen["busy"]])
     return table
+
+
+async def ask_beside(rig: Rig, profile: Profile, table: Table, row: str) -> None:
+    """One row of plain completions beside what `row` names."""
+    seen = await ask(rig, rig.sentinel, profile, connections=OTHERS_CONNECTIONS)
+    table.failed(row, seen)
+    ms = seen["ms"]
+    table.rows.append([row, seen["rate"], ms["p50"], ms["p99"], ms["p99.9"], seen["cpu_us"], seen["busy"]])

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sentinel import logs, metrics, settings
 from sentinel.edges.bodies import Receive
 from sentinel.edges.exchange import Exchange, Scope, Send
-from sentinel.errors import BadRequestError, ClientGoneError, SentinelError, Source
+from sentinel.errors import BadRequestError, ClientGoneError, DrainingError, SentinelError, Source
 from sentinel.logs import Log
 from sentinel.ops import metrics_page
 from sentinel.protocol import headers, routes, upgrades, wire
@@ -128,7 +128,7 @@ class _Answering:
             # It would go up in another encoding than it came in (wire.md H8).
             raise BadRequestError("A query must be percent-encoded.")
         if self._worker.draining:
-            self._worker.require_open()
+            raise DrainingError
         await self._worker.journey.travel(exchange, match)
 
     def _check_upgrade(self) -> None:
@@ -143,7 +143,8 @@ class _Answering:
         self._route = "usage"
         if exchange.method not in {"GET", "HEAD"}:
             raise wire.wrong_method(exchange.method, path, "GET, HEAD")
-        self._worker.require_open()
+        if self._worker.draining:
+            raise DrainingError
         page = await self._worker.usage_page.render(exchange.headers)
         await self._write(200, [*_JSON, (b"cache-control", b"no-store")], page)
 

@@ -232,6 +232,9 @@ class DrainingError(SentinelError):
     status = 503
     code = "draining"
 
+    def __init__(self, message: str = "This gateway is restarting.") -> None:
+        super().__init__(message, retry_after_s=1)
+
 
 class OverloadedError(SentinelError):
     """503: this worker has no room for one more request of this size."""

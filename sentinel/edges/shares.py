@@ -36,7 +36,3 @@ class Shares:
         else:
             del self._by_caller[caller]
         self.taken -= count
-
-    def of(self, caller: str) -> int:
-        """What `caller` has taken."""
-        return self._by_caller.get(caller, 0)

@@ -95,7 +95,7 @@ class Batches:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
-                raise DrainingError("This gateway is restarting.", retry_after_s=1) from None
+                raise DrainingError from None
             raise
 
     def _done(self, key: tuple[str, str], task: asyncio.Task[Asked]) -> None:

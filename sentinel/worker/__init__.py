@@ -140,11 +140,6 @@ class Worker:
         """A new request id: unique over all workers and restarts, and the key of the request in the ledger."""
         return f"req_{self._boot}_{next(self._sequence):x}"
 
-    def require_open(self) -> None:
-        """Raises DrainingError where this worker takes no new work."""
-        if self.draining:
-            raise DrainingError("This gateway is restarting.", retry_after_s=1)
-
     def look_after(self, exchange: Exchange, scope: Scope) -> None:
         """An exchange begins: from now on somebody keeps its deadlines, and ends it when the drain is over."""
         self._exchanges[exchange] = scope
@@ -251,7 +246,7 @@ class Worker:
 
     def _end_open(self) -> None:
         for exchange in list(self._exchanges):
-            exchange.interrupt(DrainingError("This gateway is restarting.", retry_after_s=1))
+            exchange.interrupt(DrainingError())
 
 
 def _calm_collector() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -100,6 +101,7 @@ async def test_who_floods_waits_behind_itself(stack: Stack) -> None:
     assert served == booked
     assert served[one.email][0] == 1 + ASKED
     page = await metrics_page(stack)
+    assert re.search(r"^sentinel_turn_seconds_count [1-9]", page, re.MULTILINE)  # the flood has waited for its turns
     assert ('sentinel_refusals_total{limit="share"}' in page) == (flood.statuses[429] > 0)
     assert "\nsentinel_turns_waiting 0.0\n" in page
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from sentinel.edges.journal.segment import Segment, seals, write_seal
+from sentinel.edges.journal.segment import Segment, batched, seals, write_seal
 from sentinel.protocol.increments import Seal
 
 # The rest is for the bills of what already runs.
@@ -58,12 +58,4 @@ class Seals(ABC):
 
 def some(file: int, name: str, since_ms: int = 0) -> Iterator[list[Seal]]:
     """The seals in an open file that were written since then (Unix ms), some at a time."""
-    found: list[Seal] = []
-    for seal in seals(file, name):
-        if seal.at_ms >= since_ms:
-            found.append(seal)
-        if len(found) == _AT_ONCE:
-            yield found
-            found = []
-    if found:
-        yield found
+    return batched((seal for seal in seals(file, name) if seal.at_ms >= since_ms), _AT_ONCE)

@@ -8,8 +8,9 @@ where its directory was moved away or unmounted. Raises OSError as the disk does
 import fcntl
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -61,15 +62,15 @@ def written(kind: str, at_ms: int, hold: Hold, input_tokens: int, output_tokens:
 
 def entries(file: int, name: str, entries_max: int = 256) -> Iterator[list[Entry]]:
     """What requests have cost, or may cost, in an open file, some at a time."""
-    found: list[Entry] = []
-    for line in _lines(file):
-        if line and not line.startswith(_SEALED) and (entry := _read(read_entry, line, name)) is not None:
-            found.append(entry)
-        if len(found) == entries_max:
-            yield found
-            found = []
-    if found:
-        yield found
+    found = (_read(read_entry, line, name) for line in _lines(file) if line and not line.startswith(_SEALED))
+    return batched((entry for entry in found if entry is not None), entries_max)
+
+
+def batched(found: Iterable[Line], most: int) -> Iterator[list[Line]]:
+    """The same in lists of so many at most."""
+    rest = iter(found)
+    while some := list(islice(rest, most)):
+        yield some
 
 
 def seals(file: int, name: str) -> Iterator[Seal]:
