@@ -125,7 +125,7 @@ async def test_forged_tokens_stop_nobody(stack: Stack, per_s: int) -> None:
     assert known.statuses[200] > ATTACK_S  # it went on all the time
     assert max(tries) <= TRIES_MAX, tries
     assert set(answered) <= {401, 503}
-    assert answered.total() >= per_s * ATTACK_S * 0.9
+    assert answered.total() >= 2 * ZION_PER_S * ATTACK_S  # far more than Zion may be asked, however slow this machine is
     seen = await stack.control("zion", "ledger")
     assert seen["busiest_second"] <= ZION_PER_S
     # At least one report a second; without an attack it is two, for one busy caller.

@@ -1,6 +1,6 @@
 """A task, and one run of it: the program as its users start it, in a project of its own.
 
-A program that hangs is killed with all it started, and told as such; nothing else fails here.
+A program that hangs is killed with all it started, and told as such, with what it waited for; nothing else fails here.
 """
 
 import asyncio
@@ -11,12 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 QUESTIONS: Final = ("What files are here?", "What does notes.txt say?", "Complete the greeting in it.")
 SAID: Final = ("There is one file, notes.txt.", "It says hello.", "The greeting is complete now.")
 BEFORE: Final = {"notes.txt": "hello\n"}
 AFTER: Final = {"notes.txt": "hello, world\n"}
-_RUN_S: Final = 180
+_RUN_S: Final = 120
+
+_PROC: Final = Path("/proc/net/tcp").exists()
 
 Answer = dict[str, Any]
 Read = Callable[[str, str], tuple[list[str], list[Any]]]
@@ -92,13 +95,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a task: the exit code, what was read of the output, the files of the project; `output` for whoever looks."""
+    """What came of a task: the exit code, what was read of the output, the files of the project; `output` for whoever looks.
+
+    `hung_by_itself` says that it was killed while whoever it asks had read all that it had sent.
+    """
 
     code: int | None
     said: list[str]
     calls: list[Any]
     files: dict[str, str]
     output: str
+    hung_by_itself: bool = False
 
 
 async def run(task: Task, place: Place, proxy: str) -> Done:
@@ -122,11 +129,15 @@ async def run(task: Task, place: Place, proxy: str) -> Done:
             cwd=place.project,
             start_new_session=True,
         )
+    by_itself = False
     try:
         async with asyncio.timeout(_RUN_S):
             await process.communicate(program.given.encode())
     except TimeoutError:
-        streams[1].write_text(f"{streams[1].read_text()}\nit hangs: killed after {_RUN_S} s")
+        left = unread_bytes(urlsplit(place.base_url).port or 80)
+        by_itself = left == 0
+        told = f"it hangs: killed after {_RUN_S} s, in {waits_in(process.pid)}, with {left} bytes unread by whom it asks"
+        streams[1].write_text(f"{streams[1].read_text()}\n{told}")
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -134,4 +145,18 @@ async def run(task: Task, place: Place, proxy: str) -> Done:
     told = [file.read_text().replace(str(place.home), "HOME").replace(place.marker, "MARKER") for file in streams]
     said, called = task.read(*told)
     files = {str(file.relative_to(place.project)): file.read_text() for file in place.project.rglob("*") if file.is_file()}
-    return Done(process.returncode, said, called, files, "\n".join(told))
+    return Done(process.returncode, said, called, files, "\n".join(told), by_itself)
+
+
+def unread_bytes(port: int) -> int:
+    """What came to the sockets of this port and was not read yet, with connections that were not accepted; 0 but on Linux."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]] if _PROC else []
+    return sum(int(row[4].partition(":")[2], 16) for row in rows if int(row[1].partition(":")[2], 16) == port)
+
+
+def waits_in(pid: int) -> str:
+    """Where the threads of a process wait in the kernel, by their system calls."""
+    if not _PROC:
+        return "nobody knows what"
+    calls = [path.read_text().split()[:2] for path in Path(f"/proc/{pid}/task").glob("*/syscall")]
+    return ", ".join(sorted("call " + " of ".join(call) for call in calls))
