@@ -9,7 +9,6 @@ worker sends them: inside the script (INFO commandstats), and with all that a ca
 
 import argparse
 import asyncio
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 import uvloop
 from redis.asyncio import Redis
 
+from sentinel.devstack.claims import free_port
 from sentinel.devstack.redis_server import find_server
 from sentinel.edges.ledger import Ledger, open_redis
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict
@@ -35,9 +35,7 @@ _DAY_MS = 86_400_000
 @contextmanager
 def _server() -> Iterator[tuple[str, str]]:
     """The URLs of a new Redis: unix socket and TCP."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="sr-", dir="/tmp") as directory:
         path = Path(directory) / "redis.sock"
         options = ["--port", str(port), "--unixsocket", str(path), "--dir", directory, "--save", ""]

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from sentinel.devstack import jwt
 from sentinel.devstack.child import Child, StackError
-from sentinel.devstack.claims import lock, require_free
+from sentinel.devstack.claims import free_port, lock, require_free
 from sentinel.devstack.provider_script import PIECES, pieces
 from sentinel.devstack.redis_server import RedisServer, find_server
 from sentinel.devstack.stack import Stack
@@ -159,6 +159,7 @@ async def test_what_is_missing_or_taken_is_said(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(StackError, match=f"Port {port} is in use; .*--port"):
             require_free(port)
+    assert free_port() < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     held = lock(tmp_path / "lock")
     with pytest.raises(StackError, match=rf"already runs in .*{os.getpid()}.*stop it"):
         lock(tmp_path / "lock")

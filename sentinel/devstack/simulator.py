@@ -3,7 +3,6 @@
 Raises what `Child` raises where it does not come up, and aiohttp's errors where a control endpoint refuses.
 """
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any, Final
 import aiohttp
 
 from sentinel.devstack.child import Child
+from sentinel.devstack.claims import free_port
 
-_LISTENING: Final = re.compile(r"^listening on http://127\.0\.0\.1:(\d+)$", re.MULTILINE)
 _START_S: Final = 30.0
 _STATE_S: Final = 5.0
 
@@ -36,16 +35,14 @@ class Simulator:
 
     async def start(self) -> None:
         """Start it and wait until it listens. StackError if it does not."""
+        self.port = self.port or free_port()
         module = f"sentinel.devstack.{self._name}_simulator"
         command = [sys.executable, "-m", module, "--port", str(self.port), *self._options]
         child = Child(f"The {self._name} simulator", command, log=self._log, environ=self._environ)
         self.child = child
 
         async def listens() -> bool:
-            found = _LISTENING.search(child.output())
-            if found:
-                self.port = int(found[1])
-            return found is not None
+            return f"listening on {self.url}\n" in child.output()
 
         await child.start(listens, timeout_s=_START_S)
 
