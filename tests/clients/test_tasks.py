@@ -89,7 +89,7 @@ async def _tried(task: Task, stack: Stack, directories: pytest.TempPathFactory) 
     homes = [directories.mktemp(f"{task}-{side}") for side in ("sentinel", "provider")]
     ours = Place(homes[0], stack.base_url, user.token, f"task-{task}-sentinel-")
     theirs = Place(homes[1], f"{stack.provider_url}/v1", stack.provider_key, f"task-{task}-provider-")
-    names = {ours.marker: user.email, theirs.marker: f"{task}@provider"}
+    names = {ours.marker: user.email, theirs.marker: f"{homes[1].name}@provider"}
     for place in (ours, theirs):
         play = {"marker": place.marker, "user": names[place.marker], "answers": task.answers(place)}
         await stack.control("provider", "plays", play)
