@@ -127,6 +127,16 @@ def test_a_metric_that_is_no_object_is_unreadable(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "entry", ["ai_requests", ["ai_requests", 5], None, 5, True, *({"name": v} for v in (5, True, [], {}))], ids=repr
+)
+def test_a_limit_that_has_no_name_is_unreadable(entry: Any) -> None:
+    """Nobody can tell what it limits, so that it is not passed over; an object without any name is of the unified format."""
+    with pytest.raises(ValueError, match="without a name"):
+        read_snapshot(body(per_limit("ai_requests", limit=1), entry))
+    assert read_snapshot(body({"name": None, "aiRequests": {"limit": 3}})).requests.limit == 3
+
+
+@pytest.mark.parametrize(
     ("period", "expected"),
     [
         (DAY, (START_MS, END_MS, "DAILY")),

@@ -1,8 +1,8 @@
 """Limits as numbers: what Zion says of a caller (zion.md, both formats) and what the ledger's scripts answer.
 
 Pure. Unknown fields and names are ignored, numbers may be floats or plain text, and a limit that is null, negative or absent is
-no limit. Fails closed: an answer with no list of limits, or with a figure that is no number (`"1,000"`, `true`, `{}`), raises
-ValueError, since nobody can tell what it allows.
+no limit. Fails closed: an answer with no list of limits, with one that is no object or has no name as it should, or with a
+figure that is no number (`"1,000"`, `true`, `{}`), raises ValueError, since nobody can tell what it allows.
 """
 
 import math
@@ -166,18 +166,21 @@ def read_remaining(figures: Sequence[int]) -> Remaining:
     return Remaining(limit, remaining, None if reset_ms < 0 else reset_ms)
 
 
-def _entries(answer: Any) -> list[dict[str, Any]] | None:
-    """The objects in the list of limits, wherever it lies; None where there is no list."""
+def _entries(answer: Any) -> list[Any] | None:
+    """The list of limits, wherever it lies; None where there is none."""
     if isinstance(answer, dict) and isinstance(answer.get("data"), dict):
         answer = answer["data"]
     entries = answer.get("limits") if isinstance(answer, dict) else None
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else None
+    return entries if isinstance(entries, list) else None
 
 
-def _named(entry: Mapping[str, Any]) -> Iterator[tuple[Metric, Mapping[str, Any]]]:
+def _named(entry: Any) -> Iterator[tuple[Metric, Mapping[str, Any]]]:
     """The metrics that one entry of Zion's list speaks of, each with the object that holds its figures."""
-    name = entry.get("name")
-    if isinstance(name, str) and name in _NAMES:
+    name = entry.get("name") if isinstance(entry, dict) else True
+    said = name is None or isinstance(name, str)
+    if not said:
+        raise ValueError(f"a limit without a name: {entry!r:.40}")
+    if name in _NAMES:
         yield _NAMES[name], entry
     elif name == _UNIFIED_NAME or name is None:
         for key, metric in _UNIFIED.items():
