@@ -131,7 +131,7 @@ class Call(Struct, frozen=True):
     route's where it names new ones. `lasts` says that the work goes on at the provider whoever waits for it, `of_account` that
     it is done over what all callers have stored. `trace` are the headers of its trace, `coding` the content codings of a body
     that streams by. `unseen_input` says that the model reads what the request does not show (history, templates, finds of
-    tools), `unseen_output` that it asks for thought, `cap_unheeded` that no cap is heeded. `echoed` hashes what it repeats.
+    tools), `unseen_output` that some output is hidden, `cap_unheeded` that no cap is heeded. `echoed` hashes what it repeats.
     """
 
     route: str

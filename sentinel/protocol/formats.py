@@ -111,7 +111,7 @@ _NAMES: Final = {kind: (*kind.__struct_fields__, splice.STREAM_OPTIONS, *named.M
 
 # What of a chat besides its messages and tools becomes input tokens.
 _REST_OF_CHAT: Final = frozenset({"response_format", "tool_choice", "function_call", "prediction", "web_search_options"})
-_UNUSUAL_IN_CHAT: Final = _REST_OF_CHAT | unseen.THOUGHT
+_UNUSUAL_IN_CHAT: Final = _REST_OF_CHAT | unseen.HIDDEN
 
 # ---- the formats -------------------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Cal
         models=named.models(members, body, read.model),
         unseen_input=read.web_search_options is not None,
         cap_unheeded=cap > heeded,
-        unseen_output=unusual and not unseen.THOUGHT.isdisjoint(members),
+        unseen_output=unusual and not unseen.HIDDEN.isdisjoint(members),
     )
 
 
@@ -227,7 +227,7 @@ def response(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         named=named.in_response(body, route.names),
         models=named.models(members, body, model) | named.models_of_tools(members),
         unseen_input=hosted or earlier or unseen.refers(body),
-        unseen_output=hosted or not unseen.THOUGHT.isdisjoint(members),
+        unseen_output=hosted or not unseen.HIDDEN.isdisjoint(members),
     )
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
-# Members by which a request asks for thought, at one vendor or another.
-THOUGHT: Final = frozenset(
+# Members by which a request asks for output that no text shows: thought, at one vendor or another; and a prediction, which is
+# paid as output where the model does not take it.
+HIDDEN: Final = frozenset(
     {"reasoning", "reasoning_effort", "include_reasoning", "thinking", "thinking_config", "enable_thinking", "extra_body"}
-    | {"chat_template_kwargs", "providerOptions", "provider_options"}
+    | {"chat_template_kwargs", "providerOptions", "provider_options", "prediction"}
 )
 # Tools of the caller's own; the provider's write into the prompt what they find.
 _OWN_TOOLS: Final = frozenset({"function", "custom"})

@@ -60,4 +60,5 @@ class Leaving:
         if call.dialect is Dialect.NONE or call.output_tokens_declared == 0:
             return False
         shown = call.stream and call.dialect in _SPOKEN
-        return not shown or call.unseen_output or self._reasoning.may_think(call.model)
+        # A vendor may ask one of the other models instead, and say nothing of it.
+        return not shown or call.unseen_output or any(map(self._reasoning.may_think, (call.model, *call.models)))
