@@ -85,6 +85,33 @@ def test_fine_tuned_models_are_seen(model: str, body: str) -> None:
         assert asked(f'{{"custom_id":"1","body":{body.replace("M", spelled)}}}'.encode()).models == {model}
 
 
+FILE = {"role": "user", "content": [{"type": "file", "file": {"file_id": "file-v"}}]}
+IN_RESPONSE = {"role": "user", "content": [{"type": "input_file", "file_id": "file-v"}]}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "objects", "alike"),
+    [
+        (CHATS, chat(messages=[FILE]), {"file-v"}, set()),
+        (CHATS, chat(messages=[FILE], n="odd", max_tokens=-1), {"file-v"}, set()),
+        (CHATS, chat(metadata={"file_id": "file-v"}), set(), set()),
+        (CHATS, chat(file_id="file-v"), set(), {"file-v"}),
+        ("/v1/responses", {"input": [IN_RESPONSE], "previous_response_id": "resp_v"}, {"file-v", "resp_v"}, set()),
+        ("/v1/responses", {"conversation": {"id": "conv_v"}, "input": 5}, {"conv_v"}, set()),
+        ("/v1/responses", {"tools": [{"vector_store_ids": ["vs_v"]}, {"container": "cntr_v"}]}, {"vs_v", "cntr_v"}, set()),
+        ("/v1/images/edits", {"images": [{"file_id": "file-v"}]}, {"file-v"}, set()),
+        ("/v1/nothing", {"file_id": "file-v"}, set(), {"file-v"}),
+        ("", {"input": [IN_RESPONSE]}, set(), {"file-v"}),
+    ],
+)
+def test_objects_are_seen(endpoint: str, body: Any, objects: set[str], alike: set[str]) -> None:
+    """Where the endpoint takes the id of an object it is one, also in a line that is odd otherwise, however it is spelled."""
+    plain = line(body, url=endpoint)
+    for spelled in (plain, plain.replace(b"file_id", b"file\\u005fid"), plain.replace(b"file-v", b"\\u0066ile-v")):
+        found = asked(spelled, line({}, url=endpoint), endpoint=endpoint).named
+        assert (found.objects, found.alike) == (objects, alike)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -101,6 +128,7 @@ def test_fine_tuned_models_are_seen(model: str, body: str) -> None:
         b"{'body':{}}",
         b'{"body":' + b"[" * 100 + b"]" * 100 + b"}",
         b"\xef\xbb\xbf{}",
+        b'{"body":{"messages":[{"content":[{"file":{"file_id":"' + b"x" * 257 + b'"}}]}]}}',
     ],
     ids=lambda bad: bad[:40],
 )
@@ -118,8 +146,9 @@ def test_a_mark_before_the_first_line_is_none() -> None:
 
 
 def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """H13: lines, their length and their fine-tuned models are bounded."""
+    """H13: lines, their length, their ids and their fine-tuned models are bounded."""
     monkeypatch.setattr(batched, "LINES_MAX", 3)
+    monkeypatch.setattr(batched, "IDS_MAX", 2)
     monkeypatch.setattr(batched, "TUNED_MAX", 2)
     assert Lines(5).feed(b"12345\n1234\n\n123") == [b"12345", b"1234", b""]
     with pytest.raises(BadRequestError):
@@ -131,6 +160,10 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
                 lines.feed(chunk)
     with pytest.raises(BadRequestError):
         asked(*(line(chat(model=f"ft:{number}")) for number in range(3)))
+    for place in ({"a": "file_id"}, {"file_id": "a"}):
+        asked(*(line(chat(**place)) for _ in range(3)))
+    with pytest.raises(BadRequestError, match="objects"):
+        asked(*(line(chat(file_id=f"file-{number}")) for number in range(3)))
 
 
 @given(st.lists(st.sampled_from([line(chat()), line(chat(max_tokens=5)), b"", b"\r"]), max_size=6), st.data())

@@ -59,10 +59,14 @@ class _Shows:
         return reply
 
 
-def reading(provider: _Shows, *, how: str = "read", file_bytes_max: int = 10_000) -> Batches:
+def reading(provider: _Shows, *, how: str = "read", file_bytes_max: int = 10_000, line_bytes_max: int = 5000) -> Batches:
     """The stage."""
     return Batches(
-        cast("Provider", provider), how=how, file_bytes_max=file_bytes_max, line_bytes_max=5000, output_tokens_default=DEFAULT
+        cast("Provider", provider),
+        how=how,
+        file_bytes_max=file_bytes_max,
+        line_bytes_max=line_bytes_max,
+        output_tokens_default=DEFAULT,
     )
 
 
@@ -74,6 +78,22 @@ async def test_a_batch_holds_what_its_lines_ask_for() -> None:
     assert isinstance(call.prompt, TextPrompt)
     assert call.prompt.tokens_given > 1
     assert provider.asked == ["GET /files/file-1/content"]
+
+
+async def test_what_lines_name_is_to_be_looked_up() -> None:
+    """Beside the file itself; what a file with many ids asks for is not kept, so that memory is bounded."""
+    content = [{"type": "file", "file": {"file_id": f"file-{number}"}} for number in range(513)]
+    files = {
+        f"file-{name}": file({"file_id": "a", "messages": [{"content": content[:size]}]})
+        for name, size in [("x", 2), ("y", 513)]
+    }
+    provider = _Shows(files)
+    stage = reading(provider, file_bytes_max=100_000, line_bytes_max=100_000)
+    for _ in range(2):
+        call = await stage.read(ANNA, batch("file-x"), "req")
+        assert (call.named.objects, call.named.alike) == ({"file-x", "file-0", "file-1"}, {"a"})
+        assert len((await stage.read(ANNA, batch("file-y"), "req")).named.objects) == 514
+    assert len(provider.asked) == 3
 
 
 async def test_a_file_is_read_once() -> None:

@@ -1,7 +1,8 @@
-"""What the input file of a batch asks for, line by line: its models, and how much it may use.
+"""What the input file of a batch asks for, line by line: its models, the objects it names, and how much it may use.
 
-Fails closed: a line that is no request, or is too long, and too many lines raise BadRequestError with the number of the line. A
-request whose parameters are odd is the provider's to refuse, alone; its size is then told by its bytes. Memory is a line's.
+Fails closed: a line that is no request, or is too long, and too many lines or ids raise BadRequestError with the number of the
+line. A request whose parameters are odd is the provider's to refuse, alone; its size is then told by its bytes. Memory is a
+line's, and that of the ids.
 """
 
 from collections.abc import Sequence
@@ -12,12 +13,14 @@ from msgspec.json import Decoder
 
 from sentinel.errors import BadRequestError, SentinelError
 from sentinel.protocol import formats, named, refusals, routes, splice, tokens, wire
+from sentinel.protocol.places import Places
 from sentinel.protocol.structure import check_structure
-from sentinel.records import Call
+from sentinel.records import NO_IDS, Call, Ids
 
 # OpenAI takes 50 000.
 LINES_MAX: Final = 100_000
 TUNED_MAX: Final = 512
+IDS_MAX: Final = 200_000
 _BYTES_PER_TOKEN: Final = 4
 _BOM: Final = b"\xef\xbb\xbf"
 _NOTHING: Final = Raw(b"{}")
@@ -33,12 +36,13 @@ class _Batch(Struct):
 
 
 class Asked(Struct, frozen=True):
-    """What a file asks for: fine-tuned models, input tokens, output that its lines cap, and how many answers have no cap."""
+    """What a file asks for: fine-tuned models, input tokens, output its lines cap, how many answers have no cap, and ids."""
 
     models: frozenset[str] = frozenset()
     input_tokens: int = 0
     output_tokens: int = 0
     uncapped: int = 0
+    named: Ids = NO_IDS
 
 
 _lines: Final = Decoder(_Line)
@@ -85,8 +89,11 @@ class Tally:
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
+        self._places = _places(endpoint)
         self._seen = 0
         self._models: set[str] = set()
+        self._objects: set[str] = set()
+        self._alike: set[str] = set()
         self._input_tokens = self._output_tokens = self._uncapped = 0
 
     def add(self, lines: Sequence[bytes]) -> None:
@@ -100,7 +107,8 @@ class Tally:
     def asked(self) -> Asked:
         """The sums."""
         output_tokens = min(self._output_tokens, formats.OUTPUT_TOKENS_DECLARED_MAX)
-        return Asked(frozenset(self._models), self._input_tokens, output_tokens, self._uncapped)
+        found = Ids(frozenset(self._objects), frozenset(self._alike))
+        return Asked(frozenset(self._models), self._input_tokens, output_tokens, self._uncapped, found)
 
     def _add(self, text: bytes) -> None:
         try:
@@ -108,6 +116,8 @@ class Tally:
             line = _lines.decode(text)
             text.decode()
             splice.check_once(text, splice.members(text), _Line.__struct_fields__)
+            # Whatever else is odd in it.
+            ids = named.in_response(bytes(line.body), self._places)
         except (*refusals.UNREADABLE, BadRequestError) as error:
             raise _refused(f"Line {self._seen} of the input file is no request of a batch in JSON.") from error
         if line.url not in (None, self._endpoint):
@@ -115,6 +125,10 @@ class Tally:
         self._models |= named.models({}, text, "")
         if len(self._models) > TUNED_MAX:
             raise _refused(f"The input file names more than {TUNED_MAX} fine-tuned models.")
+        self._objects |= ids.objects
+        self._alike |= ids.alike
+        if len(self._objects) + len(self._alike) > IDS_MAX:
+            raise _refused(f"The input file names more than {IDS_MAX} objects.")
         self._count(bytes(line.body))
 
     def _count(self, body: bytes) -> None:
@@ -130,6 +144,13 @@ class Tally:
             self._uncapped += call.choices
         else:
             self._output_tokens += call.output_tokens_declared
+
+
+def _places(endpoint: str) -> Places:
+    try:
+        return routes.match("POST", endpoint).route.names
+    except SentinelError:
+        return ()
 
 
 def _refused(message: str) -> BadRequestError:

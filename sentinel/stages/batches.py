@@ -1,4 +1,4 @@
-"""batches.read: the input file of a batch is read before it is sent, so that its models can be checked and its size be held.
+"""batches.read: the input file of a batch is read before it is sent, so that what it names can be checked and its size be held.
 
 Fails closed: BadRequestError for a file that is none of a batch, NotFoundError where the provider has none, UpstreamError where
 it does not show it, OverloadedError where others are being read, DrainingError where this worker ends, ForbiddenError where
@@ -23,7 +23,7 @@ from sentinel.logs import Log
 from sentinel.protocol import headers, objects
 from sentinel.protocol.batched import Asked, Lines, Tally, endpoint
 from sentinel.protocol.fields import Fields
-from sentinel.records import Call, Caller, TextPrompt
+from sentinel.records import Call, Caller, Ids, TextPrompt
 
 _log: Final = Log("batches")
 
@@ -33,6 +33,8 @@ _READ_S: Final = 600.0
 _READING_MAX: Final = 16
 _READING_OF_CALLER_MAX: Final = 2
 _KNOWN_MAX: Final = 1024
+# Of a file that names more it is not remembered what it asks for.
+_KNOWN_IDS_MAX: Final = 512
 # What is read in a thread at a time.
 _PIECE_BYTES: Final = 256 * 1024
 
@@ -71,6 +73,7 @@ class Batches:
             output_tokens_declared=max(1, asked.output_tokens + asked.uncapped * self._output_tokens_default),
             output_tokens_least=max(1, asked.output_tokens + asked.uncapped),
             models=call.models | asked.models,
+            named=Ids(call.named.objects | asked.named.objects, call.named.alike | asked.named.alike),
         )
 
     async def close(self) -> None:
@@ -101,7 +104,9 @@ class Batches:
     def _done(self, key: tuple[str, str], task: asyncio.Task[Asked]) -> None:
         del self._reading[key]
         if not task.cancelled() and task.exception() is None:
-            self._known[key] = task.result()
+            asked = task.result()
+            if len(asked.named.objects) + len(asked.named.alike) <= _KNOWN_IDS_MAX:
+                self._known[key] = asked
             if len(self._known) > _KNOWN_MAX:
                 del self._known[next(iter(self._known))]
 

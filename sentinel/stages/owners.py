@@ -21,9 +21,8 @@ from sentinel.records import Call, Caller, Scope
 
 _log: Final = Log("owners")
 
-# Objects one request may name: OpenAI takes 20 files in a tool, and 500 in a batch of files.
-_NAMED_MAX: Final = 512
-# Of what only looks like an id: others are served between two rounds.
+# Others are served between two rounds; what only looks like an id costs less to look up.
+_NAMED_AT_ONCE_MAX: Final = 512
 _LOOKED_UP_AT_ONCE_MAX: Final = 1024
 _MODELS: Final = "/models/"
 # Of a list of models; the longest known one (Vercel's) is a fiftieth of it.
@@ -107,14 +106,14 @@ class Owners:
         return Whole(kept, shown, reply.origin)
 
     async def _check_named(self, caller: Caller, named: list[tuple[str, str]]) -> None:
-        if len(named) > _NAMED_MAX:
-            raise ForbiddenError(f"A request may name at most {_NAMED_MAX} objects.", code="too_many_objects")
         if self._mode is not Scope.OWNED:
             raise objects.not_found(*named[0])
-        found = await self._ledger.owners.find([(name, self._life(kind)) for kind, name in named])
-        for (kind, name), owner in zip(named, found, strict=True):
-            if owner != caller.external_id:
-                raise objects.not_found(kind, name)
+        for start in range(0, len(named), _NAMED_AT_ONCE_MAX):
+            some = named[start : start + _NAMED_AT_ONCE_MAX]
+            found = await self._ledger.owners.find([(name, self._life(kind)) for kind, name in some])
+            for (kind, name), owner in zip(some, found, strict=True):
+                if owner != caller.external_id:
+                    raise objects.not_found(kind, name)
 
     async def _check_parts(self, caller: Caller, parts: Sequence[tuple[str, str]]) -> None:
         """What lies within an object is no other caller's, whatever the provider makes of its path. Without an owner of its own

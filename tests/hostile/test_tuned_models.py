@@ -1,4 +1,7 @@
-"""Issue 11 A4: others' fine-tuned models, wherever a body can name one, tried through real Granian: there are none."""
+"""Issue 11 A4: others' fine-tuned models, wherever a body can name one, tried through real Granian: there are none.
+
+Nor are others' objects in the lines of a batch.
+"""
 
 import asyncio
 import json
@@ -157,6 +160,20 @@ async def test_a_line_of_a_batch_names_no_others_model(anna: Asker, bert: Asker,
     assert (await batched(anna, lines(plain, named, plain), parts=parts))[0] == 200
     assert (await batched(bert, lines(plain), parts=parts))[0] == 200
     assert await reached() == before + 2
+
+
+async def test_a_line_of_a_batch_names_no_others_object(anna: Asker, bert: Asker) -> None:
+    """Another's file, or nobody's, in a line is none, as in the same request sent alone; one's own is read."""
+    annas, berts = await anna.uploaded("user_data", "secret"), await bert.uploaded("user_data", "mine")
+
+    def naming(name: str) -> str:
+        content = [{"type": "file", "file": {"file_id": name}}]
+        return lines(*({"model": "gpt-4o", "messages": said} for said in (HELLO, [{"role": "user", "content": content}])))
+
+    for name, status in ((annas, 404), ("file-nobodys", 404), (berts, 200)):
+        answered, answer = await batched(bert, naming(name))
+        assert answered == status, answer
+        assert status == 200 or name in answer["error"]["message"]
 
 
 @pytest.mark.parametrize(("capped", "status"), [([300, 300, 300], 200), ([600, 300, 300], 429), ([300, None, None], 200)])
