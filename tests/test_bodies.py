@@ -152,6 +152,23 @@ def test_what_several_models_used(usages: object, usage: Usage | None, items: li
     assert (meter.usage, meter.unfinished, meter.finished) == (usage, False, True)
 
 
+@pytest.mark.parametrize(
+    ("usages", "usage"),
+    [
+        (dict(zip("ab", MODELS, strict=True)), Usage(6, 4)),
+        ({}, None),
+        ({"a": {}}, None),
+        ({"a": MODELS[0], "b": 7}, Usage(3, 2)),
+        (7, None),
+    ],
+)
+def test_what_the_models_of_a_grader_used(usages: object, usage: Usage | None) -> None:
+    """A grader that asks models tells what each of them used by its name, and has no usage else."""
+    metadata = {"type": "score_model", "token_usage": 10, "sampled_model_name": "a"}
+    shown = {"reward": 1.0, "metadata": metadata, "sub_rewards": {}, "model_grader_token_usage_per_model": usages}
+    assert run(BodyMeter(Dialect.EVENTS), [json.dumps(shown).encode()]).usage == usage
+
+
 @pytest.mark.parametrize("name", ["x" * 257, 7, None, ["resp_1"]])
 def test_odd_names_are_none(name: object) -> None:
     """An id of another type or beyond 256 characters is no id."""

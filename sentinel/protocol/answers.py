@@ -49,6 +49,7 @@ class Head(msgspec.Struct):
     error: Any = None
     usage: Figures | None = None
     per_model_usage: Any = None
+    model_grader_token_usage_per_model: Any = None
     response: "Head | None" = None
 
     @property
@@ -147,7 +148,9 @@ def latest(before: Usage | None, usage: Usage) -> Usage:
 
 
 def read_usage_of_models(usages: Any) -> Usage | None:
-    """The sum over the models that a run of an eval asked; None where there is no such figure."""
+    """The sum over the models of a run of an eval (a list) or of a grader (by name); None where there is no such figure."""
+    if isinstance(usages, dict):
+        usages = list(usages.values())
     if not isinstance(usages, list):
         return None
     read = [usage for usage in map(read_usage, map(_figures, usages)) if usage is not None]

@@ -128,7 +128,7 @@ def _read_object(head: Head) -> Reading:
     fails = _fails(head) and head.object is None
     if isinstance(head.object, str) and head.object in _PARTS:
         return Reading(object_id=head.name)
-    usage = read_usage(head.usage) or read_usage_of_models(head.per_model_usage)
+    usage = read_usage(head.usage) or read_usage_of_models(head.per_model_usage or head.model_grader_token_usage_per_model)
     return Reading(usage, head.name, fails=fails, unfinished=_unfinished(head))
 
 
