@@ -44,7 +44,7 @@ def items_of(seal: Seal) -> list[Item]:
 
 
 class Told:
-    """A Zion that answers as it is told, and remembers what it was sent, as (endpoint, idempotency key, body)."""
+    """A Zion that answers as it is told (0: not at all), and remembers what it was sent: (endpoint, idempotency key, body)."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, Any]] = []
@@ -55,6 +55,8 @@ class Told:
         endpoint, body = request.path.rpartition("/")[2], await request.json()
         self.sent.append((endpoint, request.headers["idempotency-key"], body))
         status, answer = self.answer(endpoint, body)
+        if not status and request.transport is not None:
+            request.transport.close()
         return web.Response(status=status, text=json.dumps(answer), content_type="application/json")
 
 
@@ -210,6 +212,24 @@ async def test_the_batch_endpoint_is_looked_for_again_after_ten_minutes(parts: P
         assert await parts.delivery.deliver(0) is None
     one = ["batch-increment", "increment"]
     assert [endpoint for endpoint, _, _ in parts.told.sent] == [*one, "increment", "increment", *one]
+
+
+@pytest.mark.parametrize("status", [0, 500, 504])
+async def test_a_batch_that_may_be_booked_goes_again_as_a_batch(parts: Parts, clock: Clock, status: int) -> None:
+    """Zion knows it by its own key, not its increments one by one: a 404 meanwhile, as of a proxy, changes nothing in that."""
+    parts.told.answer = lambda *_: (status, {})
+    await parts.use("ada", "bob")
+    await parts.delivery.deliver(0)
+    parts.told.answer = lambda *_: PROXY_404
+    await parts.use("eve")
+    await parts.delivery.deliver(0)
+    clock.now_ms += 66_001
+    parts.told.answer = lambda *_: BOOKED
+    assert await parts.delivery.deliver(0) is None
+    lost, _, _, *after = parts.told.sent
+    assert lost in after
+    assert [endpoint for endpoint, _, body in after if "eve" not in str(body)] == ["batch-increment"]
+    assert (await parts.ledger.peek(0)).batches == 0
 
 
 async def test_a_busy_zion_is_not_asked_before_its_time(parts: Parts, clock: Clock) -> None:

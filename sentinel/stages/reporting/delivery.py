@@ -99,8 +99,9 @@ class Delivery:
         if batch.lost:
             metrics.REPORTS_UNSURE.inc()
         await self._ledger.replicas.hold()
-        # What was begun one by one goes on so: the batch's own key would book again what is booked already.
-        if batch.parts or self._now_s() < self._batches_from_s:
+        # What was begun one by one goes on so: the batch's own key would book again what is booked already. What may have gone
+        # whole goes so again: other keys would.
+        if batch.parts or (self._now_s() < self._batches_from_s and batch.attempts == 1):
             return await self._send_singly(batch, report, turn)
         answer = await self._zion.report(report.body, batch.id)
         if answer.status == 200:
