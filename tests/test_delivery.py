@@ -232,6 +232,21 @@ async def test_a_batch_that_may_be_booked_goes_again_as_a_batch(parts: Parts, cl
     assert (await parts.ledger.peek(0)).batches == 0
 
 
+async def test_what_went_one_by_one_never_goes_as_a_batch(parts: Parts, clock: Clock) -> None:
+    """Also where no increment was answered, by a worker that takes Zion to have an endpoint for batches: one may be booked."""
+    parts.told.answer = lambda endpoint, _: PROXY_404 if endpoint == "batch-increment" else (0, {})
+    await parts.use("ada", "bob")
+    await parts.delivery.deliver(0)
+    parts.now_s = 600.0
+    clock.now_ms += 66_001
+    parts.told.answer = lambda *_: BOOKED
+    assert await parts.delivery.deliver(0) is None
+    whole, first, second, *after = parts.told.sent
+    assert whole[0] == "batch-increment"
+    assert after == [first, second]
+    assert (await parts.ledger.peek(0)).batches == 0
+
+
 async def test_a_busy_zion_is_not_asked_before_its_time(parts: Parts, clock: Clock) -> None:
     """429 with Retry-After shuts the gate; it is no failure of Zion's and opens no breaker."""
     parts.told.answer = lambda *_: (429, {})

@@ -5,7 +5,8 @@
 --         4 at most so many items  5 at most so many sealed batches: above it no new one, the sums wait
 --         6 format of a new one: unified | per_limit
 -- returns {batch id ('' when there is none), attempt, time stamp ms, fields left in the unreported sums, JSON items, format,
---         JSON parts as in part, 1 where an earlier attempt ended without anybody knowing how}
+--         JSON parts as in part ('' where it has not begun to go one by one), 1 where an earlier attempt ended without anybody
+--         knowing how}
 --         an item: [external id, e-mail, model, period start ms, input, output, requests], never negative, never all zero, and
 --         [external id, e-mail] under which Zion is told of it, where these are others by now
 -- clock   Redis TIME; a step backwards delays an attempt by that step
@@ -36,10 +37,10 @@ local function hand_out(batch_id)
   end
   local items, attempt, parts, lost =
     unpack(redis.call('HMGET', KEYS[2], batch_id, field('attempt'), field('parts'), field('lost')))
-  return {batch_id, tonumber(attempt), head[1], redis.call('HLEN', KEYS[1]), items, head[2] or ARGV[6], parts or '[]', lost and 1 or 0}
+  return {batch_id, tonumber(attempt), head[1], redis.call('HLEN', KEYS[1]), items, head[2] or ARGV[6], parts or '', lost and 1 or 0}
 end
 
-local function nothing() return {'', 0, 0, redis.call('HLEN', KEYS[1]), '[]', '', '[]', 0} end
+local function nothing() return {'', 0, 0, redis.call('HLEN', KEYS[1]), '[]', '', '', 0} end
 
 for _, batch_id in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
   -- The same call, sent again.

@@ -45,7 +45,8 @@ class Batch(msgspec.Struct, frozen=True):
     """A sealed report: the same id, items and format however often it is taken.
 
     `sealed_at_ms` (Unix) lies in the period of every item. `parts` are the increments that were answered one by one, by
-    position, with the reason where Zion refused them. `lost`: nobody knows how an earlier attempt ended.
+    position, with the reason where Zion refused them; `singly` says that it has begun to go so. `lost`: nobody knows how an
+    earlier attempt ended.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Batch(msgspec.Struct, frozen=True):
     usage_format: str = "unified"
     parts: tuple[tuple[int, str], ...] = ()
     lost: bool = False
+    singly: bool = False
     # The items as they lie in Redis.
     json: bytes = b""
 
@@ -145,7 +147,7 @@ class Outbox:
         batch_id, attempts, sealed_at_ms, _, items, sealed_format, parts, lost = reply
         if not batch_id:
             return None
-        answered = _read_parts(parts)
+        answered = _read_parts(parts or b"{}")  # Lua writes an empty list as an empty object
         return Batch(
             id=batch_id.decode(),
             partition=partition,
@@ -155,6 +157,7 @@ class Outbox:
             usage_format=sealed_format.decode(),
             parts=() if isinstance(answered, dict) else tuple(answered),
             lost=bool(lost),
+            singly=parts != b"",
             json=items,
         )
 
@@ -205,7 +208,8 @@ class Outbox:
         return bool((await self._pipeline.script("bury", keys, (self._now_ms(), batch.id, shown, place, *callers)))[0])
 
     async def part(self, batch: Batch, answers: Mapping[int, str], claim_ms: int = CLAIM_MS) -> bool:
-        """Zion has answered the increments at these positions ("": booked, else why not); keep the claim: part.lua.
+        """Zion has answered the increments at these positions ("": booked, else why not); keep the claim: part.lua. With none
+        of them: the batch is about to go one by one.
 
         False where the batch is gone: somebody else got it through.
         """

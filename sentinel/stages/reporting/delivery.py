@@ -101,7 +101,7 @@ class Delivery:
         await self._ledger.replicas.hold()
         # What was begun one by one goes on so: the batch's own key would book again what is booked already. What may have gone
         # whole goes so again: other keys would.
-        if batch.parts or (self._now_s() < self._batches_from_s and batch.attempts == 1):
+        if batch.singly or (self._now_s() < self._batches_from_s and batch.attempts == 1):
             return await self._send_singly(batch, report, turn)
         answer = await self._zion.report(report.body, batch.id)
         if answer.status == 200:
@@ -122,6 +122,10 @@ class Delivery:
 
     async def _send_singly(self, batch: Batch, report: increments.Increments, turn: Pass | None) -> bool:
         """Send what is not answered yet, one by one; `turn` is one that the gate has granted already."""
+        if not batch.singly and not await self._ledger.part(batch, {}):
+            if turn is not None:
+                await self._gate.tell(turn, "unused")
+            return True  # somebody else got it through
         answers, failed, lost = dict(batch.parts), "", False
         for position, single in enumerate(report.singles):
             if position in answers:
