@@ -183,6 +183,26 @@ async def test_what_others_left_costs_the_same(redis_server: RedisServer, states
     assert [(one.input_tokens, one.output_tokens, one.requests) for one in sums] == [(*charged, 1)]
 
 
+async def test_a_look_that_hangs_keeps_no_worker(redis_server: RedisServer) -> None:
+    """A provider that does not answer for the state of some work is waited for no longer than its worker lives."""
+    ledger, hangs = await opened(redis_server), Shows(WORKING)
+    asked = asyncio.Event()
+
+    async def send(*_: Any) -> Any:
+        asked.set()
+        await asyncio.Event().wait()
+
+    hangs.send = send  # type: ignore[method-assign]
+    worker = follower(ledger, hangs)
+    following = asyncio.create_task(worker.follow(HELD, ANSWERED, "/responses/resp_1"))
+    async with asyncio.timeout(10):
+        await asked.wait()
+        await worker.close()
+        assert await following is None
+    assert [work.request_id for work in await ledger.unfinished.of("ada")] == [HELD.request_id]
+    await ledger.close()
+
+
 def test_a_record_of_an_older_version_is_read() -> None:
     """What a worker before this version has noted is still followed."""
     from sentinel.edges.ledger import unfinished

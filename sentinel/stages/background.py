@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -108,13 +108,7 @@ class Background:
 
     async def opened(self, opening: asyncio.Task[Reply]) -> Reply | None:
         """What `opening` gives that nobody waits for any more; None where it fails, or is given up since this worker ends."""
-        closing = asyncio.create_task(self._closing.wait())
-        try:
-            await asyncio.wait((opening, closing), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            closing.cancel()
-        if not opening.done():
-            opening.cancel()
+        await self._unless_closing(opening)
         try:
             return await opening
         except (SentinelError, ClientGoneError, asyncio.CancelledError):
@@ -132,7 +126,11 @@ class Background:
             while not await self._closes_within(wait_s):
                 wait_s = min(2 * wait_s, self._poll_s)
                 await self._renew(work, hold)
-                if (outcome := await self._look(work)) is not None:
+                look = asyncio.create_task(self._look(work))
+                await self._unless_closing(look)
+                if look.cancelled():
+                    return None
+                if (outcome := look.result()) is not None:
                     return outcome
                 if self._now_s() - work.since_ms / 1000 > _GIVE_UP_S:
                     _log.warning("unfinished work is given up", request_id=work.request_id)
@@ -186,6 +184,17 @@ class Background:
                 await asyncio.sleep(wait_s)
         if outcome is not None and not outcome.unseen:
             await self._ledger.unfinished.add(replace(work, cost=_tokens(work, outcome)))
+
+    async def _unless_closing(self, task: asyncio.Task[Any]) -> None:
+        """Wait for `task`, which is cancelled where this worker ends, or where nobody waits any more."""
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            await asyncio.wait((task, closing), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closing.cancel()
+            if not task.done():
+                task.cancel()
+        await asyncio.wait((task,))
 
     async def _closes_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):
