@@ -2,19 +2,21 @@
 
 import asyncio
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from sentinel.edges.provider import Reply
 from sentinel.edges.section import Section
 from sentinel.errors import ClientGoneError, DrainingError
+from sentinel.protocol.bodies import BodyMeter
 from sentinel.protocol.histories import Histories
 from sentinel.protocol.reasoning import Reasoning
 from sentinel.records import Call, Dialect, Ending, Ids, Outcome, Usage
 from sentinel.settings import lists, read
 from sentinel.stages.relay import Leaving, ReadOn
 from tests.support.documents import ROOT
-from tests.test_relay import call
+from tests.test_relay import Answer, call
 from tests.test_wire import CHAT, RESPONSE
 from tests.test_wire import read as read_call
 
@@ -125,6 +127,17 @@ def test_what_was_hidden_is_charged_by_its_hold(asked: Call, unseen: str) -> Non
         assert leaving(mode).judge(asked, LEFT).unseen == unseen
         assert leaving(mode).judge(asked, LEFT, whole=True).unseen == ""
         assert leaving(mode).judge(asked, Outcome(Ending.SUCCESS, 200, started=True)).unseen == ""
+
+
+async def test_many_large_images_are_read_on_to_their_usage() -> None:
+    """Ten of 9 MiB in base64, behind which alone the usage stands, are within what is read on by default."""
+    settings = read({}, dotenv=ROOT / ".env.example")
+    read_on = ReadOn(answers_max=1, timeout_s=60, bytes_max=settings.read_on_bytes_max)
+    image = b'{"b64_json":"' + b"A" * (9 * 2**20) + b'"}'
+    meter = BodyMeter(Dialect.MEDIA)
+    parts = [b'{"data":[', *[image, b","] * 9, image, b'],"usage":{"input_tokens":9,"output_tokens":41600}}']
+    await read_on.read(cast("Reply", Answer(b"application/json", parts)), meter)
+    assert meter.usage == Usage(9, 41_600)
 
 
 # ---- before the answer comes -------------------------------------------------------------------------------------------

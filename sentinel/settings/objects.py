@@ -81,7 +81,7 @@ class ObjectSettings(ProviderSettings, frozen=True, kw_only=True):
     ] = 600.0
     read_on_bytes_max: Annotated[
         int, Variable("SENTINEL_READ_ON_BYTES_MAX", "How much of it is read on.", "bytes", low=1024, high=2**40)
-    ] = 8 * 2**20
+    ] = 128 * 2**20  # ten images of the largest size, in base64
     read_on_answers_max: Annotated[
         int,
         Variable("SENTINEL_READ_ON_ANSWERS_MAX", "How many a worker reads on at a time.", "answers", low=1, high=100000),
