@@ -1,14 +1,19 @@
 """owners and unfinished work: what a real Redis remembers of objects at the provider."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
 import pytest
 from redis.asyncio import Redis
 
-from sentinel.edges.ledger import open_redis
+from sentinel.edges.ledger import Ledger, open_redis
 from sentinel.edges.ledger.owners import Owners
 from sentinel.edges.ledger.pipeline import Pipeline
 from sentinel.edges.ledger.unfinished import Unfinished, Work
+from sentinel.errors import NotFoundError
+from sentinel.protocol import routes
+from sentinel.records import Call, Caller, Ids
+from sentinel.stages.owners import Owners as Guard
 from tests.support.ledgers import redis
 from tests.support.redis_server import RedisServer, redis_server
 
@@ -51,6 +56,31 @@ async def test_owners_of_many_are_known_at_once(pipeline: Pipeline, redis: Redis
     assert await owners.known(names) == {name: "anna" if name in names[:40] else "bert" for name in names[:60]}
     for kept in await redis.keys("o:*"):
         assert 0 < await redis.ttl(kept) <= 100
+
+
+class _Keeps:
+    """A ledger whose objects are anna's, but for `berts`; it remembers how many were asked for at once."""
+
+    def __init__(self, berts: str = "") -> None:
+        self.owners = self
+        self.asked: list[int] = []
+        self._berts = berts
+
+    async def find(self, named: Sequence[tuple[str, int]]) -> list[str | None]:
+        self.asked.append(len(named))
+        return [None if name == self._berts else "anna" for name, _ in named]
+
+
+async def test_many_objects_are_looked_up_in_rounds() -> None:
+    """So that others are served in between; a single one that is not the caller's is found among all."""
+    batches = routes.match("POST", "/v1/batches")
+    call = Call("batches", "POST", "/batches", named=Ids(frozenset(f"file-{number}" for number in range(1025))))
+    caller, ledger = Caller("anna", "a@b"), _Keeps()
+    assert await Guard(cast("Ledger", ledger), mode="owned", life_s=5).check(caller, batches, call) == call
+    assert ledger.asked == [512, 512, 1]
+    for berts in ("file-0", "file-1024"):
+        with pytest.raises(NotFoundError, match=berts):
+            await Guard(cast("Ledger", _Keeps(berts)), mode="owned", life_s=5).check(caller, batches, call)
 
 
 async def test_unfinished_work_is_kept_until_it_is_settled(pipeline: Pipeline, redis: Redis) -> None:

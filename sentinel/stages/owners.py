@@ -6,7 +6,8 @@ A route that shows or changes the account as a whole, or lies outside SENTINEL_P
 away both are LedgerUnavailableError. What could not be noted is logged, and its owner cannot reach it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import chain, islice
 from typing import Final
 from urllib.parse import unquote
 
@@ -60,9 +61,7 @@ class Owners:
                 param="data_source",
             )
         if match.named or call.named.objects:
-            await self._check_named(
-                caller, [*match.named, *[(objects.kind_of(name), name) for name in sorted(call.named.objects)]]
-            )
+            await self._check_named(caller, match.named, call.named.objects)
         if self._mode is Scope.OWNED:
             if match.parts:
                 await self._check_parts(caller, match.parts)
@@ -105,11 +104,12 @@ class Owners:
         kept = tuple(line for line in reply.headers if line[0].lower() != b"content-length")
         return Whole(kept, shown, reply.origin)
 
-    async def _check_named(self, caller: Caller, named: list[tuple[str, str]]) -> None:
-        if self._mode is not Scope.OWNED:
-            raise objects.not_found(*named[0])
-        for start in range(0, len(named), _NAMED_AT_ONCE_MAX):
-            some = named[start : start + _NAMED_AT_ONCE_MAX]
+    async def _check_named(self, caller: Caller, in_path: Sequence[tuple[str, str]], in_body: Set[str]) -> None:
+        ordered = sorted(in_body) if len(in_body) <= _NAMED_AT_ONCE_MAX else in_body
+        named = chain(in_path, ((objects.kind_of(name), name) for name in ordered))
+        while some := list(islice(named, _NAMED_AT_ONCE_MAX)):
+            if self._mode is not Scope.OWNED:
+                raise objects.not_found(*some[0])
             found = await self._ledger.owners.find([(name, self._life(kind)) for kind, name in some])
             for (kind, name), owner in zip(some, found, strict=True):
                 if owner != caller.external_id:
