@@ -1,7 +1,8 @@
 """leases: a hold outlives its worker only as long as its lease. Live requests renew theirs; what died is charged by a sweeper.
 
 Fails safe both ways: a renewal that Redis does not take leaves the lease as it is (the hold is then charged by estimate, and
-the late truth corrects it), and a sweep that fails is made again by any worker a moment later.
+the late truth corrects it), and a sweep that fails is made again by any worker a moment later. A hold that cannot be read keeps
+no other from being swept.
 """
 
 import asyncio
@@ -117,12 +118,12 @@ class Leases:
     async def _renew(self, leases: list[Lease]) -> None:
         beats = [self._ledger.beat(lease.hold, 0 if lease.meter is None else lease.meter.events) for lease in leases]
         results = await asyncio.gather(*beats, return_exceptions=True)
-        for failure in (result for result in results if isinstance(result, BaseException)):
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for failure in failures:
             if not isinstance(failure, LedgerUnavailableError):
-                raise failure
-        failed = sum(isinstance(result, BaseException) for result in results)
-        if failed:
-            _log.warning("leases not renewed", failed=failed, of=len(leases))
+                _log.error("defect", exception=failure)
+        if failures:
+            _log.warning("leases not renewed", failed=len(failures), of=len(leases))
 
     async def _sweep_all(self) -> None:
         while True:
@@ -133,3 +134,5 @@ class Leases:
                     await self._ledger.sweep(partition)
                 except LedgerUnavailableError:
                     break
+                except Exception as error:  # noqa: BLE001 - a defect met with one hold must not keep all others held
+                    _log.error("defect", exception=error, partition=partition)
