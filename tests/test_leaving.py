@@ -97,7 +97,16 @@ TEMPLATE = {"id": "pmpt_1", "variables": {"a": "b"}}
         ("responses", {"conversation": {"id": "conv_1"}}, True),
         ("responses", {"prompt": TEMPLATE}, True),
         ("responses", {"input": [{"type": "item_reference", "id": "msg_1"}]}, True),
+        ("responses", {"input": [{"id": "msg_1"}]}, True),
+        ("responses", {"input": [{"id": "msg_1", "type": None}]}, True),
+        ("responses", {"input": [{"id": "msg_1", "role": "assistant", "content": "a"}]}, False),
+        (
+            "responses",
+            {"input": [{"id": "fc_1", "type": "function_call", "name": "f", "arguments": "{}", "call_id": "c"}]},
+            False,
+        ),
         ("responses", {"input": [{"role": "user", "content": [{"type": "input_file", "file_url": "https://a/b"}]}]}, True),
+        ("responses", {"input": "caf\u00e9"}, False),
     ],
 )
 def test_what_is_read_on(route: str, fields: dict[str, Any], *, reads_on: bool) -> None:
@@ -106,6 +115,13 @@ def test_what_is_read_on(route: str, fields: dict[str, Any], *, reads_on: bool) 
     assert leaving().reads_on(read_call(given, route)) is reads_on
     assert leaving("drain").reads_on(read_call(given, route))
     assert not leaving("cancel").reads_on(read_call(given, route))
+
+
+@pytest.mark.parametrize("spelled", [b"item\\u005freference", b"\\u0069tem_reference", b"item_referenc\\u0065"])
+def test_no_spelling_hides_a_reference(spelled: bytes) -> None:
+    """Who leaves an answer that goes on from elsewhere has it read on, however the request says so."""
+    body = b'{"model":"gpt-4o","stream":true,"input":[{"type":"%s","id":"msg_1","content":"a"}]}' % spelled
+    assert leaving().reads_on(read_call(body, "responses"))
 
 
 CHARGES: list[tuple[Call, str]] = [

@@ -91,9 +91,9 @@ _decode: Final = JSONDecoder(object_pairs_hook=_Pairs, parse_int=float).decode
 def in_chat(body: bytes, places: Places) -> Ids:
     """What a chat, a completion or an embedding names, which is little: a file under `file_id`, a voice that was made."""
     if len(body) > SLICE_BYTES:
-        return in_json(body, places) if holds_key(body) or holds(body, b'"voice"') or _has_escaped(body) else NO_IDS
+        return in_json(body, places) if holds_key(body) or holds(body, b'"voice"') or has_escaped(body) else NO_IDS
     at = body.find(b"_")
-    if (at >= 0 and _KEY.search(body, at)) or b'"voice"' in body or (_BACKSLASH in body and _has_escaped(body)):
+    if (at >= 0 and _KEY.search(body, at)) or b'"voice"' in body or (_BACKSLASH in body and has_escaped(body)):
         return in_json(body, places)
     return NO_IDS
 
@@ -202,7 +202,7 @@ def _texts(waiting: list[tuple[str, Any]], left_out: frozenset[str]) -> Iterator
 def models_of_tools(members: Mapping[str, Raw]) -> frozenset[str]:
     """The models that the tools of a response ask: the one that makes its images."""
     tools = bytes(members.get("tools", b""))
-    if _IMAGES not in tools and not _has_escaped(tools):
+    if _IMAGES not in tools and not has_escaped(tools):
         return _NO_MODELS
     given = _decode(tools.decode())
     return frozenset(name for name in _members(given if type(given) is list else (), "model") if isinstance(name, str))
@@ -231,5 +231,6 @@ def _members(values: Iterable[Any], wanted: str) -> list[Any]:
     return [inner for value in values if isinstance(value, _Pairs) for name, inner in value if name == wanted]
 
 
-def _has_escaped(body: bytes) -> bool:
+def has_escaped(body: bytes) -> bool:
+    """Whether a sign of which keys and ids are made is spelled as an escape, as nobody writes it who hides nothing."""
     return b"\\u00" in body and _ESCAPED.search(body) is not None

@@ -18,6 +18,13 @@ def has_hosted(tools: Iterable[Any] | None) -> bool:
     return any(not isinstance(tool, dict) or tool.get("type") not in _OWN_TOOLS for tool in tools or ())
 
 
-def refers(body: bytes) -> bool:
-    """Whether items of a response lie elsewhere; ids of objects are seen to by themselves."""
-    return b"item_reference" in body or b"file_url" in body
+def refers(body: bytes, items: Any) -> bool:
+    """Whether `items` of a response, or files in them, lie elsewhere; ids of objects are seen to by themselves."""
+    if b"item_reference" in body or b"file_url" in body:
+        return True
+    return b'"id"' in body and isinstance(items, list) and any(map(_refers, items))
+
+
+def _refers(item: Any) -> bool:
+    """Whether an item is a reference, which need not say so."""
+    return isinstance(item, dict) and "id" in item and "content" not in item and item.get("type") is None
