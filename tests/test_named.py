@@ -217,6 +217,29 @@ def test_fine_tuned_models_are_seen_at_any_depth(body: str, found: set[str]) -> 
 
 
 @pytest.mark.parametrize(
+    ("shape", "begins"),
+    [
+        ('{"tools":[{"model":[%s]}]}', "ft:"),
+        ('{"tools":[{"model":[%s]}]}', "\\u0066t:"),
+        ('{"models":[%s]}', "ft:"),
+        ('{"models":[%s]}', "gpt-"),
+        ('{"providerOptions":{"gateway":{"models":[%s]}}}', "gpt-"),
+    ],
+)
+def test_a_body_names_few_models(shape: str, begins: str) -> None:
+    """Issue 11 B3: each fine-tuned model is looked up, and each is held against what is allowed: there are few, wherever they
+    stand.
+    """
+    most, more = (
+        (shape % ",".join(f'"{begins}{number}"' for number in range(count))).encode()
+        for count in (named.MODELS_MAX, named.MODELS_MAX + 1)
+    )
+    assert len(named.models(splice.members(most), most, "")) == named.MODELS_MAX
+    with pytest.raises(BadRequestError, match="too many models"):
+        named.models(splice.members(more), more, "")
+
+
+@pytest.mark.parametrize(
     ("model", "name"),
     [
         (TUNED, TUNED),

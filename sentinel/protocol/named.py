@@ -20,6 +20,7 @@ from sentinel.protocol.searching import SLICE_BYTES, holds
 from sentinel.records import NO_IDS, Ids
 
 NAMED_MAX: Final = 4096  # OpenAI takes 2000 files at a time
+MODELS_MAX: Final = 512  # each fine-tuned one is looked up
 ID_CHARACTERS_MAX: Final = 256
 
 # What objects of an account are called, and so whose owner matters. Parts of objects (messages, runs, steps) are reached
@@ -152,10 +153,15 @@ def runs_over_account(body: bytes) -> bool:
 def models(members: Mapping[str, Raw], body: bytes, model: str) -> frozenset[str]:
     """The models that `body` names beside the `model` at its top, whose `members` are given: to be asked where that one fails
     (Vercel's `providerOptions.gateway.models`; a plain `models` as other gateways have it), or fine-tuned, at any depth.
+
+    Raises BadRequestError for too many of them.
     """
+    found = _NO_MODELS if _NAMING_MODELS.isdisjoint(members) else _models(members)
     if (b"ft:" in body or b"\\u00" in body) and _MAYBE_TUNED.search(body):
-        return _models(members) | _tuned(body, model)
-    return _NO_MODELS if _NAMING_MODELS.isdisjoint(members) else _models(members)
+        found |= _tuned(body, model)
+    if len(found) > MODELS_MAX:
+        raise BadRequestError(f"The body names too many models: at most {MODELS_MAX} are read.", code="invalid_body")
+    return found
 
 
 def tuned_name(model: str) -> str:
