@@ -28,8 +28,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 # any bound of bytes, and one that means ill can as well send them over the next connection.
 _LINGER_S: Final = 30.0
 _LINGER_IDLE_S: Final = 5.0
-# Named by us, since the server would else name itself and its version (reliability.md A17).
-_SERVER: Final = (b"server", b"sentinel")
+_SERVER: Final = (b"server", b"sentinel")  # else the server names itself and its version (reliability.md A17)
 
 
 class Exchange:
@@ -96,6 +95,11 @@ class Exchange:
     def listens(self) -> bool:
         """Whether the request was read, and it will be heard when the client leaves."""
         return self._watch is not None
+
+    @property
+    def lingers(self) -> bool:
+        """Whether its answer is out, and only the rest of the request is waited for."""
+        return self._due_s is not None
 
     @property
     def trace(self) -> Trace:

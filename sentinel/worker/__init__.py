@@ -8,7 +8,7 @@ import gc
 import itertools
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from sentinel import metrics, vocab
@@ -240,9 +240,13 @@ class Worker:
         while True:
             await asyncio.sleep(_END_IDLE_S)
             try:
-                await connections.end_idle(self._exchanges.values)
+                await connections.end_idle(self._under_way)
             except Exception as error:  # noqa: BLE001 - without it, who asks for nothing would keep others out
                 _log.error("defect", exception=error)
+
+    def _under_way(self) -> Iterator[Scope]:
+        """The scopes of requests that wait for something; what only lingers keeps a place as an idle connection does."""
+        return (scope for exchange, scope in self._exchanges.items() if not exchange.lingers)
 
     def _end_open(self) -> None:
         for exchange in list(self._exchanges):

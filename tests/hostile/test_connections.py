@@ -6,6 +6,7 @@ import re
 import socket
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -32,6 +33,8 @@ FIRST_S = 2
 # Far below the 60 s that a head may take otherwise.
 _WAIT_S = 30
 ALIVE = request("GET", "/health/live")
+# Refused before its body is read, of which more comes again and again.
+REFUSED = request("POST", "/v1/chat/completions", "Content-Length: 1000000")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -59,14 +62,24 @@ def silent(stack: Stack) -> socket.socket:
     return socket.create_connection(("127.0.0.1", stack.port))
 
 
-@pytest.mark.parametrize("said", [b"", ALIVE], ids=["nothing", "one request each"])
+async def dripping(connections: list[socket.socket]) -> None:
+    """A byte over each of them, again and again."""
+    while True:
+        for connection in connections:
+            with suppress(OSError):
+                connection.send(b"x", socket.MSG_DONTWAIT)
+        await asyncio.sleep(0.5)
+
+
+@pytest.mark.parametrize("said", [b"", ALIVE, REFUSED], ids=["nothing", "one request each", "a refused body each"])
 async def test_who_holds_every_place_keeps_nobody_out(stack: Stack, said: bytes) -> None:
-    """More connections than places, silent or after one answer: the operator is answered at once, a caller soon, by places
-    that were taken from them.
+    """More connections than places, silent, after one answer, or with a body that goes on behind its refusal: the operator is
+    answered at once, a caller soon, by places that were taken from them.
     """
     user = await make_user(stack)
     before = await ended(stack, "pressed")
     holding = [silent(stack) for _ in range(3 * PLACES)]
+    drip = asyncio.create_task(dripping(holding if said == REFUSED else []))
     try:
         for connection in holding:
             connection.sendall(said)
@@ -81,6 +94,7 @@ async def test_who_holds_every_place_keeps_nobody_out(stack: Stack, said: bytes)
             while await ended(stack, "pressed") < before + PLACES:
                 pass
     finally:
+        drip.cancel()
         for connection in holding:
             connection.close()
 
