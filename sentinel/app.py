@@ -97,6 +97,12 @@ class _Answering:
             await self._tell_gone()
         except SentinelError as error:
             await self._tell(await self._worker.journey.refuse(exchange, error))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody has cancelled the request, but the worker ends, and with it what the request has waited for.
+            await self._tell(DrainingError())
         except Exception as error:  # noqa: BLE001 - a defect: the caller gets a bare 500, the log gets everything
             _log.error("defect", exception=error, request_id=exchange.request_id, route=self._route)
             await self._tell(SentinelError("The gateway failed to handle this request."))
