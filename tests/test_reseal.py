@@ -114,7 +114,9 @@ class Town:
         for name, (life_ms, value) in self.content.items():
             await self.redis.restore(name, max(life_ms, 0), value)
         self._runs += 1
-        await self.redis.hset(key("p", 0), "run", f"{self._runs:x}")
+        self.ledger._pipeline.first_run_id = f"{self._runs:x}"
+        if await self.redis.exists(key("p", 0)):
+            await self.redis.hset(key("p", 0), "run", f"{self._runs:x}")
 
     async def recover(self) -> None:
         """Somebody finds another run; every worker tells what it settled, then what it sealed."""
@@ -138,12 +140,13 @@ class Town:
             self.clock.now_ms += 1
 
 
-async def new_town(url: str) -> Town:
-    """An empty one, in which reports have begun."""
+async def new_town(url: str, *, noted: bool = True) -> Town:
+    """An empty one; reports have begun where its run is `noted`."""
     await emptied(url)
     clock = Clock()
     ledger = open_ledger(url, now_ms=clock)
-    await ledger.peek(0)
+    if noted:
+        await ledger.peek(0)
     town = Town(ledger, open_redis(url, 5.0), clock)
     await town.copy()
     return town
@@ -178,14 +181,14 @@ STEPS = st.one_of(
 
 
 @settings(max_examples=80, deadline=None)
-@given(steps=st.lists(STEPS, max_size=24))
-def test_whatever_redis_loses_is_booked_once(redis_server: RedisServer, steps: list[tuple[str, int, int]]) -> None:
+@given(steps=st.lists(STEPS, max_size=24), noted=st.booleans())
+def test_whatever_redis_loses_is_booked_once(redis_server: RedisServer, steps: list[tuple[str, int, int]], noted: bool) -> None:
     """Any history of use, reports and their ends, copies and losses: booked and dead letters are what was used, at every id the
-    bytes are the same, no sum is left, and what Zion has is acknowledged.
+    bytes are the same, no sum is left, and what Zion has is acknowledged. Also where Redis lost the note of its run.
     """
 
     async def run() -> None:
-        town = await new_town(redis_server.url)
+        town = await new_town(redis_server.url, noted=noted)
         for kind, *values in steps:
             if kind == "use":
                 await town.use(*values)
@@ -212,8 +215,12 @@ def test_whatever_redis_loses_is_booked_once(redis_server: RedisServer, steps: l
     asyncio.run(run())
 
 
-async def test_what_redis_lost_is_sealed_again_before_anything_new_is(town: Town) -> None:
-    """A new run seals nothing for 6 s, in which seals are told; the batch then goes out as it was, marked as unsure."""
+@pytest.mark.parametrize("noted", [True, False])
+async def test_what_redis_lost_is_sealed_again_before_anything_new_is(redis_server: RedisServer, noted: bool) -> None:
+    """A new run seals nothing for 6 s, in which seals are told; the batch then goes out as it was, marked as unsure. So it is
+    where Redis has lost the note of its run, too.
+    """
+    town = await new_town(redis_server.url, noted=noted)
     await town.copy()
     await town.use(0, 5)
     first = await town.take()
@@ -241,6 +248,7 @@ async def test_what_redis_lost_is_sealed_again_before_anything_new_is(town: Town
     assert await town.ledger.done(again)
     assert await town.ledger.unsealed(town.seals) == []
     assert not await town.ledger.reseal(seal)
+    await close(town)
 
 
 async def test_a_claim_whose_end_was_lost_ends_with_the_run(town: Town) -> None:
@@ -302,6 +310,20 @@ async def test_a_seal_that_is_told_late_nets_with_what_comes(town: Town) -> None
     await town.use(0, 7)
     await town.finish()
     assert town.zion.booked == {"user-0": 12}
+
+
+async def test_a_new_worker_beside_the_journal_of_a_dead_one_seals_nothing_at_once(town: Town, tmp_path: Path) -> None:
+    """Redis lost everything, and all workers died: who comes next knows no earlier run, but finds what they left."""
+    dead, own = (Journal(tmp_path, boot, bytes_max=2**20, keep_s=60.0, refuse_when_full=True) for boot in ("b" * 16, "a" * 16))
+    dead.tend()
+    await town.use(0, 5)
+    dead.settled(_hold(town.bills[0]), _bill(town.bills[0]))
+    dead.close()
+    await town.redis.flushall()
+    await Recovery(town.ledger, own).look()
+    queue = await town.ledger.peek(0)
+    assert (queue.sums, queue.ready, queue.wait_ms) == (1, False, RESEAL_MS)
+    own.close()
 
 
 async def test_recovery_tells_seals_after_bills(tmp_path: Path) -> None:

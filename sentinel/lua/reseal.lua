@@ -3,7 +3,8 @@
 -- KEYS    1 a unreported sums  2 b sealed batches  3 s their next attempt  4 y batches that Zion has  5 p run of Redis
 --         6.. q accounts of the callers in the batch       (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 batch id  3 its place in KEYS[4]  4 JSON [time stamp, format]  5 JSON items, both as in take
---         6.. the external ids of KEYS[6..], in that order
+--         6 the run of Redis that the caller has known first ('' where it knows none)  7.. the external ids of KEYS[6..], in that
+--         order
 -- returns {1 sealed again | 0 nothing was lost: it waits, or Zion is known to have it}
 -- clock   Redis TIME, never before the last of an account
 -- cost    O(items). Bills of the batch that are told later still net with what is taken out of the sums here. It is due when nobody
@@ -16,7 +17,7 @@
 local now, batch_id = read_clock(tonumber(ARGV[1])), ARGV[2]
 if redis.call('HEXISTS', KEYS[2], batch_id) == 1 or redis.call('GETBIT', KEYS[4], ARGV[3]) == 1 then return {0} end
 local accounts = {}
-for at = 6, #ARGV do accounts[ARGV[at]] = open_account(KEYS[at], now) end
+for at = 7, #ARGV do accounts[ARGV[at]] = open_account(KEYS[at - 1], now) end
 
 local function take_out(who, period, current, amounts)
   local field, left = unreported_field(who, period), {0, 0, 0}
@@ -35,5 +36,5 @@ for _, item in ipairs(cjson.decode(ARGV[5])) do
 end
 -- Whoever had it may have sent it.
 redis.call('HSET', KEYS[2], batch_id, ARGV[5], batch_id .. ':head', ARGV[4], batch_id .. ':lost', 1)
-redis.call('ZADD', KEYS[3], whole(math.max(now, sealing_from(KEYS[5], KEYS[3], now))), batch_id)
+redis.call('ZADD', KEYS[3], whole(math.max(now, sealing_from(KEYS[5], KEYS[3], now, ARGV[6]))), batch_id)
 return {1}

@@ -3,7 +3,7 @@
 --         (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 id of this call, with which that of a new batch begins  3 claim ms: until then nobody else gets it
 --         4 at most so many items  5 at most so many sealed batches: above it no new one, the sums wait
---         6 format of a new one: unified | per_limit
+--         6 format of a new one: unified | per_limit  7 the run of Redis that the caller has known first ('' where it knows none)
 -- returns {batch id ('' when there is none), attempt, time stamp ms, fields left in the unreported sums, JSON items, format,
 --         JSON parts as in part ('' where it has not begun to go one by one), 1 where an earlier attempt ended without anybody
 --         knowing how}
@@ -23,7 +23,7 @@ local CREDIT_LIFE_MS = 40 * DAY_MS
 local PER_LIMIT_ITEMS_MAX = 333
 local now = read_clock(tonumber(ARGV[1]))
 local id, items_max = ARGV[2], tonumber(ARGV[4])
-local from = sealing_from(KEYS[5], KEYS[3], now)
+local from = sealing_from(KEYS[5], KEYS[3], now, ARGV[7])
 
 local function hand_out(batch_id)
   local function field(name) return batch_id .. ':' .. name end

@@ -118,6 +118,7 @@ class Recovery:
 
     async def _adopt(self, orphan: Orphan) -> None:
         """Tell what a dead worker left. Its files stay locked to us until Redis cannot lose it any more."""
+        self._ledger.doubt()
         try:
             late = any(self._late(entry) for told in orphan.tell() for entry in told)
             applied = await self._tell(orphan.tell(), "adopted")

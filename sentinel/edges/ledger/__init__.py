@@ -199,6 +199,10 @@ class Ledger(Outbox):
         """From now on a Redis that was started again admits nobody until `told` says that it has what it lost."""
         self._pipeline.guarded = True
 
+    def doubt(self) -> None:
+        """Another worker has died, which may have met an earlier run of Redis than this one, where none is noted."""
+        self._pipeline.first_run_id = "unknown"
+
     def told(self, run_id: str) -> None:
         """This run of Redis has every bill of this worker."""
         self._pipeline.told(run_id)

@@ -125,7 +125,7 @@ class Outbox:
     async def peek(self, partition: int) -> Queue:
         """What of a partition waits for Zion: peek.lua."""
         keys = [key("a", partition), key("b", partition), key("s", partition), key("p", partition)]
-        return Queue(*await self._pipeline.script("peek", keys, (self._now_ms(), BATCHES_MAX)))
+        return Queue(*await self._pipeline.script("peek", keys, (self._now_ms(), BATCHES_MAX, self._pipeline.first_run_id)))
 
     async def take(
         self, partition: int, items_max: int = 100, claim_ms: int = CLAIM_MS, *, usage_format: str = "unified"
@@ -138,7 +138,7 @@ class Outbox:
         keys = [key(kind, partition) for kind in "absnp"]
         # A call whose reply was lost may have claimed a batch: asked again under the same id, it comes at once.
         call = self._unanswered.pop(partition, "") or next(self._calls)
-        arguments = (self._now_ms(), call, claim_ms, items_max, BATCHES_MAX, usage_format)
+        arguments = (self._now_ms(), call, claim_ms, items_max, BATCHES_MAX, usage_format, self._pipeline.first_run_id)
         try:
             reply = await self._pipeline.script("take", keys, arguments)
         except LedgerUnavailableError:
@@ -180,7 +180,7 @@ class Outbox:
         keys = [key("a", at), key("b", at), key("s", at), known, key("p", at), *(key("q", at, caller) for caller in callers)]
         head = msgspec.json.encode([seal.stamp_ms, seal.usage_format])
         arguments: tuple[str | bytes | int, ...]
-        arguments = (self._now_ms(), seal.batch_id, place, head, bytes(seal.items), *callers)
+        arguments = (self._now_ms(), seal.batch_id, place, head, bytes(seal.items), self._pipeline.first_run_id, *callers)
         return bool((await self._pipeline.script("reseal", keys, arguments))[0])
 
     async def done(self, batch: Batch) -> bool:

@@ -100,6 +100,8 @@ class Pipeline:
         # present one is `behind`, and admits nobody.
         self.guarded = self.behind = False
         self._run_id = ""
+        # What other runs than this may have lost has to be told before reports are sealed.
+        self.first_run_id = ""
         self._met_s = 0.0
         # Every call has the same time, so they are due in the order in which they came: one timer serves all.
         self._due: deque[Call] = deque()
@@ -213,6 +215,7 @@ class Pipeline:
             metrics.LEDGER_AWAY.set(1)
             _log.warning("redis was started again: it admits nobody until it was told what it lost")
         self._run_id = run_id or self._run_id
+        self.first_run_id = self.first_run_id or run_id
         return not self.behind
 
     def _opened(self) -> None:
