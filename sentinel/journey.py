@@ -1,7 +1,7 @@
 """One request from bytes to bill: the calls of its stages in their order. docs/journey.md tells the same with the same words.
 
-What is held is always settled: whatever is raised between admission and the last byte, the bill is written, in a task
-of its own so that nothing can cancel it half-way. Failures rise to `app.py`, the only place that answers them.
+What is held is always settled: whatever is raised between admission and the last byte, the bill is written, at once or in a
+task of its own, so that nothing can cancel it half-way. Failures rise to `app.py`, the only place that answers them.
 """
 
 import asyncio
@@ -42,7 +42,6 @@ from sentinel.stages.intake import Intake
 from sentinel.stages.leases import Lease, Leases
 from sentinel.stages.owners import Owners
 from sentinel.stages.relay import Keep, Relay
-from sentinel.stages.reporting import Reporting
 from sentinel.stages.settlement import Settlement
 from sentinel.stages.turns import Turns
 
@@ -73,7 +72,6 @@ class Journey:
         relay: Relay,
         leases: Leases,
         settlement: Settlement,
-        reporting: Reporting,
         background: Background,
     ) -> None:
         self._auth = auth
@@ -87,7 +85,6 @@ class Journey:
         self._relay = relay
         self._leases = leases
         self._settlement = settlement
-        self._reporting = reporting
         self._background = background
         self._settling: set[asyncio.Task[None]] = set()
 
@@ -135,10 +132,7 @@ class Journey:
             outcome = self._relay.leaving.judge(call, _unanswered(error, sent=lease.sent))
             raise
         finally:
-            end = self._end if opening is None else partial(self._end_abandoned, opening)
-            task = asyncio.create_task(end(passage, hold, call, outcome, origin))
-            self._settling.add(task)
-            task.add_done_callback(self._settling.discard)
+            self._end(passage, hold, call, outcome, origin, opening)
         if rest is not None:
             await rest()  # nothing is held for it any more
 
@@ -195,17 +189,26 @@ class Journey:
         """Wait until every bill of this journey is written (or waits in settlement for Redis)."""
         while self._settling:
             await asyncio.wait(self._settling)
+        await self._settlement.settled()
 
-    async def _end_abandoned(
-        self, opening: asyncio.Task[Reply], passage: "_Passage", hold: Hold, call: Call, outcome: Outcome, origin: Origin
+    def _end(
+        self, passage: "_Passage", hold: Hold, call: Call, outcome: Outcome, origin: Origin, opening: asyncio.Task[Reply] | None
     ) -> None:
-        """The same as `_end` for work that lasts, whose client left before its answer came: that is taken here."""
-        if (reply := await self._background.opened(opening)) is not None:
-            outcome, origin = await self._relay.abandon(reply, call, passage.keep), reply.origin
-        await self._end(passage, hold, call, outcome, origin)
+        """It is over: as usual, and settled with all others of this tick, or else in a task that first waits for `opening`."""
+        if not (opening or outcome.unfinished or origin.cache) and (bill := self._settlement.usual(hold, outcome)) is not None:
+            self._leases.drop(passage.lease)
+            _tell(passage, hold, call, outcome, origin, bill)
+            return
+        task = asyncio.create_task(self._settle(passage, hold, call, outcome, origin, opening))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
 
-    async def _end(self, passage: "_Passage", hold: Hold, call: Call, outcome: Outcome, origin: Origin) -> None:
+    async def _settle(
+        self, passage: "_Passage", hold: Hold, call: Call, outcome: Outcome, origin: Origin, opening: asyncio.Task[Reply] | None
+    ) -> None:
         """Settle, at once or when the work is done that goes on at the provider."""
+        if opening is not None and (reply := await self._background.opened(opening)) is not None:
+            outcome, origin = await self._relay.abandon(reply, call, passage.keep), reply.origin
         self._leases.drop(passage.lease)
         if origin.cache == "hit":
             outcome = unpriced(outcome)
@@ -220,10 +223,8 @@ class Journey:
         elif call.lasts and outcome.usage is None and outcome.ending is not Ending.UPSTREAM_ERROR:
             # It may work on, and nobody knows its name.
             outcome = replace(outcome, unseen="no_usage" if outcome.ending is Ending.SUCCESS else outcome.ending.value)
-        bill, settled = await self._settlement.settle(hold, call, outcome)
+        bill = await self._settlement.settle(hold, call, outcome)
         self._admission.settle(hold, bill)
-        if settled is not None:
-            self._reporting.report(settled.partition, settled)
         if path:
             await self._background.done(hold)
         _tell(passage, hold, call, outcome, origin, bill)

@@ -78,9 +78,7 @@ class Gateway:
         gate = self.ledger.gate(requests_per_s=10, failures_max=3, open_s=30.0, zion_timeout_s=1.0, waiting_max=64, processes=1)
         # Mostly nobody is asked there: limits are installed as another worker would.
         self.zion = Zion(open_session(connect_s=1, idle_s=1, connections_max=1), zion_url, "key", 1.0, gate)
-        self.journal = Journal(
-            Path(tempfile.mkdtemp()), "00000000000000aa", bytes_max=2**20, keep_s=1, refuse_when_full=False, at_end_of_tick=id
-        )
+        self.journal = Journal(Path(tempfile.mkdtemp()), "00000000000000aa", bytes_max=2**20, keep_s=1, refuse_when_full=False)
         self.journal.tend()
         self.histories = Histories(30)
         self.admission = Admission(

@@ -23,7 +23,7 @@ from sentinel.edges.ledger.books import DeadLetter
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict
 from sentinel.records import Bill, Caller, Hold
 from tests.support.accounts import read_account
-from tests.support.ledgers import open_ledger
+from tests.support.ledgers import open_ledger, settle_together
 from tests.support.redis_server import RedisServer, redis_server
 
 __all__ = ["redis_server"]
@@ -215,6 +215,21 @@ class Histories(RuleBasedStateMachine):
         assert self.run(self.ledger.settle(hold, bill)).why == "ok"
         self.charge(hold.caller.external_id, bill, self.today)
         self.over[request_id] = hold
+
+    @precondition(lambda self: self.live)
+    @rule(choice=st.randoms(use_true_random=False), count=st.integers(1, 4))
+    def settle_together(self, choice: Any, count: int) -> None:
+        """Requests end in one tick, some that are over already beside them: those are left, all others are settled."""
+        chosen = choice.sample(sorted(self.live), min(count, len(self.live)))
+        over = list(self.over.values())[-1:]
+        ended = [(hold, Bill(1, 999, 999)) for hold in over]
+        for request_id in chosen:
+            hold = self.live.pop(request_id).hold
+            bill = Bill(1, choice.randint(0, hold.input_tokens), choice.randint(0, hold.output_tokens))
+            ended.append((hold, bill))
+            self.charge(hold.caller.external_id, bill, self.today)
+            self.over[request_id] = hold
+        assert self.run(settle_together(self.ledger, ended)) == set(range(len(over)))
 
     @precondition(lambda self: self.over)
     @rule(choice=st.randoms(use_true_random=False), blind=st.booleans(), late=st.booleans())

@@ -85,9 +85,9 @@ class Worker:
         self._background = Background(
             self._ledger, self._provider, self._boot, poll_s=settings.background_poll_s, lease_s=settings.lease_s
         )
-        self._settlement = Settlement(self._ledger, self._journal, tokenizer)
         self._recovery = Recovery(self._ledger, self._journal)
         self._reporting = parts.reporting(settings, self._ledger, gate, self._zion, self._journal)
+        self._settlement = Settlement(self._ledger, self._journal, tokenizer, self._reporting.report)
         self._auth = auth = parts.auth(settings, self._ledger, self._zion)
         self.turns = Turns(wait_s_max=settings.turn_wait_s)
         self.usage_page = parts.usage_page(settings, auth, self.turns, self._admission, self._ledger)
@@ -114,7 +114,6 @@ class Worker:
             relay=Relay(leaving),
             leases=self._leases,
             settlement=self._settlement,
-            reporting=self._reporting,
             background=self._background,
         )
 

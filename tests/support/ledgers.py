@@ -3,13 +3,14 @@
 Fails as `Ledger` does. Import `redis` (an empty one, over `redis_server`) where it is used.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.records import Bill, Hold
 from tests.support.redis_server import RedisServer
 
 _TIMEOUT_S = 5.0
@@ -19,6 +20,16 @@ _RULES = {"lease_ms": 60_000, "rate_requests": 0, "rate_window_ms": 60_000, "fre
 def open_ledger(url: str, *, partitions: int = 1, timeout_s: float = _TIMEOUT_S, **rules: Any) -> Ledger:
     """A ledger over the Redis at `url`, with these rules of its own. Close it."""
     return Ledger(open_redis(url, _TIMEOUT_S), partitions=partitions, timeout_s=timeout_s, **(_RULES | rules))
+
+
+async def settle_together(ledger: Ledger, ended: Sequence[tuple[Hold, Bill]]) -> set[int]:
+    """Settle requests that ended in one tick; the positions of those that were left for `settle`."""
+    left: set[int] = set()
+    for together in ledger.settle_all(ended):
+        assert together.call is not None
+        await together.call.reply
+        left |= ledger.settled_all(together)[0]
+    return left
 
 
 async def emptied(url: str) -> None:

@@ -1,17 +1,16 @@
 """The journal of one worker: what it started, settled and is about to report, in an append-only file that survives kill -9.
 
-What is started is written at once, so that the page cache has it before the provider is asked; the bills of one tick of the
-loop are written at its end, with one write. Fails loudly, never the request at hand: a full or unwritable disk is an error in
-the log, a metric, and `state`; bills wait in memory then and are written first thing when it is well again, and `refuses` says
-whether new work is turned away.
+What is started is written at once, so that the page cache has it before the provider is asked. Bills are written by `flush`,
+many by one write: whoever tells them to Redis flushes before. Fails loudly, never the request at hand: a full or unwritable
+disk is an error in the log, a metric, and `state`; bills wait in memory then and are written first thing when it is well
+again, and `refuses` says whether new work is turned away.
 """
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sentinel import metrics
 from sentinel.edges.journal.orphans import Orphan, adopt
@@ -38,8 +37,7 @@ class Journal(Seals):
     """Append-only files of `boot` in `directory`, which all workers of a host share, bounded to `bytes_max` together.
 
     `keep_s`: how long a bill stays after Redis has taken it, above what Redis loses when it dies. `unwritten_max`: how many
-    bills wait in memory while the disk takes none. `now_s` is a monotonic clock, `now_ms` Unix time; `at_end_of_tick` calls a
-    function when everything else of this tick is done.
+    bills wait in memory while the disk takes none. `now_s` is a monotonic clock, `now_ms` Unix time.
     """
 
     def __init__(
@@ -53,7 +51,6 @@ class Journal(Seals):
         unwritten_max: int = 100_000,
         now_s: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-        at_end_of_tick: Callable[[Callable[[], None]], Any] | None = None,
     ) -> None:
         self.directory = directory
         self.state = "ok"
@@ -64,7 +61,6 @@ class Journal(Seals):
         self._refuse_when_full = refuse_when_full
         self._now_s = now_s
         self.now_ms = now_ms
-        self._at_end_of_tick = at_end_of_tick or asyncio.get_running_loop().call_soon
         self._segments: list[Segment] = []
         self._current: Segment | None = None
         self._number = 0
@@ -104,15 +100,13 @@ class Journal(Seals):
             self.flush()
 
     def settled(self, hold: Hold, bill: Bill) -> Receipt:
-        """A request is over, and this is its bill; `take` it or let it `wait`."""
+        """A request is over, and this is its bill, which is written by the next `flush`; `take` it or let it `wait`."""
         line = written("settled", self.now_ms(), hold, bill.input_tokens, bill.output_tokens, bill.requests)
         self._running.pop(hold.request_id, None)
         receipt = Receipt(self._unwritten, 0, line)
         if (segment := self._append(line)) is None:
             self._unwritten.keep(receipt)
         else:
-            if not self._bills:
-                self._at_end_of_tick(self.flush)
             self._bills.append(receipt)
             receipt.place, receipt.position = segment, segment.append()
         return receipt

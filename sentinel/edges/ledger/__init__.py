@@ -10,8 +10,8 @@ import asyncio
 import itertools
 import secrets
 import struct
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 from redis.asyncio import Redis
@@ -27,15 +27,15 @@ from sentinel.edges.ledger.outbox import Batch, Outbox
 from sentinel.edges.ledger.owners import Owners
 from sentinel.edges.ledger.pipeline import Pipeline
 from sentinel.edges.ledger.replicas import Replicas
-from sentinel.edges.ledger.settling import Settled
+from sentinel.edges.ledger.settling import Settled, Settling, Together
 from sentinel.edges.ledger.unfinished import Unfinished
 from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict, read_verdict
 from sentinel.protocol.users import who
-from sentinel.records import Bill, Caller, Entry, Hold
+from sentinel.records import Caller, Hold
 
-__all__ = ["Batch", "Ledger", "Settled", "open_redis", "redis_time"]
+__all__ = ["Batch", "Ledger", "Settled", "Together", "open_redis", "redis_time"]
 
 _log: Final = Log("ledger")
 
@@ -62,7 +62,7 @@ def redis_time() -> int:
     return 0
 
 
-class Ledger(Outbox):
+class Ledger(Outbox, Settling):
     """The ledger as this worker sees it. Times in ms unless named otherwise; `rate_requests` and `rate_tokens` 0 switch
     their window off."""
 
@@ -161,36 +161,6 @@ class Ledger(Outbox):
         """Let somebody else refresh a caller's limits: whom a Verdict had asked to could not: release.lua."""
         await self._pipeline.script("release", (seat_of(external_id, self.partitions).account,), (self._now_ms(),))
 
-    def settle(self, hold: Hold, bill: Bill, *, blind: bool = False) -> Coroutine[Any, Any, Settled]:
-        """Free the hold and charge the bill, once, whatever happened before: settle.lua.
-
-        `blind` charges it even where Redis knows neither the hold nor that it was settled (it lost the hold).
-        """
-        amounts = (bill.input_tokens, bill.output_tokens, bill.requests)
-        return self._settle(hold.caller, hold.request_id, hold.model, amounts, "blind" if blind else "truth")
-
-    async def replay(self, entry: Entry) -> Settled:
-        """Settle what a journal tells, once, however often it is told: settle.lua.
-
-        A `settled` entry is the truth; one of nothing gives back what the request may hold, and forbids an admit that is still
-        on its way. A `started` one was lost with its worker, and is charged by estimate unless its hold stands ("held").
-        """
-        amounts = (entry.input_tokens, entry.output_tokens, entry.requests)
-        kind = "lost" if entry.kind != "settled" else "blind" if any(amounts) else "void"
-        return await self._settle(Caller(entry.external_id, entry.email), entry.request_id, entry.model, amounts, kind)
-
-    async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Those of `entries` whose truth the ledger may not have, by a few reads."""
-        seats = [seat_of(entry.external_id, self.partitions) for entry in entries]
-        places = [settling.place(seat.partition, entry.request_id) for seat, entry in zip(seats, entries, strict=True)]
-        names = list({name for name, _ in places})
-        bitmaps = dict(zip(names, await asyncio.gather(*(self._pipeline.command("get", name) for name in names)), strict=True))
-        return [
-            entry
-            for entry, (name, position) in zip(entries, places, strict=True)
-            if position < 0 or not settling.is_set(bitmaps[name] or b"", position)
-        ]
-
     async def run_id(self) -> str:
         """Which run of which server answers: another one may have lost what the last one acknowledged."""
         return run_of(await self._pipeline.command("info", "server"))
@@ -267,15 +237,6 @@ class Ledger(Outbox):
     async def close(self) -> None:
         """Finish what is under way and close the connections."""
         await self._pipeline.close()
-
-    async def _settle(self, caller: Caller, request_id: str, model: str, amounts: tuple[int, int, int], kind: str) -> Settled:
-        seat = seat_of(caller.external_id, self.partitions)
-        at = seat.partition
-        settled, position = settling.place(at, request_id)
-        keys = (seat.account, at.holds, at.deadlines, at.stones + request_id, at.unreported, settled)
-        arguments = (self._now_ms(), request_id, who(caller, model), *amounts, kind, position)
-        status, waiting = await self._pipeline.script("settle", keys, arguments)
-        return Settled(status in {1, 2}, waiting, at.number, settling.OUTCOMES[status])
 
 
 def _figures(limit: MetricLimit, acked: int) -> tuple[str | int, ...]:

@@ -22,9 +22,9 @@ class Call(Struct, eq=False):
     """One call on its way, `packed` as RESP. `reply` gets a value even where it is an error: nobody may be left to read it.
 
     `places` counts the queues it stands in, `sent` says that it has left, `again` that its connection broke once, `loaded` that
-    its script was missing once, `resend` that it may go over another connection after half its time. `due_s` (of the loop) is
-    when the next half of its time is over, `halves` how many are, `half_s` when the first was, `stalls` how often the loop
-    stood still instead, `link` the way that it was sent last.
+    its script was missing once, `resend` that it may go over another connection after half its time. It began at `begun_s` (of
+    `perf_counter`); `due_s` (of the loop) is when the next half of its time is over, `halves` how many are, `half_s` when the
+    first was, `stalls` how often the loop stood still instead, `link` the way that it was sent last.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Call(Struct, eq=False):
     again: bool = False
     loaded: bool = False
     link: object = None
+    begun_s: float = 0.0
 
 
 class Owner(Protocol):

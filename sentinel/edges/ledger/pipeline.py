@@ -33,12 +33,15 @@ _PROBE_S: Final = 0.5
 # In which other workers find a Redis that was started again, and tell it what it lost: each looks once a second.
 _PEERS_S: Final = 2.0
 _HALVES: Final = 2
+# Stands for the reply of a call that did not leave.
+_REFUSED: Final = ConnectionRefusedError("redis is away, or too many calls are on their way")
 # How often the loop may have stood still (a collection, a stopped process) before that counts as Redis being late.
 _STALLS_MAX: Final = 3
 SCRIPTS: Final = (
     "admit",
     "snapshot",
     "settle",
+    "settle_all",
     "beat",
     "sweep",
     "take",
@@ -130,12 +133,11 @@ class Pipeline:
         self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int], *, resend: bool = False
     ) -> Coroutine[Any, Any, Any]:
         """The reply of one of SCRIPTS. Raises LedgerUnavailableError; whether it ran is then unknown, if it was `sent`."""
-        command = ("EVALSHA", self._digests[name], len(keys), *keys, *arguments)
-        try:
-            packed = pack_plain(command)
-        except UnicodeEncodeError:
-            packed = pack(*command)
-        return self._call(name, packed, resend=resend)
+        return self._call(name, self._packed(name, keys, arguments), resend=resend)
+
+    def ask(self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Call:
+        """One of SCRIPTS on its way; `answer` is to be asked when its `reply` is there. Never fails."""
+        return self._send(name, self._packed(name, keys, arguments))
 
     def command(self, name: str, *arguments: str | bytes | int) -> Coroutine[Any, Any, Any]:
         """The reply of one of COMMANDS. Raises LedgerUnavailableError."""
@@ -151,31 +153,49 @@ class Pipeline:
             self._timer.cancel()
         await self._redis.aclose()
 
+    def _packed(self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> bytes:
+        command = ("EVALSHA", self._digests[name], len(keys), *keys, *arguments)
+        try:
+            return pack_plain(command)
+        except UnicodeEncodeError:
+            return pack(*command)
+
     async def _call(self, name: str, packed: bytes, *, resend: bool = False, probe: bool = False) -> Any:
-        if (self._breaker.is_open and not probe) or self._first.load >= _CALLS_MAX:
-            self._errors[name].inc()
-            raise LedgerUnavailableError("Limits cannot be checked right now.", retry_after_s=1, sent=False)
-        begun_s = time.perf_counter()
+        call = self._send(name, packed, resend=resend, probe=probe)
+        try:
+            await call.reply
+        finally:
+            call.packed = b""  # it may still stand in a queue
+        return self.answer(call)
+
+    def _send(self, name: str, packed: bytes, *, resend: bool = False, probe: bool = False) -> Call:
+        """A call on its way, or one that was refused at once."""
         loop = asyncio.get_running_loop()
-        call = Call(name, packed, loop.create_future(), resend, loop.time() + self._half_s)
+        call = Call(name, packed, loop.create_future(), resend, loop.time() + self._half_s, begun_s=time.perf_counter())
+        if (self._breaker.is_open and not probe) or self._first.load >= _CALLS_MAX:
+            call.reply.set_result(_REFUSED)
+            return call
         self._first.send(call)
         self._due.append(call)
         if self._timer is None:
             self._timer = loop.call_at(call.due_s, self._halves_over, loop)
-        try:
-            reply = await call.reply
-        finally:
-            call.packed = b""  # it may still stand in a queue
+        return call
+
+    def answer(self, call: Call) -> Any:
+        """What was answered to a call whose reply is there. Raises LedgerUnavailableError."""
+        name, reply = call.name, call.reply.result()
+        call.packed = b""
         if isinstance(reply, Exception):
             self._errors[name].inc()
-            self._note(name, reply)
-            silent_since_s = call.half_s if call.halves == _HALVES else None
-            if _broke(reply) and self._breaker.failed(silent_since_s):
-                self._opened()
+            if reply is not _REFUSED:
+                self._note(name, reply)
+                silent_since_s = call.half_s if call.halves == _HALVES else None
+                if _broke(reply) and self._breaker.failed(silent_since_s):
+                    self._opened()
             raise LedgerUnavailableError("Limits cannot be checked right now.", retry_after_s=1, sent=call.sent) from reply
         if self._broken:
             self._note(name, None)
-        self._seconds[name].observe(time.perf_counter() - begun_s)
+        self._seconds[name].observe(time.perf_counter() - call.begun_s)
         return reply
 
     def _halves_over(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -1,21 +1,33 @@
-"""What settle.lua answers, and where it remembers which requests are settled. Pure; cannot fail.
+"""The ledger's settlements: how a request ends there, and where Redis remembers that it did. The half of Ledger for bills.
 
 A request id is `req_<boot>_<sequence>`, both in hex. The truth of a request sets one bit in a bitmap of its worker's boot, one
 key for every 65,536 requests: a long-lived worker's bitmaps then fall away by themselves, each two days after its last bit.
+Every method raises LedgerUnavailableError, and may be called again: a request is settled once, however often that is told.
 """
 
+import asyncio
 import re
-from typing import Final
+import struct
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import msgspec
 
-from sentinel.edges.ledger.keys import Partition
+from sentinel.edges.ledger.connection import Call
+from sentinel.edges.ledger.keys import Partition, seat_of
+from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.protocol.users import who
+from sentinel.records import Bill, Caller, Entry, Hold
 
 SETTLED_LIFE_MS: Final = 172_800_000
 OUTCOMES: Final = {1: "ok", 2: "corrected", 0: "dup", -1: "unknown", 3: "held"}
 _PLACES: Final = 65_536
+# Told in one call: Redis does nothing else meanwhile, and Lua takes no more than some thousand arguments.
+_TOGETHER_MAX: Final = 128
+_APPLIED: Final = ord("1")
 
-_read_id: Final = re.compile(r"req_([0-9a-f]{16})_([0-9a-f]{1,12})").fullmatch
+_read_id: Final = re.compile(r"(req_([0-9a-f]{16})_)([0-9a-f]{1,12})").fullmatch
+_pack: Final = struct.Struct("<4d").pack
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -31,16 +43,128 @@ class Settled(msgspec.Struct, frozen=True):
     why: str
 
 
+class Together:
+    """Requests that are settled by one `call` of settle_all.lua: `positions` are theirs in what Ledger.settle_all was given."""
+
+    __slots__ = ("accounts", "begin", "call", "first", "packed", "partition", "payers", "positions", "settled")
+
+    def __init__(self, partition: Partition, settled: str, begin: str, first: int) -> None:
+        self.partition = partition
+        self.settled = settled
+        self.begin = begin
+        self.first = first
+        self.positions: list[int] = []
+        self.packed = bytearray()
+        self.payers: dict[str, int] = {}
+        self.accounts: list[str] = []
+        self.call: Call | None = None
+
+    def add(self, position: int, account: str, payer: str, place: int, bill: Bill) -> None:
+        """One more of them."""
+        number = self.payers.get(payer)
+        if number is None:
+            self.accounts.append(account)
+            number = self.payers[payer] = len(self.accounts)
+        self.positions.append(position)
+        self.packed += _pack(number, place, bill.input_tokens, bill.output_tokens)
+
+
+class Settling:
+    """Needs what Ledger has: a pipeline, the number of partitions, and the clock that scripts are told."""
+
+    partitions: int
+    _pipeline: Pipeline
+    _now_ms: Callable[[], int]
+
+    def settle(self, hold: Hold, bill: Bill, *, blind: bool = False) -> Coroutine[Any, Any, Settled]:
+        """Free the hold and charge the bill, once, whatever happened before: settle.lua.
+
+        `blind` charges it even where Redis knows neither the hold nor that it was settled (it lost the hold).
+        """
+        amounts = (bill.input_tokens, bill.output_tokens, bill.requests)
+        return self._settle(hold.caller, hold.request_id, hold.model, amounts, "blind" if blind else "truth")
+
+    def settle_all(self, ended: Sequence[tuple[Hold, Bill]]) -> list[Together]:
+        """Ask Redis to settle requests whose bills are of one request each, a partition at a time: settle_all.lua.
+
+        Never fails: what became of a call says `settled_all`, once its reply is there. What has no hold is left for `settle`.
+        """
+        open_groups: dict[tuple[int, int], Together] = {}
+        groups: list[Together] = []
+        for position, (hold, bill) in enumerate(ended):
+            seat = seat_of(hold.caller.external_id, self.partitions)
+            at = seat.partition
+            begin, boot, sequence = _parts(hold.request_id)
+            block = sequence // _PLACES
+            group = open_groups.get((at.number, block))
+            if group is None or len(group.positions) >= _TOGETHER_MAX:
+                group = Together(at, f"{at.settled}{boot}:{block:x}", begin, block * _PLACES)
+                open_groups[at.number, block] = group
+                groups.append(group)
+            group.add(position, seat.account, who(hold.caller, hold.model), sequence % _PLACES, bill)
+        for group in groups:
+            at = group.partition
+            keys = (at.holds, at.deadlines, at.unreported, group.settled, *group.accounts)
+            arguments: tuple[str | bytes | int, ...]
+            arguments = (self._now_ms(), group.begin, group.first, bytes(group.packed), *group.payers)
+            group.call = self._pipeline.ask("settle_all", keys, arguments)
+        return groups
+
+    def settled_all(self, together: Together) -> tuple[set[int], Settled]:
+        """The positions of those that were left for `settle`, and how their partition is now. Raises LedgerUnavailableError."""
+        assert together.call is not None
+        said, waiting = self._pipeline.answer(together.call)
+        left = {position for position, how in zip(together.positions, said, strict=True) if how != _APPLIED}
+        return left, Settled(len(left) < len(said), waiting, together.partition.number, "ok")
+
+    async def replay(self, entry: Entry) -> Settled:
+        """Settle what a journal tells, once, however often it is told: settle.lua.
+
+        A `settled` entry is the truth; one of nothing gives back what the request may hold, and forbids an admit that is still
+        on its way. A `started` one was lost with its worker, and is charged by estimate unless its hold stands ("held").
+        """
+        amounts = (entry.input_tokens, entry.output_tokens, entry.requests)
+        kind = "lost" if entry.kind != "settled" else "blind" if any(amounts) else "void"
+        return await self._settle(Caller(entry.external_id, entry.email), entry.request_id, entry.model, amounts, kind)
+
+    async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those of `entries` whose truth the ledger may not have, by a few reads."""
+        seats = [seat_of(entry.external_id, self.partitions) for entry in entries]
+        places = [place(seat.partition, entry.request_id) for seat, entry in zip(seats, entries, strict=True)]
+        names = list({name for name, _ in places})
+        bitmaps = dict(zip(names, await asyncio.gather(*(self._pipeline.command("get", name) for name in names)), strict=True))
+        return [
+            entry
+            for entry, (name, position) in zip(entries, places, strict=True)
+            if position < 0 or not is_set(bitmaps[name] or b"", position)
+        ]
+
+    async def _settle(self, caller: Caller, request_id: str, model: str, amounts: tuple[int, int, int], kind: str) -> Settled:
+        seat = seat_of(caller.external_id, self.partitions)
+        at = seat.partition
+        settled, position = place(at, request_id)
+        keys = (seat.account, at.holds, at.deadlines, at.stones + request_id, at.unreported, settled)
+        arguments = (self._now_ms(), request_id, who(caller, model), *amounts, kind, position)
+        status, waiting = await self._pipeline.script("settle", keys, arguments)
+        return Settled(status in {1, 2}, waiting, at.number, OUTCOMES[status])
+
+
 def place(partition: Partition, request_id: str) -> tuple[str, int]:
     """Where a request's bit lies: (key, place in its bitmap); the place is -1 for an id that is not a worker's."""
     parts = _read_id(request_id)
     if parts is None:
         return partition.settled, -1
-    boot, digits = parts.groups()
-    sequence = int(digits, 16)
-    return f"{partition.settled}{boot}:{sequence // _PLACES:x}", sequence % _PLACES
+    sequence = int(parts[3], 16)
+    return f"{partition.settled}{parts[2]}:{sequence // _PLACES:x}", sequence % _PLACES
 
 
 def is_set(bitmap: bytes, position: int) -> bool:
     """Whether SETBIT has set this place; Redis counts from the highest bit of the first byte."""
     return position // 8 < len(bitmap) and bool(bitmap[position // 8] & 128 >> position % 8)
+
+
+def _parts(request_id: str) -> tuple[str, str, int]:
+    """What a worker's own id begins with, its boot, and its number."""
+    parts = _read_id(request_id)
+    assert parts is not None, "an id that no worker gave"
+    return parts[1], parts[2], int(parts[3], 16)

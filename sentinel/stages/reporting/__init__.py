@@ -65,8 +65,9 @@ class Reporting:
             for partition in list(self._due):
                 await self._deliver(partition)
 
-    def report(self, partition: int, settled: Settled) -> None:
-        """Take note that `partition` has unreported usage; it is sent in the background."""
+    def report(self, settled: Settled) -> None:
+        """Take note that a partition has unreported usage; it is sent in the background."""
+        partition = settled.partition
         if settled.waiting >= self._items_max:
             self._due[partition] = 0.0
             self._wake.set()

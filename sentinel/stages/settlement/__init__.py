@@ -6,7 +6,7 @@ told again from there (a duplicate changes nothing), as are the voids of request
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sentinel import metrics
@@ -16,6 +16,7 @@ from sentinel.errors import JournalFullError, LedgerUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.records import NO_TOKENS, NOTHING_PRODUCED, Bill, Call, Ending, Entry, Hold, Outcome, Produced
+from sentinel.stages.settlement.tick import Tick
 
 _log: Final = Log("settlement")
 _RETRY_S: Final = 1.0
@@ -33,10 +34,12 @@ _UNREAD_BYTES_MIN: Final = 1 << 20
 class Settlement:
     """Writes bills. `open` starts the second tries, `close` makes the last ones."""
 
-    def __init__(self, ledger: Ledger, journal: Journal, tokenizer: Tokenizer) -> None:
+    def __init__(self, ledger: Ledger, journal: Journal, tokenizer: Tokenizer, report: Callable[[Settled], None]) -> None:
         self._ledger = ledger
         self._journal = journal
         self._tokenizer = tokenizer
+        self._report = report
+        self._tick = Tick(ledger, journal, self._write, report)
         self._retries: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -48,6 +51,7 @@ class Settlement:
         if self._retries is not None:
             self._retries.cancel()
             await asyncio.wait([self._retries])
+        await self._tick.settled()
         await self._tell()
         for _ in range(_LAST_TRIES):
             if self._journal.waiting:
@@ -63,16 +67,38 @@ class Settlement:
         """The request goes to the provider: from now on its end is owed, whatever becomes of this process."""
         self._journal.started(hold)
 
-    async def settle(self, hold: Hold, call: Call, outcome: Outcome) -> tuple[Bill, Settled | None]:
-        """The bill, and what the ledger said (None where it waits for Redis to come back)."""
+    def usual(self, hold: Hold, outcome: Outcome) -> Bill | None:
+        """The bill of an answer that ended well, with the provider's own figures, of a request that Redis holds; it is settled
+        with all others of this tick. None where `settle` is to look.
+        """
+        if hold.degraded or not _tells_all(outcome):
+            return None
         usage = outcome.usage
-        plain = usage is not None and outcome.started and outcome.ending is Ending.SUCCESS
-        if usage is not None and plain and outcome.produced is NOTHING_PRODUCED and usage.input_tokens and not usage.derived:
+        assert usage is not None
+        bill = Bill(1, usage.input_tokens, usage.output_tokens)
+        _count(hold, bill)
+        self._tick.end(hold, bill)
+        return bill
+
+    async def settle(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
+        """The bill, when it is in the ledger, or waits for Redis to come back."""
+        usage = outcome.usage
+        if usage is not None and _tells_all(outcome):
             bill = Bill(1, usage.input_tokens, usage.output_tokens)
         else:
             bill = await self._estimated(hold, call, outcome)
         _count(hold, bill)
         receipt = self._journal.settled(hold, bill)
+        self._journal.flush()  # Redis is asked when the journal has it
+        await self._write(hold, bill, receipt)
+        return bill
+
+    async def settled(self) -> None:
+        """Wait until every `usual` bill is in the ledger, or waits for Redis to come back."""
+        await self._tick.settled()
+
+    async def _write(self, hold: Hold, bill: Bill, receipt: Receipt) -> None:
+        """Tell the ledger one bill that the journal has."""
         settled = None
         try:
             told = await self._ledger.settle(hold, bill, blind=hold.local)
@@ -85,7 +111,8 @@ class Settlement:
             else:
                 self._journal.wait(receipt)
                 self._show()
-        return bill, settled
+        if settled is not None:
+            self._report(settled)
 
     async def _write_blind(self, hold: Hold, bill: Bill) -> Settled:
         _log.warning("redis has lost a hold", request_id=hold.request_id)
@@ -178,6 +205,19 @@ class Settlement:
 
     def _show(self) -> None:
         metrics.SETTLEMENTS_WAITING.set(self._journal.waiting)
+
+
+def _tells_all(outcome: Outcome) -> bool:
+    """Whether an answer ended well, and the provider's own figures say all that it cost."""
+    usage = outcome.usage
+    return (
+        usage is not None
+        and outcome.started
+        and outcome.ending is Ending.SUCCESS
+        and outcome.produced is NOTHING_PRODUCED
+        and usage.input_tokens > 0
+        and not usage.derived
+    )
 
 
 def _echoes(call: Call, produced: Produced) -> bool:
