@@ -260,26 +260,28 @@ def _tell(passage: _Passage, hold: Hold, call: Call, outcome: Outcome, origin: O
     metrics.DURATION.labels(call.route).observe(seconds)
     if not _log.tells_info:
         return
-    _log.info(
-        "request",
-        request_id=hold.request_id,
-        client_request_id=headers.client_request_id(exchange.headers),
-        **headers.retry_count(exchange.headers),
-        **exchange.trace.logged(),
-        upstream_request_id=outcome.upstream_request_id,
-        external_id=hold.caller.external_id,
-        route=call.route,
-        model=call.model,
-        fallback=bool(origin.model),
-        cache=origin.cache,
-        stream=call.stream,
-        status=outcome.status,
-        ending=outcome.ending.value,
-        input_tokens=bill.input_tokens,
-        output_tokens=bill.output_tokens,
-        estimated=bill.reason,
-        bytes_down=outcome.bytes_down,
-        milliseconds=round(seconds * 1000, 1),
+    trace = exchange.trace
+    _log.request(
+        hold.request_id,
+        headers.client_request_id(exchange.headers),
+        trace.trace_id,
+        trace.span_id,
+        outcome.upstream_request_id,
+        hold.caller.external_id,
+        call.route,
+        call.model,
+        bool(origin.model),
+        origin.cache,
+        call.stream,
+        outcome.status,
+        outcome.ending.value,
+        bill.input_tokens,
+        bill.output_tokens,
+        bill.reason,
+        outcome.bytes_down,
+        round(seconds * 1000, 1),
+        trace.parent_id,
+        headers.retry_count(exchange.headers),
     )
 
 

@@ -106,12 +106,12 @@ def client_request_id(fields: Fields) -> str:
     return ""
 
 
-def retry_count(fields: Fields) -> dict[str, int]:
-    """How often the client had sent this request before, as `{"retry_count": 0..99}`; empty where it does not say (R4)."""
+def retry_count(fields: Fields) -> int | None:
+    """How often the client had sent this request before, 0 to 99; None where it does not say (R4)."""
     for value in fields.every(b"x-stainless-retry-count"):
         if value.isdigit() and len(value) <= _RETRY_DIGITS_MAX:
-            return {"retry_count": int(value)}
-    return {}
+            return int(value)
+    return None
 
 
 def upstream(

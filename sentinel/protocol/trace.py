@@ -33,11 +33,6 @@ class Trace(Struct, frozen=True):
     sampled: bool = False
     state: str = ""
 
-    def logged(self) -> dict[str, str]:
-        """The fields of a log line."""
-        fields = {"trace_id": self.trace_id, "span_id": self.span_id}
-        return {**fields, "parent_id": self.parent_id} if self.parent_id else fields
-
     def sent(self) -> tuple[tuple[str, str], ...]:
         """The headers that hand the trace on, with this request as the parent of what follows."""
         parent = ("traceparent", f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}")
