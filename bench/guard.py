@@ -38,7 +38,7 @@ _SHAPES: Final[dict[str, tuple[bytes, bytes, str, int]]] = {
     # The requests of this caller are used up, and Redis is asked once a second: the median is a refusal that stands.
     "refused": (BODY, b"", "spent", 429),
 }
-_TO_REDIS: Final = (Pipeline.script.__code__, Pipeline.command.__code__)
+_TO_REDIS: Final = Pipeline._send.__code__
 _VERSIONS: Final = ("python", "granian", "uvloop", "msgspec", "aiohttp", "redis", "tiktoken", "prometheus-client")
 
 
@@ -66,7 +66,7 @@ class Counting:
         if event == "call":
             if ours:
                 self.calls += 1
-                self.redis_calls += frame.f_code in _TO_REDIS
+                self.redis_calls += frame.f_code is _TO_REDIS
             else:
                 self.library_calls += 1
         elif event == "c_call":

@@ -28,7 +28,8 @@ def opened(status: int, sent: Sequence[Line], call: Call) -> tuple[Meter, list[L
         return stream, kept + unbuffered, None
     meter = _plain(kind, status, call)
     lengths = [] if status in _BODILESS else values(sent, b"content-length")
-    head += [(b"content-length", length) for length in lengths]
+    for length in lengths:
+        head.append((b"content-length", length))
     return meter, head, int(lengths[0]) if lengths else None
 
 
@@ -44,9 +45,16 @@ def _plain(kind: bytes, status: int, call: Call) -> Meter:
 
 def _content_type(head: list[Line]) -> bytes:
     """The media type, in lower case and without its parameters; b"" where there is none."""
-    return next((value for name, value in head if name == b"content-type"), b"").partition(b";")[0].strip().lower()
+    for name, value in head:
+        if name == b"content-type":
+            return value.partition(b";")[0].strip().lower()
+    return b""
 
 
 def values(sent: Sequence[Line], wanted: bytes) -> list[bytes]:
     """The values of the headers called `wanted` (lower case)."""
-    return [value for name, value in sent if name.lower() == wanted]
+    found = []
+    for name, value in sent:
+        if name.lower() == wanted:
+            found.append(value)
+    return found

@@ -133,15 +133,16 @@ class Pipeline:
         self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int], *, resend: bool = False
     ) -> Coroutine[Any, Any, Any]:
         """The reply of one of SCRIPTS. Raises LedgerUnavailableError; whether it ran is then unknown, if it was `sent`."""
-        return self._call(name, self._packed(name, keys, arguments), resend=resend)
+        command = ("EVALSHA", self._digests[name], len(keys), *keys, *arguments)
+        return self._reply(self._send(name, command, resend=resend))
 
     def ask(self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Call:
         """One of SCRIPTS on its way; `answer` is to be asked when its `reply` is there. Never fails."""
-        return self._send(name, self._packed(name, keys, arguments))
+        return self._send(name, ("EVALSHA", self._digests[name], len(keys), *keys, *arguments))
 
     def command(self, name: str, *arguments: str | bytes | int) -> Coroutine[Any, Any, Any]:
         """The reply of one of COMMANDS. Raises LedgerUnavailableError."""
-        return self._call(name, pack(name.upper(), *arguments))
+        return self._reply(self._send(name, (name.upper(), *arguments)))
 
     async def close(self) -> None:
         """Wait for what is under way, then close the connections."""
@@ -153,23 +154,19 @@ class Pipeline:
             self._timer.cancel()
         await self._redis.aclose()
 
-    def _packed(self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> bytes:
-        command = ("EVALSHA", self._digests[name], len(keys), *keys, *arguments)
-        try:
-            return pack_plain(command)
-        except UnicodeEncodeError:
-            return pack(*command)
-
-    async def _call(self, name: str, packed: bytes, *, resend: bool = False, probe: bool = False) -> Any:
-        call = self._send(name, packed, resend=resend, probe=probe)
+    async def _reply(self, call: Call) -> Any:
         try:
             await call.reply
         finally:
             call.packed = b""  # it may still stand in a queue
         return self.answer(call)
 
-    def _send(self, name: str, packed: bytes, *, resend: bool = False, probe: bool = False) -> Call:
+    def _send(self, name: str, command: tuple[Any, ...], *, resend: bool = False, probe: bool = False) -> Call:
         """A call on its way, or one that was refused at once."""
+        try:
+            packed = pack_plain(command)
+        except UnicodeEncodeError:
+            packed = pack(*command)
         loop = asyncio.get_running_loop()
         call = Call(name, packed, loop.create_future(), resend, loop.time() + self._half_s, begun_s=time.perf_counter())
         if (self._breaker.is_open and not probe) or self._first.load >= _CALLS_MAX:
@@ -248,7 +245,7 @@ class Pipeline:
     async def _probe(self) -> None:
         while True:
             try:
-                await self._call("ping", pack("PING"), resend=True, probe=True)
+                await self._reply(self._send("ping", ("PING",), resend=True, probe=True))
             except LedgerUnavailableError:
                 await asyncio.sleep(_PROBE_S)
             else:

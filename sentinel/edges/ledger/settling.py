@@ -59,15 +59,6 @@ class Together:
         self.accounts: list[str] = []
         self.call: Call | None = None
 
-    def add(self, position: int, account: str, payer: str, place: int, bill: Bill) -> None:
-        """One more of them."""
-        number = self.payers.get(payer)
-        if number is None:
-            self.accounts.append(account)
-            number = self.payers[payer] = len(self.accounts)
-        self.positions.append(position)
-        self.packed += _pack(number, place, bill.input_tokens, bill.output_tokens)
-
 
 class Settling:
     """Needs what Ledger has: a pipeline, the number of partitions, and the clock that scripts are told."""
@@ -94,14 +85,21 @@ class Settling:
         for position, (hold, bill) in enumerate(ended):
             seat = seat_of(hold.caller.external_id, self.partitions)
             at = seat.partition
-            begin, boot, sequence = _parts(hold.request_id)
-            block = sequence // _PLACES
+            parts = _read_id(hold.request_id)
+            assert parts is not None, "an id that no worker gave"
+            block, bit = divmod(int(parts[3], 16), _PLACES)
             group = open_groups.get((at.number, block))
             if group is None or len(group.positions) >= _TOGETHER_MAX:
-                group = Together(at, f"{at.settled}{boot}:{block:x}", begin, block * _PLACES)
+                group = Together(at, f"{at.settled}{parts[2]}:{block:x}", parts[1], block * _PLACES)
                 open_groups[at.number, block] = group
                 groups.append(group)
-            group.add(position, seat.account, who(hold.caller, hold.model), sequence % _PLACES, bill)
+            payer = who(hold.caller, hold.model)
+            number = group.payers.get(payer)
+            if number is None:
+                group.accounts.append(seat.account)
+                number = group.payers[payer] = len(group.accounts)
+            group.positions.append(position)
+            group.packed += _pack(number, bit, bill.input_tokens, bill.output_tokens)
         for group in groups:
             at = group.partition
             keys = (at.holds, at.deadlines, at.unreported, group.settled, *group.accounts)
@@ -114,7 +112,9 @@ class Settling:
         """The positions of those that were left for `settle`, and how their partition is now. Raises LedgerUnavailableError."""
         assert together.call is not None
         said, waiting = self._pipeline.answer(together.call)
-        left = {position for position, how in zip(together.positions, said, strict=True) if how != _APPLIED}
+        left: set[int] = set()
+        if said.count(_APPLIED) < len(said):
+            left.update(at for at, how in zip(together.positions, said, strict=True) if how != _APPLIED)
         return left, Settled(len(left) < len(said), waiting, together.partition.number, "ok")
 
     async def replay(self, entry: Entry) -> Settled:
@@ -161,10 +161,3 @@ def place(partition: Partition, request_id: str) -> tuple[str, int]:
 def is_set(bitmap: bytes, position: int) -> bool:
     """Whether SETBIT has set this place; Redis counts from the highest bit of the first byte."""
     return position // 8 < len(bitmap) and bool(bitmap[position // 8] & 128 >> position % 8)
-
-
-def _parts(request_id: str) -> tuple[str, str, int]:
-    """What a worker's own id begins with, its boot, and its number."""
-    parts = _read_id(request_id)
-    assert parts is not None, "an id that no worker gave"
-    return parts[1], parts[2], int(parts[3], 16)

@@ -62,7 +62,9 @@ async def outcome_of(
     status = reply.status
     if isinstance(failure, SentinelError) and exchange is not None and not exchange.started:
         status = failure.status
-    ending = next((ending for kind, ending in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
+    ending = Ending.SUCCESS
+    if failure is not None:
+        ending = next((told for kind, told in _ENDINGS if isinstance(failure, kind)), Ending.SUCCESS)
     started = reply.status < 400 and not (isinstance(failure, UpstreamError) and not failure.sent)
     if reply.status >= 400:
         ending = Ending.REFUSED

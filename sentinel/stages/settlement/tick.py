@@ -55,7 +55,9 @@ class Tick:
 
     def _settle(self) -> None:
         ended, self._ended = self._ended, []
-        receipts = [self._journal.settled(hold, bill) for hold, bill in ended]
+        receipts = []
+        for hold, bill in ended:
+            receipts.append(self._journal.settled(hold, bill))
         self._journal.flush()
         for together in self._ledger.settle_all(ended):
             assert together.call is not None
