@@ -2,9 +2,11 @@
 our key.
 
 Never fails: a dependency that is away is an answer (503), not an exception. Waits no longer than the Redis deadline, and where
-Zion refused our key no longer than for Zion.
+Zion refused our key no longer than for Zion. Whoever asks while the dependencies are asked waits for that answer: on the public
+port anybody may ask, and nobody makes Redis work with it.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +30,7 @@ class Health:
         self._admitting = admitting
         self._redis_answers = True
         self._zion_takes_key = True
+        self._looking: asyncio.Task[None] | None = None
 
     def live(self) -> tuple[int, bytes]:
         """Always 200: that it is answered at all says that the loop runs."""
@@ -40,7 +43,16 @@ class Health:
         return (200 if state["status"] in {"ready", "degraded"} else 503), msgspec.json.encode(state)
 
     async def look(self) -> None:
-        """Ask the dependencies how they are."""
+        """Ask the dependencies how they are; one look at a time, which all wait for who want one meanwhile."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+            self._looking.add_done_callback(self._looked)
+        await asyncio.shield(self._looking)
+
+    def _looked(self, _task: asyncio.Task[None]) -> None:
+        self._looking = None
+
+    async def _look(self) -> None:
         try:
             await self._ledger.ping()
         except LedgerUnavailableError:
