@@ -17,6 +17,7 @@ from sentinel.errors import (
     DrainingError,
     OverLimitError,
     OverloadedError,
+    SentinelError,
 )
 from tests.support.bodies import bodies
 from tests.support.looking import looked_after
@@ -201,6 +202,23 @@ async def test_bodies_on_their_way_count_for_their_caller() -> None:
         task.cancel()
     await asyncio.wait(reads)
     assert shared.arriving.taken == 0
+
+
+@pytest.mark.parametrize("failure", ["too large", "no room", "interrupted"])
+async def test_a_body_that_failed_is_waited_for_no_more(failure: str) -> None:
+    """A look between its failure and the end of its exchange takes no place that nobody would give back."""
+    shared = bodies(1000, 50 if failure == "no room" else 500, arriving=2)
+    line = Line(*parts(b"x" * (2000 if failure == "too large" else 100))) if failure != "interrupted" else Line()
+    exchange = line.exchange()
+    reading = asyncio.create_task(exchange.read_body(shared, "a"))
+    await asyncio.sleep(0)
+    if failure == "interrupted":
+        exchange.interrupt(DrainingError("now"))
+    (failed,) = await asyncio.gather(reading, return_exceptions=True)
+    assert isinstance(failed, SentinelError)
+    exchange.look(asyncio.get_running_loop().time(), 10)
+    exchange.close()
+    assert (shared.arriving.taken, shared.memory.taken) == (0, 0)
 
 
 async def test_what_streams_by_counts_until_it_is_over() -> None:

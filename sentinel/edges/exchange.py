@@ -130,7 +130,9 @@ class Exchange:
             with self._section:
                 read = await body.read(self._receive, clock)
         except BaseException:
-            body.forget()  # what was read of it is gone, though its client may be listened to for a while
+            # What was read of it is gone, and no look waits for the rest, though its client may be listened to for a while.
+            body.forget()
+            self._body = None
             raise
         finally:
             if body.arriving:
