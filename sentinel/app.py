@@ -8,6 +8,7 @@ bare 500 and logged with its trace. What cannot be opened at start-up is told to
 import asyncio
 import signal
 import socket
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from sentinel import logs, metrics, settings
@@ -39,16 +40,15 @@ class App:
         self.listener: socket.socket | None = None
         self._worker: Worker | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI 3."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """ASGI 3. The coroutine of what is asked itself: one around it would be gone through at each of its steps."""
         if scope["type"] == "http":
             assert self._worker is not None
-            await _Answering(self._worker, scope, receive, send).run()
-        elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            return _Answering(self._worker, scope, receive, send).run()
+        return self._lifespan(scope, receive, send)
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while scope["type"] == "lifespan":
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
@@ -112,22 +112,18 @@ class _Answering:
             metrics.IN_FLIGHT.dec()
             metrics.REQUESTS.labels(self._route, str(exchange.status)).inc()
 
-    async def _answer(self) -> None:
+    def _answer(self) -> Coroutine[Any, Any, None]:
+        """What answers it, to be awaited."""
         exchange = self._exchange
         path = exchange.path.decode("latin-1")
         if path in self._worker.public_pages:
-            await self._operate(path)
-            return
+            return self._operate(path)
         if upgrades.HEADER in exchange.headers.first and path.startswith("/v1"):
             self._check_upgrade()
         if exchange.method == "OPTIONS" and (granted := self._worker.cors.preflight(exchange.headers)):
-            self._route = "preflight"
-            await self._worker.turns.brief()
-            await self._write(204, granted, b"")
-            return
+            return self._grant(granted)
         if path == _USAGE:
-            await self._show_usage(path)
-            return
+            return self._show_usage(path)
         match = routes.match(exchange.method, path)
         self._route = match.route.label
         if not exchange.query.isascii():
@@ -135,13 +131,19 @@ class _Answering:
             raise BadRequestError("A query must be percent-encoded.")
         if self._worker.draining:
             raise DrainingError
-        await self._worker.journey.travel(exchange, match)
+        return self._worker.journey.travel(exchange, match)
 
     def _check_upgrade(self) -> None:
         """Before anything else is asked: a client of a WebSocket tries again and again until it is told that there is none."""
         if upgrades.asks_websocket(self._exchange.headers, self._scope["http_version"]):
             self._route = "websocket"
             raise upgrades.websocket_refused()
+
+    async def _grant(self, granted: list[tuple[bytes, bytes]]) -> None:
+        """A preflight of CORS that is allowed."""
+        self._route = "preflight"
+        await self._worker.turns.brief()
+        await self._write(204, granted, b"")
 
     async def _show_usage(self, path: str) -> None:
         """A caller's own usage: authenticated, but nothing is held, forwarded or billed."""
