@@ -130,9 +130,8 @@ class Exchange:
             with self._section:
                 read = await body.read(self._receive, clock)
         except BaseException:
-            # What was read of it is gone, and no look waits for the rest, though its client may be listened to for a while.
             body.forget()
-            self._body = None
+            self._body = None  # no look waits for the rest, though its client may be listened to for a while
             raise
         finally:
             if body.arriving:
@@ -272,8 +271,7 @@ class Exchange:
 
     def close(self) -> None:
         """Stop listening for a disconnect and make room for others; nothing may be sent afterwards."""
-        if self._body is not None:
-            self._body.forget()
+        self.forget_body()
         if self._upload is not None:
             self._upload.close()
         self._section.forget()
