@@ -219,11 +219,14 @@ async def test_a_run_of_an_eval_is_billed_when_it_is_done(stack: Stack, user: Us
 
 @pytest.mark.parametrize("death", ["kill", "restart"])
 async def test_another_worker_goes_on(stack: Stack, user: User, death: str) -> None:
-    """Whoever dies, and however: the next worker finds the work, whose hold stays until it is settled."""
+    """Whoever dies, and however, once the work is noted: the next worker finds it, and its hold stays until it is settled."""
     async with sdk(stack, user.token) as client:
         made = await client.responses.create(
             model="gpt-4o", input="Say something.", background=True, extra_body={"simulate": {"background_s": 12.0}}
         )
+    async with asyncio.timeout(20):
+        while not await noted(stack):
+            await asyncio.sleep(0.01)
     if death == "kill":
         await kill_workers(stack)
     else:
