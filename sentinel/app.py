@@ -48,7 +48,9 @@ class App:
         return self._lifespan(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        while scope["type"] == "lifespan":
+        if scope["type"] != "lifespan":
+            return
+        while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:

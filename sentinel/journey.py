@@ -28,7 +28,7 @@ from sentinel.errors import (
     UpstreamTimeoutError,
     WebSocketRefusedError,
 )
-from sentinel.logs import Log
+from sentinel.logs import Line, Log
 from sentinel.protocol import headers, routes, wire
 from sentinel.protocol.routes import Match
 from sentinel.records import Bill, Call, Ending, Hold, Origin, Outcome
@@ -186,10 +186,9 @@ class Journey:
         return [(b"x-request-id", hold.request_id.encode()), *headers.limits(hold, int(time.time()))]
 
     async def settled(self) -> None:
-        """Wait until every bill of this journey is written (or waits in settlement for Redis)."""
+        """Wait until every bill of this journey is with settlement, which tells the ledger of it, or keeps it for then."""
         while self._settling:
             await asyncio.wait(self._settling)
-        await self._settlement.settled()
 
     def _end(
         self, passage: "_Passage", hold: Hold, call: Call, outcome: Outcome, origin: Origin, opening: asyncio.Task[Reply] | None
@@ -261,28 +260,29 @@ def _tell(passage: _Passage, hold: Hold, call: Call, outcome: Outcome, origin: O
     if not _log.tells_info:
         return
     trace = exchange.trace
-    _log.request(
-        hold.request_id,
-        headers.client_request_id(exchange.headers),
-        trace.trace_id,
-        trace.span_id,
-        outcome.upstream_request_id,
-        hold.caller.external_id,
-        call.route,
-        call.model,
-        bool(origin.model),
-        origin.cache,
-        call.stream,
-        outcome.status,
-        outcome.ending.value,
-        bill.input_tokens,
-        bill.output_tokens,
-        bill.reason,
-        outcome.bytes_down,
-        round(seconds * 1000, 1),
-        trace.parent_id,
-        headers.retry_count(exchange.headers),
+    line = Line(
+        request_id=hold.request_id,
+        client_request_id=headers.client_request_id(exchange.headers),
+        trace_id=trace.trace_id,
+        span_id=trace.span_id,
+        upstream_request_id=outcome.upstream_request_id,
+        external_id=hold.caller.external_id,
+        route=call.route,
+        model=call.model,
+        fallback=bool(origin.model),
+        cache=origin.cache,
+        stream=call.stream,
+        status=outcome.status,
+        ending=outcome.ending.value,
+        input_tokens=bill.input_tokens,
+        output_tokens=bill.output_tokens,
+        estimated=bill.reason,
+        bytes_down=outcome.bytes_down,
+        milliseconds=round(seconds * 1000, 1),
+        parent_id=trace.parent_id,
+        retry_count=headers.retry_count(exchange.headers),
     )
+    _log.request(line)
 
 
 def _unanswered(error: ClientGoneError | SentinelError, *, sent: bool) -> Outcome:

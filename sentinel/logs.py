@@ -19,14 +19,14 @@ _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 _encode_line: Final = msgspec.json.Encoder().encode
 
 
-class Line(msgspec.Struct, omit_defaults=True):
-    """The line of one request. The first five fields are those of every line; the last two may be missing."""
+class Line(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The line of one request. The first five fields, those of every line, are set by the log; the last two may be missing."""
 
-    time: str
-    level: str
-    event: str
-    logger: str
-    pid: int
+    time: str = ""
+    level: str = ""
+    event: str = ""
+    logger: str = ""
+    pid: int = 0
     request_id: str
     client_request_id: str
     trace_id: str
@@ -53,15 +53,16 @@ class _Clock:
     """The time of a line. What does not change within a second is written once in it."""
 
     def __init__(self) -> None:
-        self._second = 0
-        self._written = ""
+        self._last = (0, "")  # of one piece: threads write lines too
 
     def written(self, at_ns: int) -> str:
         """Such a Unix time as a line has it, in UTC."""
         second, rest = divmod(at_ns, 1_000_000_000)
-        if second != self._second:
-            self._second, self._written = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._written}.{rest // 1_000_000:03d}Z"
+        known, text = self._last
+        if second != known:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._last = (second, text)
+        return f"{text}.{rest // 1_000_000:03d}Z"
 
 
 _clock: Final = _Clock()
@@ -115,12 +116,13 @@ class Log:
         """Start, stop, and what changes in between."""
         self._write(logging.INFO, event, fields)
 
-    def request(self, *fields: Any, **known: Any) -> None:
-        """The one line of a request, at the level `info`: the fields of Line behind the first five, in their order.
+    def request(self, line: Line) -> None:
+        """The one line of a request, at the level `info`.
 
         It goes to standard error at once, past `logging`, whose record costs many times as much as the line itself.
         """
-        line = Line(_clock.written(time.time_ns()), "info", "request", self._name, os.getpid(), *fields, **known)
+        line.time, line.level, line.event = _clock.written(time.time_ns()), "info", "request"
+        line.logger, line.pid = self._name, os.getpid()
         try:
             written = _encode_line(line)
         except UnicodeEncodeError:  # a lone surrogate in a name, which UTF-8 cannot say

@@ -3,15 +3,32 @@
 import json
 import logging
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from sentinel.logs import JsonFormatter, Line, Log
 
-FIELDS = (
-    *("req_1", "mine", "a" * 32, "b" * 16, "up_1", "user", "chat", "gpt-4o"),
-    *(False, "", True, 200, "success", 7, 5, "", 321, 12.5),
-)
+FIELDS: dict[str, Any] = {
+    "request_id": "req_1",
+    "client_request_id": "mine",
+    "trace_id": "a" * 32,
+    "span_id": "b" * 16,
+    "upstream_request_id": "up_1",
+    "external_id": "user",
+    "route": "chat",
+    "model": "gpt-4o",
+    "fallback": False,
+    "cache": "",
+    "stream": True,
+    "status": 200,
+    "ending": "success",
+    "input_tokens": 7,
+    "output_tokens": 5,
+    "estimated": "",
+    "bytes_down": 321,
+    "milliseconds": 12.5,
+}
 
 
 def lines(capsysbinary: pytest.CaptureFixture[bytes]) -> list[dict[str, object]]:
@@ -22,8 +39,8 @@ def lines(capsysbinary: pytest.CaptureFixture[bytes]) -> list[dict[str, object]]
 def test_a_line_has_its_fields_in_their_order(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """The head is that of every line; what is not known is not there; what is stands at the end."""
     log = Log("journey")
-    log.request(*FIELDS)
-    log.request(*FIELDS, "c" * 16, 2)
+    log.request(Line(**FIELDS))
+    log.request(Line(**FIELDS, parent_id="c" * 16, retry_count=2))
     plain, known = lines(capsysbinary)
     record = logging.LogRecord("sentinel.journey", logging.INFO, "", 0, "request", (), None)
     other = json.loads(JsonFormatter().format(record))
@@ -31,7 +48,7 @@ def test_a_line_has_its_fields_in_their_order(capsysbinary: pytest.CaptureFixtur
     assert {name: plain[name] for name in ("level", "event", "logger", "pid")} == {
         name: other[name] for name in ("level", "event", "logger", "pid")
     }
-    assert tuple(plain.values())[5:] == FIELDS
+    assert list(plain.items())[5:] == list(FIELDS.items())
     assert list(known.items())[-2:] == [("parent_id", "c" * 16), ("retry_count", 2)]
     assert list(known) == list(Line.__struct_fields__)
 
@@ -39,7 +56,7 @@ def test_a_line_has_its_fields_in_their_order(capsysbinary: pytest.CaptureFixtur
 def test_the_time_is_utc_with_ms(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """Two lines of a second, and of two seconds, each have their own time."""
     before = datetime.now(UTC)
-    Log("journey").request(*FIELDS)
+    Log("journey").request(Line(**FIELDS))
     (line,) = lines(capsysbinary)
     written = datetime.strptime(str(line["time"]), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
     assert before.timestamp() - 0.001 <= written.timestamp() <= datetime.now(UTC).timestamp()
@@ -48,7 +65,7 @@ def test_the_time_is_utc_with_ms(capsysbinary: pytest.CaptureFixture[bytes]) -> 
 @pytest.mark.parametrize("name", ["\ud800", '"quoted"', "new\nline", "\u2028", "é"])
 def test_no_name_breaks_a_line(capsysbinary: pytest.CaptureFixture[bytes], name: str) -> None:
     """Whatever a model or a caller is called, the line is one line of JSON that says so."""
-    Log("journey").request(*FIELDS[:7], name, *FIELDS[8:])
+    Log("journey").request(Line(**FIELDS | {"model": name}))
     (line,) = lines(capsysbinary)
     assert line["model"] == name
 
@@ -71,5 +88,5 @@ def test_a_log_that_nobody_reads_stops_no_request(monkeypatch: pytest.MonkeyPatc
 
     broken = Broken()
     monkeypatch.setattr("sys.stderr", broken)
-    Log("journey").request(*FIELDS)
+    Log("journey").request(Line(**FIELDS))
     assert broken.wrote > 0

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from sentinel import vocab
 from sentinel.edges.journal import Journal
 from sentinel.edges.journal.segment import Receipt
 from sentinel.edges.ledger import Ledger, Settled, Together
 from sentinel.protocol.limits import MetricLimit, Snapshot
-from sentinel.records import Bill, Caller, Hold
+from sentinel.protocol.tokens import Tokenizer
+from sentinel.records import Bill, Call, Caller, Ending, Hold, Outcome
+from sentinel.stages.settlement import Settlement
 from sentinel.stages.settlement.tick import Tick
 from tests.support.journals import entries_of
 from tests.support.ledgers import open_ledger, redis, settle_together
@@ -95,7 +98,7 @@ async def test_a_call_takes_so_many_and_comes_twice_without_harm(redis_server: R
     ended = [(hold, Bill(1, 1, 1)) for hold in await hold_all(ledger, [(0, 0, 1, 1)] * 300)]
     groups = ledger.settle_all(ended)
     assert [len(group.positions) for group in groups] == [128, 128, 44]
-    await asyncio.gather(*(group.call.reply for group in groups if group.call is not None))
+    await asyncio.gather(*(group.call.reply for group in groups))
     assert [ledger.settled_all(group)[0] for group in groups] == [set()] * 3
     before = await everything(redis)
     assert await settle_together(ledger, ended) == set(range(300))
@@ -111,11 +114,19 @@ class Watched(Ledger):
     directory: Path
     seen: list[tuple[list[str], set[str]]]
 
-    def settle_all(self, ended: Any) -> list[Together]:
+    def settle_all(self, ended: Sequence[tuple[Hold, Bill]]) -> list[Together]:
         """Look at the files first."""
-        written = {entry.request_id for path in self.directory.glob("*.jsonl") for entry in entries_of(path)}
-        self.seen.append(([hold.request_id for hold, _ in ended], written))
+        self._look([hold.request_id for hold, _ in ended])
         return super().settle_all(ended)
+
+    def settle(self, hold: Hold, bill: Bill, *, blind: bool = False) -> Coroutine[Any, Any, Settled]:
+        """The same."""
+        self._look([hold.request_id])
+        return super().settle(hold, bill, blind=blind)
+
+    def _look(self, asked: list[str]) -> None:
+        told = (entry for path in self.directory.glob("*.jsonl") for entry in entries_of(path))
+        self.seen.append((asked, {entry.request_id for entry in told if entry.kind == "settled"}))
 
 
 class House:
@@ -166,6 +177,19 @@ async def test_redis_is_asked_when_the_journal_has_it(house: House) -> None:
     assert all(set(asked) <= written for asked, written in house.ledger.seen)
     assert (house.alone, house.journal.waiting) == ([], 0)
     assert {told.partition for told in house.reported} == {house.ledger.partition(caller.external_id) for caller in CALLERS}
+
+
+async def test_redis_is_asked_of_a_single_one_when_the_journal_has_it(house: House) -> None:
+    """What does not end as usual is settled by itself, in the same order."""
+    (hold,) = await hold_all(house.ledger, [(0, 0, 5, 5)])
+    call = Call("chat_completions", "POST", "/chat/completions", model="m")
+    settlement = Settlement(house.ledger, house.journal, Tokenizer.load(vocab.ranks), house.reported.append)
+    outcome = Outcome(Ending.UPSTREAM_ERROR, 502, started=True)
+    assert settlement.usual(hold, outcome) is None
+    assert (await settlement.settle(hold, call, outcome)).requests == 1
+    assert isinstance(house.ledger, Watched)
+    assert house.ledger.seen == [([hold.request_id], {hold.request_id})]
+    assert len(house.reported) == 1
 
 
 async def test_what_has_no_hold_is_settled_alone(house: House) -> None:

@@ -17,17 +17,12 @@
 -- include: _account
 -- include: _window
 -- include: _holds
+-- include: _ended
 -- include: _unreported
-local STONE_LIFE_MS, SETTLED_LIFE_MS = 600000, 172800000
+local STONE_LIFE_MS = 600000
 local request_id, kind, place = ARGV[2], ARGV[7], tonumber(ARGV[8])
 local input, output, requests = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local estimated = kind == 'expired' or kind == 'lost'
-
-local function charge(account, since, i, o, r)
-  if since >= account.i.c then account.i.s = account.i.s + i end
-  if since >= account.o.c then account.o.s = account.o.s + o end
-  if since >= account.r.c then account.r.s = account.r.s + r end
-end
 
 -- The truth of what was charged by an estimate; the field of the unreported sums that it went to.
 local function correct(account, stone, input, output, requests)
@@ -67,11 +62,7 @@ end
 
 if status == 1 then
   if hold then
-    local held_input, held_output, bucket = struct.unpack(HOLD, hold)
-    local i, o, r = account.i, account.o, account.r
-    i.h, o.h, r.h = math.max(0, i.h - held_input), math.max(0, o.h - held_output), math.max(0, r.h - 1)
-    -- The window of tokens counted what was held; where that part of it still counts, it counts the truth from now on.
-    if bucket >= 0 then account.v = changed_window(account.v, bucket, input + output - held_input - held_output) end
+    free_hold(account, hold, input, output)
     redis.call('HDEL', KEYS[2], request_id)
     redis.call('ZREM', KEYS[3], request_id)
   end
@@ -89,6 +80,6 @@ if field and (place < 0 or estimated) then
   redis.call('SET', KEYS[4], stone, 'PX', estimated and SETTLED_LIFE_MS or STONE_LIFE_MS)
 elseif field then
   redis.call('SETBIT', KEYS[6], place, 1)
-  if redis.call('PTTL', KEYS[6]) < SETTLED_LIFE_MS then redis.call('PEXPIRE', KEYS[6], SETTLED_LIFE_MS + MINUTE_MS) end
+  keep_settled(KEYS[6])
 end
 return {status, redis.call('HLEN', KEYS[5])}

@@ -11,8 +11,8 @@
 -- include: _account
 -- include: _window
 -- include: _holds
+-- include: _ended
 -- include: _unreported
-local SETTLED_LIFE_MS = 172800000
 local now, begin, first, packed = read_clock(tonumber(ARGV[1])), ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local accounts, sums, ended, said = {}, {}, {}, {}
 
@@ -29,13 +29,9 @@ for at = 1, #packed, 32 do
       account = open_account(key, now)
       accounts[key] = account
     end
-    local held_input, held_output, bucket = struct.unpack(HOLD, hold)
-    local i, o, r, since = account.i, account.o, account.r, period_start(account)
-    i.h, o.h, r.h = math.max(0, i.h - held_input), math.max(0, o.h - held_output), math.max(0, r.h - 1)
-    if bucket >= 0 then account.v = changed_window(account.v, bucket, input + output - held_input - held_output) end
-    if since >= i.c then i.s = i.s + input end
-    if since >= o.c then o.s = o.s + output end
-    if since >= r.c then r.s = r.s + 1 end
+    local since = period_start(account)
+    free_hold(account, hold, input, output)
+    charge(account, since, input, output, 1)
     local sum = sums[payer]
     if not sum then
       sum = {0, 0, 0, since}
@@ -55,6 +51,6 @@ if #ended > 0 then
   for payer, sum in pairs(sums) do
     add_unreported(KEYS[3], unreported_field(ARGV[4 + payer], sum[4]), sum[1], sum[2], sum[3])
   end
-  if redis.call('PTTL', KEYS[4]) < SETTLED_LIFE_MS then redis.call('PEXPIRE', KEYS[4], SETTLED_LIFE_MS + MINUTE_MS) end
+  keep_settled(KEYS[4])
 end
 return {table.concat(said), redis.call('HLEN', KEYS[3])}

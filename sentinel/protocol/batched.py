@@ -147,6 +147,7 @@ class Tally:
 
 
 def _places(endpoint: str) -> Places:
+    """Where a request of the batch may name objects; nowhere at an endpoint that is none: the provider refuses such a batch."""
     try:
         return routes.match("POST", endpoint).route.names
     except SentinelError:

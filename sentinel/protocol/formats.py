@@ -226,7 +226,7 @@ def response(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         background=read.background is True,
         named=named.in_response(body, route.names),
         models=named.models(members, body, model) | named.models_of_tools(members),
-        unseen_input=hosted or earlier or unseen.refers(body, read.input) or (b"\\u00" in body and named.has_escaped(body)),
+        unseen_input=hosted or earlier or unseen.refers(body, read.input) or named.has_escaped(body),
         unseen_output=hosted or not unseen.HIDDEN.isdisjoint(members),
     )
 

@@ -225,7 +225,7 @@ def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
     has no header, and what never resets has no reset. A hold that Redis does not know says so.
     """
     sent: list[tuple[bytes, bytes]] = []
-    requests = hold.requests if hold.rate.limit is None else _tighter(hold.rate, hold.requests)
+    requests = _tighter(hold.rate, hold.requests)
     if requests.limit is not None:
         left = requests.remaining or 0
         limit, remaining = b"%d" % requests.limit, b"%d" % (max(0, left))
@@ -240,8 +240,7 @@ def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
             reset_s = now_s + (-(-reset_ms // 1000) if reset_ms > 0 else 0)
             sent.append((b"x-ratelimit-reset", b"%d" % reset_s))
             sent.append((b"x-ratelimit-reset-requests", go_duration(reset_ms).encode()))
-    tokens = hold.tokens_input if hold.rate_tokens.limit is None else _tighter(hold.rate_tokens, hold.tokens_input)
-    tokens = _tighter(tokens, hold.tokens_output)
+    tokens = _tighter(_tighter(hold.rate_tokens, hold.tokens_input), hold.tokens_output)
     if tokens.limit is not None:
         left = tokens.remaining or 0
         sent.append((b"x-ratelimit-limit-tokens", b"%d" % tokens.limit))

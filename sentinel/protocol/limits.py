@@ -176,10 +176,8 @@ def _entries(answer: Any) -> list[Any] | None:
 
 def _named(entry: Any) -> Iterator[tuple[Metric, Mapping[str, Any]]]:
     """The metrics that one entry of Zion's list speaks of, each with the object that holds its figures."""
-    name = entry.get("name") if isinstance(entry, dict) else True
-    said = name is None or isinstance(name, str)
-    if not said:
-        raise ValueError(f"a limit without a name: {entry!r:.40}")
+    if not isinstance(entry, dict) or not isinstance(name := entry.get("name"), str | None):
+        raise ValueError(f"a limit without a name: {entry!r:.40}")  # noqa: TRY004 - as for all that cannot be read
     if name in _NAMES:
         yield _NAMES[name], entry
     elif name == _UNIFIED_NAME or name is None:

@@ -105,6 +105,7 @@ class Owners:
         return Whole(kept, shown, reply.origin)
 
     async def _check_named(self, caller: Caller, in_path: Sequence[tuple[str, str]], in_body: Set[str]) -> None:
+        # In an order, so that the same request is refused for the same object; the many of a batch would be long to sort.
         ordered = sorted(in_body) if len(in_body) <= _NAMED_AT_ONCE_MAX else in_body
         named = chain(in_path, ((objects.kind_of(name), name) for name in ordered))
         while some := list(islice(named, _NAMED_AT_ONCE_MAX)):

@@ -26,7 +26,6 @@ async def settle_together(ledger: Ledger, ended: Sequence[tuple[Hold, Bill]]) ->
     """Settle requests that ended in one tick; the positions of those that were left for `settle`."""
     left: set[int] = set()
     for together in ledger.settle_all(ended):
-        assert together.call is not None
         await together.call.reply
         left |= ledger.settled_all(together)[0]
     return left

@@ -103,7 +103,7 @@ class Pipeline:
         # present one is `behind`, and admits nobody.
         self.guarded = self.behind = False
         self._run_id = ""
-        # What other runs than this may have lost has to be told before reports are sealed.
+        # The run that was met first here. Another may have lost what it was told: that comes before new reports are sealed.
         self.first_run_id = ""
         self._met_s = 0.0
         # Every call has the same time, so they are due in the order in which they came: one timer serves all.
@@ -133,12 +133,11 @@ class Pipeline:
         self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int], *, resend: bool = False
     ) -> Coroutine[Any, Any, Any]:
         """The reply of one of SCRIPTS. Raises LedgerUnavailableError; whether it ran is then unknown, if it was `sent`."""
-        command = ("EVALSHA", self._digests[name], len(keys), *keys, *arguments)
-        return self._reply(self._send(name, command, resend=resend))
+        return self._reply(self.ask(name, keys, arguments, resend=resend))
 
-    def ask(self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Call:
+    def ask(self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int], *, resend: bool = False) -> Call:
         """One of SCRIPTS on its way; `answer` is to be asked when its `reply` is there. Never fails."""
-        return self._send(name, ("EVALSHA", self._digests[name], len(keys), *keys, *arguments))
+        return self._send(name, ("EVALSHA", self._digests[name], len(keys), *keys, *arguments), resend=resend)
 
     def command(self, name: str, *arguments: str | bytes | int) -> Coroutine[Any, Any, Any]:
         """The reply of one of COMMANDS. Raises LedgerUnavailableError."""

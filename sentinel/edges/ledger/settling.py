@@ -43,10 +43,18 @@ class Settled(msgspec.Struct, frozen=True):
     why: str
 
 
-class Together:
+class Together(msgspec.Struct, eq=False):
     """Requests that are settled by one `call` of settle_all.lua: `positions` are theirs in what Ledger.settle_all was given."""
 
-    __slots__ = ("accounts", "begin", "call", "first", "packed", "partition", "payers", "positions", "settled")
+    partition: int
+    positions: list[int]
+    call: Call
+
+
+class _Group:
+    """What one call of settle_all.lua is to be told: requests of one partition, and of one key of settled ones."""
+
+    __slots__ = ("accounts", "begin", "first", "packed", "partition", "payers", "positions", "settled")
 
     def __init__(self, partition: Partition, settled: str, begin: str, first: int) -> None:
         self.partition = partition
@@ -57,7 +65,6 @@ class Together:
         self.packed = bytearray()
         self.payers: dict[str, int] = {}
         self.accounts: list[str] = []
-        self.call: Call | None = None
 
 
 class Settling:
@@ -80,8 +87,8 @@ class Settling:
 
         Never fails: what became of a call says `settled_all`, once its reply is there. What has no hold is left for `settle`.
         """
-        open_groups: dict[tuple[int, int], Together] = {}
-        groups: list[Together] = []
+        open_groups: dict[tuple[int, int], _Group] = {}
+        groups: list[_Group] = []
         for position, (hold, bill) in enumerate(ended):
             seat = seat_of(hold.caller.external_id, self.partitions)
             at = seat.partition
@@ -90,7 +97,7 @@ class Settling:
             block, bit = divmod(int(parts[3], 16), _PLACES)
             group = open_groups.get((at.number, block))
             if group is None or len(group.positions) >= _TOGETHER_MAX:
-                group = Together(at, f"{at.settled}{parts[2]}:{block:x}", parts[1], block * _PLACES)
+                group = _Group(at, f"{at.settled}{parts[2]}:{block:x}", parts[1], block * _PLACES)
                 open_groups[at.number, block] = group
                 groups.append(group)
             payer = who(hold.caller, hold.model)
@@ -100,22 +107,15 @@ class Settling:
                 number = group.payers[payer] = len(group.accounts)
             group.positions.append(position)
             group.packed += _pack(number, bit, bill.input_tokens, bill.output_tokens)
-        for group in groups:
-            at = group.partition
-            keys = (at.holds, at.deadlines, at.unreported, group.settled, *group.accounts)
-            arguments: tuple[str | bytes | int, ...]
-            arguments = (self._now_ms(), group.begin, group.first, bytes(group.packed), *group.payers)
-            group.call = self._pipeline.ask("settle_all", keys, arguments)
-        return groups
+        return list(map(self._ask, groups))
 
     def settled_all(self, together: Together) -> tuple[set[int], Settled]:
         """The positions of those that were left for `settle`, and how their partition is now. Raises LedgerUnavailableError."""
-        assert together.call is not None
         said, waiting = self._pipeline.answer(together.call)
         left: set[int] = set()
         if said.count(_APPLIED) < len(said):
             left.update(at for at, how in zip(together.positions, said, strict=True) if how != _APPLIED)
-        return left, Settled(len(left) < len(said), waiting, together.partition.number, "ok")
+        return left, Settled(len(left) < len(said), waiting, together.partition, "ok")
 
     async def replay(self, entry: Entry) -> Settled:
         """Settle what a journal tells, once, however often it is told: settle.lua.
@@ -138,6 +138,13 @@ class Settling:
             for entry, (name, position) in zip(entries, places, strict=True)
             if position < 0 or not is_set(bitmaps[name] or b"", position)
         ]
+
+    def _ask(self, group: _Group) -> Together:
+        at = group.partition
+        keys = (at.holds, at.deadlines, at.unreported, group.settled, *group.accounts)
+        arguments: tuple[str | bytes | int, ...]
+        arguments = (self._now_ms(), group.begin, group.first, bytes(group.packed), *group.payers)
+        return Together(at.number, group.positions, self._pipeline.ask("settle_all", keys, arguments))
 
     async def _settle(self, caller: Caller, request_id: str, model: str, amounts: tuple[int, int, int], kind: str) -> Settled:
         seat = seat_of(caller.external_id, self.partitions)

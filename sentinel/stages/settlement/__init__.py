@@ -15,7 +15,7 @@ from sentinel.edges.ledger import Ledger, Settled
 from sentinel.errors import JournalFullError, LedgerUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import NO_TOKENS, NOTHING_PRODUCED, Bill, Call, Ending, Entry, Hold, Outcome, Produced
+from sentinel.records import NO_TOKENS, NOTHING_PRODUCED, Bill, Call, Ending, Entry, Hold, Outcome, Produced, Usage
 from sentinel.stages.settlement.tick import Tick
 
 _log: Final = Log("settlement")
@@ -32,7 +32,10 @@ _UNREAD_BYTES_MIN: Final = 1 << 20
 
 
 class Settlement:
-    """Writes bills. `open` starts the second tries, `close` makes the last ones."""
+    """Writes bills. `open` starts the second tries, `close` makes the last ones.
+
+    `report` is told what a partition has to report by then.
+    """
 
     def __init__(self, ledger: Ledger, journal: Journal, tokenizer: Tokenizer, report: Callable[[Settled], None]) -> None:
         self._ledger = ledger
@@ -71,10 +74,9 @@ class Settlement:
         """The bill of an answer that ended well, with the provider's own figures, of a request that Redis holds; it is settled
         with all others of this tick. None where `settle` is to look.
         """
-        if hold.degraded or not _tells_all(outcome):
+        usage = _whole(outcome)
+        if hold.local or usage is None:
             return None
-        usage = outcome.usage
-        assert usage is not None
         bill = Bill(1, usage.input_tokens, usage.output_tokens)
         _count(hold, bill)
         self._tick.end(hold, bill)
@@ -82,8 +84,8 @@ class Settlement:
 
     async def settle(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
         """The bill, when it is in the ledger, or waits for Redis to come back."""
-        usage = outcome.usage
-        if usage is not None and _tells_all(outcome):
+        usage = _whole(outcome)
+        if usage is not None:
             bill = Bill(1, usage.input_tokens, usage.output_tokens)
         else:
             bill = await self._estimated(hold, call, outcome)
@@ -92,10 +94,6 @@ class Settlement:
         self._journal.flush()  # Redis is asked when the journal has it
         await self._write(hold, bill, receipt)
         return bill
-
-    async def settled(self) -> None:
-        """Wait until every `usual` bill is in the ledger, or waits for Redis to come back."""
-        await self._tick.settled()
 
     async def _write(self, hold: Hold, bill: Bill, receipt: Receipt) -> None:
         """Tell the ledger one bill that the journal has."""
@@ -207,17 +205,11 @@ class Settlement:
         metrics.SETTLEMENTS_WAITING.set(self._journal.waiting)
 
 
-def _tells_all(outcome: Outcome) -> bool:
-    """Whether an answer ended well, and the provider's own figures say all that it cost."""
+def _whole(outcome: Outcome) -> Usage | None:
+    """The provider's own figures of an answer that ended well, where they say all that it cost."""
     usage = outcome.usage
-    return (
-        usage is not None
-        and outcome.started
-        and outcome.ending is Ending.SUCCESS
-        and outcome.produced is NOTHING_PRODUCED
-        and usage.input_tokens > 0
-        and not usage.derived
-    )
+    well = outcome.started and outcome.ending is Ending.SUCCESS and outcome.produced is NOTHING_PRODUCED
+    return usage if well and usage is not None and usage.input_tokens and not usage.derived else None
 
 
 def _echoes(call: Call, produced: Produced) -> bool:

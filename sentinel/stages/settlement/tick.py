@@ -48,7 +48,7 @@ class Tick:
     async def settled(self) -> None:
         """Wait until all that has ended is settled, or waits in the journal."""
         while self._ended or self._asked or self._alone:
-            asked = [together.call.reply for together in self._asked if together.call is not None]
+            asked = [together.call.reply for together in self._asked]
             if asked or self._alone:
                 await asyncio.wait([*asked, *self._alone])
             await asyncio.sleep(0)  # a tick that is not over, or whose replies were not looked at
@@ -60,7 +60,6 @@ class Tick:
             receipts.append(self._journal.settled(hold, bill))
         self._journal.flush()
         for together in self._ledger.settle_all(ended):
-            assert together.call is not None
             self._asked.add(together)
             together.call.reply.add_done_callback(partial(self._told, ended, receipts, together))
 
