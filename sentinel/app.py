@@ -91,7 +91,6 @@ class _Answering:
 
     async def run(self) -> None:
         exchange = self._exchange
-        metrics.IN_FLIGHT.inc()
         self._worker.look_after(exchange, self._scope)
         try:
             await self._answer()
@@ -111,8 +110,7 @@ class _Answering:
         finally:
             exchange.close()
             self._worker.forget(exchange)
-            metrics.IN_FLIGHT.dec()
-            metrics.REQUESTS.labels(self._route, str(exchange.status)).inc()
+            metrics.REQUESTS[self._route, str(exchange.status)] += 1
 
     def _answer(self) -> Coroutine[Any, Any, None]:
         """What answers it, to be awaited."""

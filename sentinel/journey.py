@@ -111,7 +111,7 @@ class Journey:
         try:
             with self._waiting(exchange, call):
                 sent_s = time.perf_counter()
-                metrics.OVERHEAD.labels(call.route).observe(sent_s - begun_s)
+                metrics.OVERHEAD[call.route].observe(sent_s - begun_s)
                 if call.lasts:
                     # Whoever leaves, it is asked to the end: else nobody would learn its name, nor what it costs.
                     opening = asyncio.create_task(self._open(exchange, call, upload, hold, lease))
@@ -125,7 +125,7 @@ class Journey:
                     exchange.forget_body()
                 if (origin := reply.origin).model:  # what answered is what is paid for, under the same request id
                     call, hold = replace(call, model=origin.model), replace(hold, model=origin.model)
-                metrics.FIRST_BYTE.labels(call.route).observe(time.perf_counter() - sent_s)
+                metrics.FIRST_BYTE[call.route].observe(time.perf_counter() - sent_s)
             extra = [*self.answer_headers(hold), *headers.origin(origin)]
             outcome, rest = await self._relay.copy(reply, exchange, call, extra, lease.watch, passage.keep)
         except (ClientGoneError, SentinelError) as error:
@@ -255,8 +255,8 @@ class _Passage(Struct, frozen=True):
 def _tell(passage: _Passage, hold: Hold, call: Call, outcome: Outcome, origin: Origin, bill: Bill) -> None:
     """Count the request and log its one line."""
     exchange, seconds = passage.exchange, time.perf_counter() - passage.begun_s
-    metrics.ENDINGS.labels(call.route, outcome.ending.value).inc()
-    metrics.DURATION.labels(call.route).observe(seconds)
+    metrics.ENDINGS[call.route, outcome.ending.value] += 1
+    metrics.DURATION[call.route].observe(seconds)
     if not _log.tells_info:
         return
     trace = exchange.trace

@@ -3,23 +3,28 @@
 import prometheus_client
 import pytest
 
-from sentinel.metrics.tallies import Count, Labelled, Level, Spread, hand_over
+from sentinel.metrics.tallies import Counts, Level, Spread, hand_over
 
 
 def test_counts_and_levels_arrive_once() -> None:
     """A count is handed over as it grew, a level as it is, at once where it is set; a second handing-over adds nothing."""
     page = prometheus_client.CollectorRegistry()
-    counts = Labelled(prometheus_client.Counter("seen", "Seen.", ["kind"], registry=page), Count)
+    counts = Counts(prometheus_client.Counter("seen", "Seen.", ["kind"], registry=page))
+    pairs = Counts(prometheus_client.Counter("met", "Met.", ["kind", "way"], registry=page))
     level = Level(prometheus_client.Gauge("open", "Open.", registry=page))
-    counts.labels("a").inc()
-    counts.labels("a").inc(2)
+    counts["a"] += 1
+    counts["a"] += 2
+    counts["b"] += 0
+    pairs["a", "by"] += 1
     level.inc()
     level.inc()
     level.dec()
-    assert page.get_sample_value("seen_total", {"kind": "a"}) == 0
+    assert page.get_sample_value("seen_total", {"kind": "a"}) is None
     for _ in range(2):
         hand_over()
         assert page.get_sample_value("seen_total", {"kind": "a"}) == 3
+        assert page.get_sample_value("seen_total", {"kind": "b"}) == 0
+        assert page.get_sample_value("met_total", {"kind": "a", "way": "by"}) == 1
         assert page.get_sample_value("open") == 1
     level.set(7)
     assert page.get_sample_value("open") == 7

@@ -58,7 +58,7 @@ def _end(connection: socket.socket, busy: set[Peer], reason: str) -> None:
     try:
         if connection.getpeername()[:2] not in busy:
             connection.shutdown(socket.SHUT_RDWR)
-            metrics.CONNECTIONS_ENDED.labels(reason).inc()
+            metrics.CONNECTIONS_ENDED[reason] += 1
     except OSError:
         return  # it has ended already
 

@@ -196,12 +196,12 @@ class Zion:
             ) as response:
                 answer = Answer(response.status, await _content(response), _seconds(response.headers.get("retry-after")))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            metrics.ZION.labels(call, "no_answer").inc()
+            metrics.ZION[call, "no_answer"] += 1
             _log.warning("zion does not answer", call=call, error=type(error).__name__)
             lost = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
             late = isinstance(error, TimeoutError)
             return Answer(0, b"", lost=lost, broken_off=lost and not late and isinstance(error, aiohttp.ClientConnectionError))
-        metrics.ZION.labels(call, str(answer.status)).inc()
+        metrics.ZION[call, str(answer.status)] += 1
         if answer.status == 429 or answer.status >= 500:
             _log.warning("zion fails", call=call, status=answer.status)
         return answer

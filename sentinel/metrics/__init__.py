@@ -6,12 +6,11 @@ page merges the workers. Cannot fail a request.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Final
 
 import prometheus_client
 
-from sentinel.metrics.tallies import Count, Labelled, Level, Spread, hand_over
+from sentinel.metrics.tallies import Count, Counts, Level, Spread, Spreads, hand_over
 
 __all__ = ["FAMILIES", "hand_over"]
 
@@ -25,10 +24,10 @@ def _count(name: str, documentation: str) -> Count:
     return Count(family)
 
 
-def _counts(name: str, documentation: str, labels: Sequence[str]) -> Labelled[Count]:
+def _counts(name: str, documentation: str, labels: Sequence[str]) -> Counts:
     family = prometheus_client.Counter(name, documentation, labels)
     FAMILIES.append(family)
-    return Labelled(family, Count)
+    return Counts(family)
 
 
 def _level(name: str, documentation: str, multiprocess_mode: str) -> Level:
@@ -43,10 +42,10 @@ def _spread(name: str, documentation: str, buckets: Sequence[float]) -> Spread:
     return Spread(family, buckets)
 
 
-def _spreads(name: str, documentation: str, labels: Sequence[str], buckets: Sequence[float]) -> Labelled[Spread]:
+def _spreads(name: str, documentation: str, labels: Sequence[str], buckets: Sequence[float]) -> Spreads:
     family = prometheus_client.Histogram(name, documentation, labels, buckets=buckets)
     FAMILIES.append(family)
-    return Labelled(family, partial(Spread, bounds=buckets))
+    return Spreads(family, buckets)
 
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

@@ -5,10 +5,10 @@ handed over is lost where it is killed. To be counted on one thread only. Cannot
 """
 
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
-from typing import Any, Final, Generic, Protocol, TypeVar
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final, Protocol
 
 import prometheus_client
 
@@ -17,8 +17,6 @@ class _Tally(Protocol):
     def hand_over(self) -> None:
         """Give prometheus-client what was counted since the last time."""
 
-
-T_co = TypeVar("T_co", bound=_Tally, covariant=True)
 
 _tallies: Final[list[_Tally]] = []
 
@@ -107,12 +105,32 @@ class Spread:
         self._values.clear()
 
 
-class Labelled(Generic[T_co]):
-    """One figure for each combination of label values, which are few."""
+class Counts(defaultdict[str | tuple[str, ...], float]):
+    """Numbers that only grow, by label values: the one value of a family with one label, a tuple where it has several.
 
-    __slots__ = ("family", "labels")
+    What a key holds is what was counted since the last handing over; one that was only set to 0 is shown from then on.
+    """
 
-    def __init__(self, family: Any, make: Callable[[Any], T_co]) -> None:
+    def __init__(self, family: prometheus_client.Counter) -> None:
+        super().__init__(float)
         self.family = family
-        # The figure of label values: made once, and found again without a call to Python.
-        self.labels: Callable[..., T_co] = lru_cache(maxsize=None)(lambda *values: make(family.labels(*values)))
+        _tallies.append(self)
+
+    def hand_over(self) -> None:
+        """See `hand_over`."""
+        for values, since in self.items():
+            (self.family.labels(values) if isinstance(values, str) else self.family.labels(*values)).inc(since)
+        self.clear()
+
+
+class Spreads(dict[str, Spread]):
+    """A Spread for each value of the one label, made when it is first asked for."""
+
+    def __init__(self, family: prometheus_client.Histogram, bounds: Sequence[float]) -> None:
+        super().__init__()
+        self._family = family
+        self._bounds = bounds
+
+    def __missing__(self, value: str) -> Spread:
+        self[value] = spread = Spread(self._family.labels(value), self._bounds)
+        return spread

@@ -151,7 +151,7 @@ class Admission:
         raise ZionUnavailableError("The limits of this account are not known right now.", retry_after_s=2)
 
     def _refusal(self, why: str, hold: Hold) -> OverLimitError:
-        metrics.REFUSALS.labels(denials.limit_name(why)).inc()
+        metrics.REFUSALS[denials.limit_name(why)] += 1
         return denials.refusal(why, hold, int(self._now_s()))
 
     def count(self, caller: Caller) -> None:

@@ -48,7 +48,7 @@ class AnswerCache:
             kept = await self._ledger.answer(name)
         except LedgerUnavailableError as error:
             _log.debug("answers cannot be looked up", error=error.message)
-        metrics.ANSWER_CACHE.labels("miss" if kept is None else "hit").inc()
+        metrics.ANSWER_CACHE["miss" if kept is None else "hit"] += 1
         if kept is None:
             return None
         media, body = repeatable.unpack(kept)

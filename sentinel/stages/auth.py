@@ -106,7 +106,7 @@ class Auth:
         if known is None or known.fresh_s <= self._now_s():
             return None
         self._known.move_to_end(digest)
-        metrics.AUTH.labels("memory").inc()
+        metrics.AUTH["memory"] += 1
         return known.caller
 
     async def _find(self, token: str) -> Caller:
@@ -122,7 +122,7 @@ class Auth:
         if known is None or known.until_s <= self._now_s():
             refusal = self._refused.get(digest)
             if refusal is not None and refusal[0] > self._now_s():
-                metrics.AUTH.labels("refused").inc()
+                metrics.AUTH["refused"] += 1
                 refused = refusal[1]()
                 raise refused
             # Shielded: the first asker may leave while others wait for the same answer.
@@ -137,7 +137,7 @@ class Auth:
         await asyncio.wait({task}, timeout=_PATIENCE_S)
         if task.done():
             return task.result()
-        metrics.AUTH.labels("stale").inc()
+        metrics.AUTH["stale"] += 1
         return aged
 
     async def close(self) -> None:
@@ -171,7 +171,7 @@ class Auth:
             await self._signatures.check(token, head)
         known = await self._recall(digest)
         if known is not None and known.until_s > self._now_s():
-            metrics.AUTH.labels("redis").inc()
+            metrics.AUTH["redis"] += 1
         else:
             known = await self._ask_zion(token, digest, expires_s, "new", first=digest in self._turned_away)
         _note(self._known, digest, known, self._entries_max)
@@ -195,7 +195,7 @@ class Auth:
     async def _ask_zion(
         self, token: str, digest: bytes, expires_s: float, kind: Literal["known", "new"], *, first: bool
     ) -> _Known:
-        metrics.AUTH.labels("zion").inc()
+        metrics.AUTH["zion"] += 1
         now_s = self._now_s()
         try:
             user_id, caller = await self._zion.profile(token, kind, first=first)

@@ -178,7 +178,7 @@ class Forward:
             if not model:
                 return call, _shown(attempt, why, hold.request_id)
             attempt.close()
-            metrics.FALLBACKS.labels(why).inc()
+            metrics.FALLBACKS[why] += 1
             _log.warning("model unavailable", request_id=hold.request_id, model=call.model, reason=why, fallback=model)
             call = models.asking(call, model)
             attempt = await self._persist(call, asking)
@@ -195,12 +195,12 @@ class Forward:
                     call.method, call.path, call.query, asking.headers, body, asking.on_sent, asking.patience
                 )
             except UpstreamError as error:
-                metrics.UPSTREAM.labels(error.code).inc()
+                metrics.UPSTREAM[error.code] += 1
                 if error.code != "upstream_unreachable":
                     raise
                 attempt = error
             else:
-                metrics.UPSTREAM.labels(f"{attempt.status // 100}xx").inc()
+                metrics.UPSTREAM[f"{attempt.status // 100}xx"] += 1
                 if attempt.status < 300:
                     return attempt
                 asking.on_failed()
@@ -226,7 +226,7 @@ async def _back_off(attempt: _Attempt, tries: int) -> None:
         finally:
             # Also where the client leaves meanwhile: an open reply holds a connection.
             attempt.close()
-    metrics.UPSTREAM_RETRIES.labels(_reason(attempt)).inc()
+    metrics.UPSTREAM_RETRIES[_reason(attempt)] += 1
     # Jittered, so that callers who failed together do not come back together.
     await asyncio.sleep(_BACKOFF_S * 2**tries * random.uniform(0.5, 1.0))
 
@@ -236,7 +236,7 @@ async def _judged(attempt: Opened, key: str, request_id: str, *, streams: bool) 
     try:
         begun = await judged(attempt, streams=streams)
     except UpstreamError as error:
-        metrics.UPSTREAM.labels(error.code).inc()
+        metrics.UPSTREAM[error.code] += 1
         raise
     return await _looked_at(begun, key, request_id)
 

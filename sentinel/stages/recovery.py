@@ -142,7 +142,7 @@ class Recovery:
             for at in range(0, len(missing), _AT_ONCE):
                 answers = await asyncio.gather(*(self._ledger.replay(entry) for entry in missing[at : at + _AT_ONCE]))
                 applied += sum(answer.applied for answer in answers)
-        metrics.REPLAYED.labels(kind).inc(applied)
+        metrics.REPLAYED[kind] += applied
         return applied
 
     async def _seal(self, lines: Iterable[list[Seal]]) -> None:

@@ -97,14 +97,14 @@ class Turns:
         if line is not None:
             if not self._is_long(line.waiting[0][1], now):
                 return None
-            metrics.REFUSALS.labels("share").inc()
+            metrics.REFUSALS["share"] += 1
             text = "This gateway is busy, and other requests of this account wait already. Please try again later."
             return OverLimitError(text, code="share_exceeded", retry_after_s=_RETRY_AFTER_S)
         # The first in line was the last once: so long it takes until each caller had its turn.
         first = next(iter(self._lines.values()), None)
         if first is None or not self._is_long(first.since, now):
             return None
-        metrics.REFUSALS.labels("load").inc()
+        metrics.REFUSALS["load"] += 1
         return OverloadedError("This gateway is busy. Please try again later.", retry_after_s=_RETRY_AFTER_S)
 
     def _is_long(self, since: _Since, now: _Since) -> bool:

@@ -186,7 +186,7 @@ class Worker:
         self._gate.close()
         self._journal.close()
         await self._ledger.close()
-        metrics.hand_over()
+        self._count_open()
         _log.info("worker closed", boot=self._boot)
 
     def _admitting(self) -> str:
@@ -231,9 +231,13 @@ class Worker:
         while True:
             await asyncio.sleep(_HAND_OVER_S)
             try:
-                metrics.hand_over()
+                self._count_open()
             except Exception as error:  # noqa: BLE001 - without it, what is observed would be kept for ever
                 _log.error("defect", exception=error)
+
+    def _count_open(self) -> None:
+        metrics.IN_FLIGHT.set(len(self._exchanges))
+        metrics.hand_over()
 
     async def _end_idle(self, connections: Connections) -> None:
         while True:

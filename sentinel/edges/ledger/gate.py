@@ -91,7 +91,7 @@ class Gate:
         try:
             await self._lines[kind].wait(first=first)
         except ZionUnavailableError:
-            metrics.ZION_GATE.labels(kind, "turned_away").inc()
+            metrics.ZION_GATE[kind, "turned_away"] += 1
             raise
 
     async def shut(self, retry_after_s: float) -> None:
@@ -121,7 +121,7 @@ class Gate:
             except LedgerUnavailableError:
                 wait_s = _ASK_AGAIN_S
         why = "rate" if wait_s > 0 else "go"
-        metrics.ZION_GATE.labels(kind, why).inc()
+        metrics.ZION_GATE[kind, why] += 1
         return Pass(call_id, why, wait_s)
 
     async def _ask(self, kind: str, call_id: str) -> Pass:
@@ -129,5 +129,5 @@ class Gate:
         why, wait_ms, is_open = await self._pipeline.script("gate", _KEYS, arguments)
         metrics.ZION_BREAKER.set(is_open)
         said = Pass(call_id, why.decode(), wait_ms / 1000)
-        metrics.ZION_GATE.labels(kind, said.why).inc()
+        metrics.ZION_GATE[kind, said.why] += 1
         return said

@@ -109,8 +109,9 @@ class Pipeline:
         # Every call has the same time, so they are due in the order in which they came: one timer serves all.
         self._due: deque[Call] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._seconds = {name: metrics.LEDGER_SECONDS.labels(name) for name in (*SCRIPTS, *COMMANDS)}
-        self._errors = {name: metrics.LEDGER_ERRORS.labels(name) for name in (*SCRIPTS, *COMMANDS)}
+        self._seconds = {name: metrics.LEDGER_SECONDS[name] for name in (*SCRIPTS, *COMMANDS)}
+        for name in self._seconds:
+            metrics.LEDGER_ERRORS[name] += 0  # shown before there is one
 
     @property
     def away(self) -> bool:
@@ -182,7 +183,7 @@ class Pipeline:
         name, reply = call.name, call.reply.result()
         call.packed = b""
         if isinstance(reply, Exception):
-            self._errors[name].inc()
+            metrics.LEDGER_ERRORS[name] += 1
             if reply is not _REFUSED:
                 self._note(name, reply)
                 silent_since_s = call.half_s if call.halves == _HALVES else None

@@ -60,7 +60,7 @@ class Standby:
         """Admit or deny one request, amounts as in Ledger.admit; None for a caller not known here, or a spent slice."""
         verdict = self._decide(external_id, input_tokens, output_tokens, output_min)
         admitted = verdict is not None and verdict.code == "admitted"
-        metrics.DEGRADED.labels(self.mode, "admitted" if admitted else "refused").inc()
+        metrics.DEGRADED[self.mode, "admitted" if admitted else "refused"] += 1
         return verdict
 
     def settle(self, hold: Hold, bill: Bill) -> None:

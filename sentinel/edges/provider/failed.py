@@ -117,5 +117,5 @@ def tell_disclosed(disclosed: Disclosed, request_id: str, status: int) -> None:
 
 def tell_refused(reason: str, request_id: str, status: int, code: str = "") -> None:
     """Tell the operator that the provider serves nobody here: it refuses the "key", or the "account"."""
-    metrics.UPSTREAM_REFUSALS.labels(reason).inc()
+    metrics.UPSTREAM_REFUSALS[reason] += 1
     _log.error(f"provider refuses the {reason} of this deployment", request_id=request_id, status=status, code=code)

@@ -188,7 +188,7 @@ class Delivery:
         if refusals:
             metrics.DEAD_LETTERS.inc(len(refusals))
             _log.error("zion refuses increments for good", batch=batch.id, reasons=sorted(set(reasons.values())))
-        metrics.REPORT_BATCHES.labels("sent").inc()
+        metrics.REPORT_BATCHES["sent"] += 1
         metrics.REPORTED.inc(len(batch.items) - len(refusals))
 
     def _refused(self, answer: bytes, batch_id: str) -> dict[int, str]:
@@ -200,7 +200,7 @@ class Delivery:
             return {}
 
     async def _postpone(self, batch: Batch, error: str, *, lost: bool) -> bool:
-        metrics.REPORT_BATCHES.labels("failed").inc()
+        metrics.REPORT_BATCHES["failed"] += 1
         _log.warning("usage report failed", batch=batch.id, items=len(batch.items), attempt=batch.attempts, error=error)
         await self._ledger.fail(batch, int(self._retry_s * 1000 * random.uniform(0.9, 1.1)), lost=lost)
         return False

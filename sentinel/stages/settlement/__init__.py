@@ -194,7 +194,7 @@ class Settlement:
         for (_, receipt), answer in zip(told, answers, strict=True):
             if isinstance(answer, Settled):
                 self._journal.take(receipt)
-                metrics.REPLAYED.labels("waiting").inc(answer.applied)
+                metrics.REPLAYED["waiting"] += answer.applied
             elif not isinstance(answer, LedgerUnavailableError):
                 raise answer
         failures = [answer for answer in answers if isinstance(answer, LedgerUnavailableError)]
@@ -218,8 +218,8 @@ def _echoes(call: Call, produced: Produced) -> bool:
 
 
 def _count(hold: Hold, bill: Bill) -> None:
-    metrics.TOKENS.labels("input").inc(bill.input_tokens)
-    metrics.TOKENS.labels("output").inc(bill.output_tokens)
-    metrics.BILLS.labels(bill.reason or ("provider" if bill.requests else "released")).inc()
+    metrics.TOKENS["input"] += bill.input_tokens
+    metrics.TOKENS["output"] += bill.output_tokens
+    metrics.BILLS[bill.reason or ("provider" if bill.requests else "released")] += 1
     if bill.requests and not bill.reason and bill.input_tokens:
         metrics.ESTIMATE_RATIO.observe(hold.input_tokens / bill.input_tokens)
