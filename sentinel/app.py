@@ -44,7 +44,7 @@ class App:
         """ASGI 3. The coroutine of what is asked itself: one around it would be gone through at each of its steps."""
         if scope["type"] == "http":
             assert self._worker is not None
-            return _Answering(self._worker, scope, receive, send).run()
+            return self._answer(self._worker, scope, receive, send)
         return self._lifespan(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,134 +78,123 @@ class App:
             raise SystemExit(0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOP_SIGNALS, DRAIN_SIGNAL})
 
-
-class _Answering:
-    """One request on its way through the path table; ends with exactly one answer, or with a client that left."""
-
-    def __init__(self, worker: Worker, scope: Scope, receive: Receive, send: Send) -> None:
-        self._worker = worker
-        self._scope = scope
-        self._exchange = Exchange(scope, receive, send, worker.request_id())
-        self._exchange.always = worker.cors.answer(self._exchange.headers)
-        self._route = "unknown"
-
-    async def run(self) -> None:
-        exchange = self._exchange
-        self._worker.look_after(exchange, self._scope)
+    async def _answer(self, worker: Worker, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; ends with exactly one answer, or with a client that left."""
+        exchange = worker.begin(scope, receive, send)
         try:
-            await self._answer()
+            await self._answering(worker, exchange)
         except ClientGoneError:
-            await self._tell_gone()
+            await _tell_gone(exchange)
         except SentinelError as error:
-            await self._tell(await self._worker.journey.refuse(exchange, error))
+            await _tell(exchange, await worker.journey.refuse(exchange, error))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             # Nobody has cancelled the request, but the worker ends, and with it what the request has waited for.
-            await self._tell(DrainingError())
+            await _tell(exchange, DrainingError())
         except Exception as error:  # noqa: BLE001 - a defect: the caller gets a bare 500, the log gets everything
-            _log.error("defect", exception=error, request_id=exchange.request_id, route=self._route)
-            await self._tell(SentinelError("The gateway failed to handle this request."))
+            _log.error("defect", exception=error, request_id=exchange.request_id, route=exchange.route)
+            await _tell(exchange, SentinelError("The gateway failed to handle this request."))
         finally:
-            exchange.close()
-            self._worker.forget(exchange)
-            metrics.REQUESTS[self._route, str(exchange.status)] += 1
+            worker.end(exchange)
+            metrics.REQUESTS[exchange.route, str(exchange.status)] += 1
 
-    def _answer(self) -> Coroutine[Any, Any, None]:
-        """What answers it, to be awaited."""
-        exchange = self._exchange
+    def _answering(self, worker: Worker, exchange: Exchange) -> Coroutine[Any, Any, None]:
+        """The path table: what answers it, to be awaited."""
         path = exchange.path.decode("latin-1")
-        if path in self._worker.public_pages:
-            return self._operate(path)
+        if path in worker.public_pages:
+            return _operate(worker, exchange, path)
         if upgrades.HEADER in exchange.headers.first and path.startswith("/v1"):
-            self._check_upgrade()
-        if exchange.method == "OPTIONS" and (granted := self._worker.cors.preflight(exchange.headers)):
-            return self._grant(granted)
+            _check_upgrade(exchange)
+        if exchange.method == "OPTIONS" and worker.cors is not None and (granted := worker.cors.preflight(exchange.headers)):
+            return _grant(worker, exchange, granted)
         if path == _USAGE:
-            return self._show_usage(path)
+            return _show_usage(worker, exchange, path)
         match = routes.match(exchange.method, path)
-        self._route = match.route.label
+        exchange.route = match.route.label
         if not exchange.query.isascii():
             # It would go up in another encoding than it came in (wire.md H8).
             raise BadRequestError("A query must be percent-encoded.")
-        if self._worker.draining:
+        if worker.draining:
             raise DrainingError
-        return self._worker.journey.travel(exchange, match)
+        return worker.journey.travel(exchange, match)
 
-    def _check_upgrade(self) -> None:
-        """Before anything else is asked: a client of a WebSocket tries again and again until it is told that there is none."""
-        if upgrades.asks_websocket(self._exchange.headers, self._scope["http_version"]):
-            self._route = "websocket"
-            raise upgrades.websocket_refused()
 
-    async def _grant(self, granted: list[tuple[bytes, bytes]]) -> None:
-        """A preflight of CORS that is allowed."""
-        self._route = "preflight"
-        await self._worker.turns.brief()
-        await self._write(204, granted, b"")
+def _check_upgrade(exchange: Exchange) -> None:
+    """Before anything else is asked: a client of a WebSocket tries again and again until it is told that there is none."""
+    if upgrades.asks_websocket(exchange.headers, exchange.scope["http_version"]):
+        exchange.route = "websocket"
+        raise upgrades.websocket_refused()
 
-    async def _show_usage(self, path: str) -> None:
-        """A caller's own usage: authenticated, but nothing is held, forwarded or billed."""
-        exchange = self._exchange
-        self._route = "usage"
-        if exchange.method not in {"GET", "HEAD"}:
-            raise wire.wrong_method(exchange.method, path, "GET, HEAD")
-        if self._worker.draining:
-            raise DrainingError
-        page = await self._worker.usage_page.render(exchange.headers)
-        await self._write(200, [*_JSON, (b"cache-control", b"no-store")], page)
 
-    async def _operate(self, path: str) -> None:
-        """Health and metrics, where the public port has them: no caller, no limits."""
-        exchange = self._exchange
-        self._route = "ops"
-        if exchange.method not in {"GET", "HEAD"}:
-            raise wire.wrong_method(exchange.method, path, "GET, HEAD")
-        if path == "/metrics":
-            page = await asyncio.to_thread(self._worker.metrics_page.text)
-            await self._write(200, [(b"content-type", metrics_page.CONTENT_TYPE)], page)
-        elif path == "/health/live":
-            await self._write(*_with(_JSON, self._worker.health.live()))
-        else:
-            await self._write(*_with(_JSON, await self._worker.health.ready()))
+async def _grant(worker: Worker, exchange: Exchange, granted: list[tuple[bytes, bytes]]) -> None:
+    """A preflight of CORS that is allowed."""
+    exchange.route = "preflight"
+    await worker.turns.brief()
+    await _write(exchange, 204, granted, b"")
 
-    async def _tell(self, error: SentinelError) -> None:
-        """The answer to a failure; nothing where an answer has begun, since the relay has then told it in the stream."""
-        exchange = self._exchange
-        fault = error.source is not Source.DOWNSTREAM
-        if fault or _log.tells_info:
-            (_log.warning if fault else _log.info)(
-                "request failed" if fault else "request refused",
-                request_id=exchange.request_id,
-                route=self._route,
-                status=error.status,
-                code=error.code,
-                source=error.source.value,
-                # A refusal may quote what the caller sent; only our own faults are told in full.
-                message=error.message if fault else "",
-                # Its kind alone: a library's error may quote the headers it sent, and with them a key or a token.
-                cause=type(error.__cause__).__name__ if fault and error.__cause__ else "",
-            )
-        if not exchange.started:
-            await self._write(error.status, headers.error(error), wire.error_body(error))
 
-    async def _tell_gone(self) -> None:
-        """The answer to a client that left. It is still read where only one side is closed, or where the server says
-        "disconnect" of a body whose framing is broken; without one the server would answer 500 by itself (wire.md E6).
-        """
-        exchange = self._exchange
-        if not exchange.started:
-            gone = BadRequestError("The connection was closed, or the framing of the body is broken.", code="client_closed")
-            await self._write(gone.status, headers.error(gone), wire.error_body(gone))
-            exchange.status = 499
+async def _show_usage(worker: Worker, exchange: Exchange, path: str) -> None:
+    """A caller's own usage: authenticated, but nothing is held, forwarded or billed."""
+    exchange.route = "usage"
+    if exchange.method not in {"GET", "HEAD"}:
+        raise wire.wrong_method(exchange.method, path, "GET, HEAD")
+    if worker.draining:
+        raise DrainingError
+    page = await worker.usage_page.render(exchange.headers)
+    await _write(exchange, 200, [*_JSON, (b"cache-control", b"no-store")], page)
 
-    async def _write(self, status: int, head: list[tuple[bytes, bytes]], body: bytes) -> None:
-        exchange = self._exchange
-        length = [] if status == 204 else [(b"content-length", b"%d" % len(body))]  # RFC 9110 §8.6
-        await exchange.start(status, [*head, (b"x-request-id", exchange.request_id.encode()), *length])
-        await exchange.finish(body)
-        await exchange.linger()
+
+async def _operate(worker: Worker, exchange: Exchange, path: str) -> None:
+    """Health and metrics, where the public port has them: no caller, no limits."""
+    exchange.route = "ops"
+    if exchange.method not in {"GET", "HEAD"}:
+        raise wire.wrong_method(exchange.method, path, "GET, HEAD")
+    if path == "/metrics":
+        page = await asyncio.to_thread(worker.metrics_page.text)
+        await _write(exchange, 200, [(b"content-type", metrics_page.CONTENT_TYPE)], page)
+    elif path == "/health/live":
+        await _write(exchange, *_with(_JSON, worker.health.live()))
+    else:
+        await _write(exchange, *_with(_JSON, await worker.health.ready()))
+
+
+async def _tell(exchange: Exchange, error: SentinelError) -> None:
+    """The answer to a failure; nothing where an answer has begun, since the relay has then told it in the stream."""
+    fault = error.source is not Source.DOWNSTREAM
+    if fault or _log.tells_info:
+        (_log.warning if fault else _log.info)(
+            "request failed" if fault else "request refused",
+            request_id=exchange.request_id,
+            route=exchange.route,
+            status=error.status,
+            code=error.code,
+            source=error.source.value,
+            # A refusal may quote what the caller sent; only our own faults are told in full.
+            message=error.message if fault else "",
+            # Its kind alone: a library's error may quote the headers it sent, and with them a key or a token.
+            cause=type(error.__cause__).__name__ if fault and error.__cause__ else "",
+        )
+    if not exchange.started:
+        await _write(exchange, error.status, headers.error(error), wire.error_body(error))
+
+
+async def _tell_gone(exchange: Exchange) -> None:
+    """The answer to a client that left. It is still read where only one side is closed, or where the server says
+    "disconnect" of a body whose framing is broken; without one the server would answer 500 by itself (wire.md E6).
+    """
+    if not exchange.started:
+        gone = BadRequestError("The connection was closed, or the framing of the body is broken.", code="client_closed")
+        await _write(exchange, gone.status, headers.error(gone), wire.error_body(gone))
+        exchange.status = 499
+
+
+async def _write(exchange: Exchange, status: int, head: list[tuple[bytes, bytes]], body: bytes) -> None:
+    length = [] if status == 204 else [(b"content-length", b"%d" % len(body))]  # RFC 9110 §8.6
+    await exchange.start(status, [*head, (b"x-request-id", exchange.request_id.encode()), *length])
+    await exchange.finish(body)
+    await exchange.linger()
 
 
 def _with(head: list[tuple[bytes, bytes]], answer: tuple[int, bytes]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from sentinel import metrics
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Reply
-from sentinel.edges.section import Section
 from sentinel.edges.upload import Upload
 from sentinel.errors import (
     ClientGoneError,
@@ -109,7 +108,9 @@ class Journey:
         passage = _Passage(exchange, match, lease, partial(self._owners.keep, caller), begun_s)
         opening: asyncio.Task[Reply] | None = None
         try:
-            with self._waiting(exchange, call):
+            if not call.lasts:  # it may go on without its client, where the cost would not be known else
+                exchange.stays = partial(self._stay, exchange, call)
+            with exchange:
                 sent_s = time.perf_counter()
                 metrics.OVERHEAD[call.route].observe(sent_s - begun_s)
                 if call.lasts:
@@ -153,13 +154,6 @@ class Journey:
             return refusal
         self._admission.count(caller)
         return error
-
-    def _waiting(self, exchange: Exchange, call: Call) -> Section:
-        """The section that waits for the answer: it may go on without its client, where the cost would not be known else."""
-        section = exchange.connected()
-        if not call.lasts:
-            section.stays = partial(self._stay, exchange, call)
-        return section
 
     def _stay(self, exchange: Exchange, call: Call, reason: Exception) -> Callable[[], None] | None:
         if not (isinstance(reason, ClientGoneError) and exchange.listens):
@@ -239,7 +233,7 @@ def _counted(exchange: Exchange, call: Call) -> Call:
 def _failed(exchange: Exchange, lease: Lease) -> None:
     """An attempt was no success: a client that has left is not waited for, and owes nothing of it."""
     lease.mark_failed()
-    exchange.connected().stay_no_more()
+    exchange.stay_no_more()
 
 
 class _Passage(Struct, frozen=True):

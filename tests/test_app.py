@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import MutableMapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from sentinel.app import App
-from sentinel.protocol.cors import Cors
+from sentinel.edges.exchange import Exchange
 
 
 def request(waits_for: "asyncio.Future[None]", sent: list[MutableMapping[str, Any]]) -> "asyncio.Task[None]":
@@ -26,10 +27,9 @@ def request(waits_for: "asyncio.Future[None]", sent: list[MutableMapping[str, An
 
     app = App()
     app._worker = SimpleNamespace(  # type: ignore[assignment]
-        request_id=lambda: "req_1",
-        cors=Cors(()),
-        look_after=lambda *_: None,
-        forget=lambda _: None,
+        begin=partial(Exchange, request_id="req_1"),
+        cors=None,
+        end=Exchange.close,
         public_pages=frozenset(),
         draining=False,
         journey=SimpleNamespace(travel=travel),

@@ -275,12 +275,12 @@ async def test_a_guarded_section_ends_when_the_client_leaves() -> None:
     await exchange.read_body(bodies(bytes_max=10), "a")
     reached = False
     async with looked_after(exchange):
-        with pytest.raises(ClientGoneError), exchange.connected():
+        with pytest.raises(ClientGoneError), exchange:
             line.incoming.put_nowait(DISCONNECT)
             await asyncio.Event().wait()
             reached = True
     assert not reached
-    with pytest.raises(ClientGoneError), exchange.connected():
+    with pytest.raises(ClientGoneError), exchange:
         reached = True
     assert not reached
 
@@ -290,13 +290,13 @@ async def test_a_section_that_ends_in_time_is_left_alone() -> None:
     line = Line(*parts(b""))
     exchange = line.exchange()
     await exchange.read_body(bodies(bytes_max=10), "a")
-    with exchange.connected():
+    with exchange:
         value = 1
     line.incoming.put_nowait(DISCONNECT)
     async with looked_after(exchange):
         await asyncio.sleep(0.01)
     assert value == 1
-    with pytest.raises(ClientGoneError), exchange.connected():
+    with pytest.raises(ClientGoneError), exchange:
         value = 2
     exchange.close()
 
@@ -308,7 +308,7 @@ async def test_an_interruption_carries_its_reason() -> None:
     await exchange.read_body(bodies(bytes_max=10), "a")
     asyncio.get_running_loop().call_soon(exchange.interrupt, DrainingError("now"))
     asyncio.get_running_loop().call_soon(exchange.interrupt, ClientGoneError())
-    with pytest.raises(DrainingError), exchange.connected():
+    with pytest.raises(DrainingError), exchange:
         await asyncio.Event().wait()
     exchange.close()
 
@@ -320,7 +320,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     await exchange.read_body(bodies(bytes_max=10), "a")
 
     async def section() -> None:
-        with exchange.connected():
+        with exchange:
             await asyncio.Event().wait()
 
     task = asyncio.create_task(section())

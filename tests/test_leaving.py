@@ -199,7 +199,7 @@ async def test_an_answer_is_waited_for_without_its_client(stays: bool, reasons: 
     if reasons:
         with pytest.raises(ClientGoneError), section:
             pass
-    section.forget()
+    section.close()
 
 
 async def test_waiting_has_bounds() -> None:
@@ -244,7 +244,7 @@ async def test_a_place_is_given_back_however_the_wait_ends(ends: str) -> None:
             section.interrupt(ClientGoneError())
         await asyncio.sleep(0)
     assert over.is_set()
-    section.forget()
+    section.close()
 
 
 @pytest.mark.parametrize("leaves_first", [True, False])
@@ -262,4 +262,4 @@ async def test_a_failure_is_not_waited_for(leaves_first: bool) -> None:
                 if not leaves_first:
                     section.interrupt(ClientGoneError())
                 await asyncio.sleep(60)
-    section.forget()
+    section.close()

@@ -31,60 +31,42 @@ _LINGER_IDLE_S: Final = 5.0
 _SERVER: Final = (b"server", b"sentinel")  # else the server names itself and its version (reliability.md A17)
 
 
-class Exchange:
+class Exchange(Section):
     """The client's request and the answer to it. `path` and `query` are raw bytes of the request line (wire.md H8).
 
-    `always` are headers that whatever answer comes will carry; `begun` says that it has had its turn; `attempt` is whose it is,
-    as long as no window has counted it.
+    A `with` block of it ends with ClientGoneError when the client leaves, or with what `interrupt` is given. While the body is
+    not read to its end, whoever reads it notices, since both listen on the same channel; afterwards `look` does.
+
+    `always` are headers that whatever answer comes will carry; `route` is its label; `begun` says that it has had its turn;
+    `attempt` is whose it is, as long as no window has counted it.
     """
 
-    __slots__ = (
-        "_body",
-        "_body_read",
-        "_due_s",
-        "_pushing",
-        "_receive",
-        "_section",
-        "_send",
-        "_trace",
-        "_upload",
-        "_watch",
-        "_writing_since_s",
-        "always",
-        "attempt",
-        "begun",
-        "bytes_down",
-        "ended",
-        "headers",
-        "method",
-        "path",
-        "query",
-        "request_id",
-        "status",
-    )
+    route = "unknown"
+    status = 0
+    bytes_down = 0
+    begun = False
+    ended = False
+    attempt: Caller | None = None
+    always: tuple[tuple[bytes, bytes], ...] = ()
+    _trace: Trace | None = None
+    _upload: Upload | None = None
+    _body: Body | None = None
+    _body_read = False
+    # On the loop's clock: when what lingers must have arrived, and since when the server takes no more of the answer.
+    _due_s: float | None = None
+    _writing_since_s: float | None = None
+    _pushing: Pushing | None = None
+    _watch: "asyncio.Future[MutableMapping[str, Any]] | None" = None
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        self.scope = scope
         self.method: str = scope["method"]
         self.path: bytes = scope.get("raw_path") or scope["path"].encode()
         self.query: bytes = scope["query_string"]
         self.headers = Fields(scope["headers"])
         self.request_id = request_id
-        self.status = self.bytes_down = 0
-        self.begun = self.ended = False
-        self.attempt: Caller | None = None
-        self.always: Iterable[tuple[bytes, bytes]] = ()
         self._receive = receive
         self._send = send
-        self._trace: Trace | None = None
-        self._upload: Upload | None = None
-        self._body: Body | None = None
-        self._body_read = False
-        # On the loop's clock: when what lingers must have arrived, and since when the server takes no more of the answer.
-        self._due_s: float | None = None
-        self._writing_since_s: float | None = None
-        self._pushing: Pushing | None = None
-        self._watch: asyncio.Future[MutableMapping[str, Any]] | None = None
-        self._section = Section()
 
     @property
     def started(self) -> bool:
@@ -127,7 +109,7 @@ class Exchange:
         self._body = body
         try:
             # Guarded too, so that a worker that drains need not wait for a body that does not come.
-            with self._section:
+            with self:
                 read = await body.read(self._receive, clock)
         except BaseException:
             body.forget()
@@ -151,7 +133,7 @@ class Exchange:
 
     def forget_body(self) -> None:
         """The body is in memory no more: make room for others."""
-        if self._body is not None:
+        if self._body is not None and self._body.bytes_taken:
             self._body.forget()
 
     def upload(self, bodies: Bodies, caller: str, bytes_max: int) -> Upload:
@@ -162,14 +144,6 @@ class Exchange:
             self._receive, length, bodies, caller, bytes_max=bytes_max, on_end=self._uploaded, on_gone=self._leave
         )
         return self._upload
-
-    def connected(self) -> Section:
-        """A `with` section that ends with ClientGoneError when the client leaves (or with what `interrupt` gives).
-
-        While the body is not read to its end, whoever reads it notices, since both listen on the same channel; afterwards
-        `look` does.
-        """
-        return self._section
 
     def look(self, now_s: float, idle_s: float) -> bool:
         """Look after this exchange: notice a client that left, a body that is late, and whether (the answer is True) nothing
@@ -190,10 +164,6 @@ class Exchange:
     def header(self, wanted: bytes) -> bytes:
         """The first value of the header `wanted` (lower case), b"" where there is none."""
         return self.headers.first.get(wanted, b"")
-
-    def interrupt(self, reason: Exception) -> None:
-        """End the guarded section, now or when it is next entered, with `reason`."""
-        self._section.interrupt(reason)
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Send the status line and headers. A status outside 200..599 would abort the worker (reliability.md R5)."""
@@ -258,7 +228,7 @@ class Exchange:
         declared = first.get(b"content-length", b"")
         left = int(declared) if declared.isdigit() else -1
         try:
-            with self._section:
+            with self:
                 more = True
                 while more:
                     self._due_s = min(end_s, now() + _LINGER_IDLE_S)
@@ -274,7 +244,8 @@ class Exchange:
         self.forget_body()
         if self._upload is not None:
             self._upload.close()
-        self._section.forget()
+        if self._reason is not None or self.stays is not None:
+            super().close()
         if self._watch is not None:
             self._watch.cancel()
 

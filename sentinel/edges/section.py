@@ -14,16 +14,13 @@ class Section:
     The second interruption ends it.
     """
 
-    __slots__ = ("_cancelled", "_cancelling", "_inside", "_reason", "_staying", "_task", "stays")
-
-    def __init__(self) -> None:
-        self._cancelled = False
-        self._cancelling = 0
-        self._inside = False
-        self._reason: Exception | None = None
-        self._staying: Callable[[], object] | None = None
-        self.stays: Callable[[Exception], Callable[[], object] | None] | None = None
-        self._task: asyncio.Task[Any] | None = None
+    stays: Callable[[Exception], Callable[[], object] | None] | None = None
+    _cancelled = False
+    _cancelling = 0
+    _inside = False
+    _reason: Exception | None = None
+    _staying: Callable[[], object] | None = None
+    _task: asyncio.Task[Any] | None = None
 
     def interrupt(self, reason: Exception) -> None:
         """End it, now or when it is next entered; the first reason stands."""
@@ -52,7 +49,7 @@ class Section:
             self._staying()
             self._staying = None
 
-    def forget(self) -> None:
+    def close(self) -> None:
         """It will not be entered again. The reason, once raised, knows the frames it rose through, and these know the section:
         a circle that would keep all of them, and the client's connection with them, until the next collection.
         """

@@ -13,9 +13,10 @@ from typing import Final
 
 from sentinel import metrics, vocab
 from sentinel.edges.aside import Aside
+from sentinel.edges.bodies import Receive
 from sentinel.edges.connections import Connections
 from sentinel.edges.counting import Counting
-from sentinel.edges.exchange import Exchange, Scope
+from sentinel.edges.exchange import Exchange, Scope, Send
 from sentinel.errors import ClientGoneError, DrainingError
 from sentinel.journey import Journey
 from sentinel.logs import Log
@@ -59,15 +60,16 @@ class Worker:
 
     def __init__(self, settings: Settings, listener: socket.socket | None = None) -> None:
         self.draining = False
-        self.cors = Cors(origins(settings.cors_origins))
+        allowed = origins(settings.cors_origins)
+        self.cors = Cors(allowed) if allowed else None
         self._drain_s = settings.drain_s
         self._downstream_idle_s = settings.downstream_idle_s
         self._beside: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[None] | None = None
         self._boot = secrets.token_hex(8)
         self._sequence = itertools.count(1)
-        # Those that are open, each with its scope, where its client is named.
-        self._exchanges: dict[Exchange, Scope] = {}
+        # Those that are open.
+        self._exchanges: set[Exchange] = set()
         # Those of them that still read their request, or are too new to have been looked at.
         self._beginning: set[Exchange] = set()
         self._ledger = parts.ledger(settings)
@@ -135,18 +137,22 @@ class Worker:
         allocator.give_back_large_blocks()
         _log.info("worker open", boot=self._boot)
 
-    def request_id(self) -> str:
-        """A new request id: unique over all workers and restarts, and the key of the request in the ledger."""
-        return f"req_{self._boot}_{next(self._sequence):x}"
+    def begin(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
+        """An exchange begins: from now on somebody keeps its deadlines, and ends it when the drain is over.
 
-    def look_after(self, exchange: Exchange, scope: Scope) -> None:
-        """An exchange begins: from now on somebody keeps its deadlines, and ends it when the drain is over."""
-        self._exchanges[exchange] = scope
+        Its request id is unique over all workers and restarts, and the key of the request in the ledger.
+        """
+        exchange = Exchange(scope, receive, send, f"req_{self._boot}_{next(self._sequence):x}")
+        if self.cors is not None:
+            exchange.always = self.cors.answer(exchange.headers)
+        self._exchanges.add(exchange)
         self._beginning.add(exchange)
+        return exchange
 
-    def forget(self, exchange: Exchange) -> None:
+    def end(self, exchange: Exchange) -> None:
         """An exchange is over."""
-        self._exchanges.pop(exchange, None)
+        exchange.close()
+        self._exchanges.discard(exchange)
         self._beginning.discard(exchange)
 
     def drain(self) -> None:
@@ -249,7 +255,7 @@ class Worker:
 
     def _under_way(self) -> Iterator[Scope]:
         """The scopes of requests that wait for something; what only lingers keeps a place as an idle connection does."""
-        return (scope for exchange, scope in self._exchanges.items() if not exchange.lingers)
+        return (exchange.scope for exchange in self._exchanges if not exchange.lingers)
 
     def _end_open(self) -> None:
         for exchange in list(self._exchanges):

@@ -70,7 +70,7 @@ class Relay:
         rest: Rest | None = None
         try:
             try:
-                with exchange.connected():
+                with exchange:
                     if call.leaves and reply.status < 300:
                         await self._pump_found(reply, exchange, call, [*head, *extra], meter, finds, keep)
                     else:

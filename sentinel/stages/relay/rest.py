@@ -127,7 +127,7 @@ async def end(reply: Reply, exchange: Exchange, call: Call, meter: Meter) -> Non
     """
     try:
         if not exchange.ended:
-            with exchange.connected():
+            with exchange:
                 await pass_rest(reply, meter, call, exchange.send)
                 await exchange.finish(meter.finish())
                 await exchange.linger()
