@@ -112,7 +112,7 @@ class App:
         if path == _USAGE:
             return _show_usage(worker, exchange, path)
         match = routes.match(exchange.method, path)
-        exchange.route = match.route.label
+        exchange.match, exchange.route = match, match.route.label
         if not exchange.query.isascii():
             # It would go up in another encoding than it came in (wire.md H8).
             raise BadRequestError("A query must be percent-encoded.")

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from sentinel import metrics
@@ -39,8 +38,8 @@ from sentinel.stages.batches import Batches
 from sentinel.stages.forward import Forward
 from sentinel.stages.intake import Intake
 from sentinel.stages.leases import Lease, Leases
-from sentinel.stages.owners import Owners
-from sentinel.stages.relay import Keep, Relay
+from sentinel.stages.owners import Owners, not_forwarded
+from sentinel.stages.relay import Relay
 from sentinel.stages.settlement import Settlement
 from sentinel.stages.turns import Turns
 
@@ -89,15 +88,16 @@ class Journey:
 
     async def travel(self, exchange: Exchange, match: Match) -> None:
         """Answer one request. Raises SentinelError or ClientGoneError, before or after the answer has begun."""
-        begun_s = time.perf_counter()
         headers.check_framing(exchange.headers)
-        caller = await self._auth.identify(exchange.headers)
-        await self._turns.begin(caller.external_id)
+        caller = self._auth.known(exchange.headers) or await self._auth.identify(exchange.headers)
+        if not self._turns.at_once():
+            await self._turns.begin(caller.external_id)
         exchange.begun, exchange.attempt = True, caller
-        self._owners.check_scope(match)
+        if match.route.scope not in self._owners.forwarded:
+            raise not_forwarded(match)
         self._admission.recall(caller)
         call, upload = await self._intake.read(exchange, match.route, caller.external_id)
-        call = await self._owners.check(caller, match, call)
+        call = self._owners.usual(match, call) or await self._owners.check(caller, match, call)
         if call.lasts and call.route == "batches":  # what its lines name is to be the caller's too
             call = await self._owners.check(caller, match, await self._batches.read(caller, call, exchange.request_id))
         self._settlement.require_journal()
@@ -105,14 +105,13 @@ class Journey:
         call = _counted(exchange, call)
         lease = self._leases.take(hold)
         outcome, origin = _UNSENT, _PLAINLY
-        passage = _Passage(exchange, match, lease, partial(self._owners.keep, caller), begun_s)
         opening: asyncio.Task[Reply] | None = None
         try:
             if not call.lasts:  # it may go on without its client, where the cost would not be known else
                 exchange.stays = partial(self._stay, exchange, call)
             with exchange:
                 sent_s = time.perf_counter()
-                metrics.OVERHEAD[call.route].observe(sent_s - begun_s)
+                metrics.OVERHEAD[call.route].observe(sent_s - exchange.begun_s)
                 if call.lasts:
                     # Whoever leaves, it is asked to the end: else nobody would learn its name, nor what it costs.
                     opening = asyncio.create_task(self._open(exchange, call, upload, hold, lease))
@@ -128,12 +127,13 @@ class Journey:
                     call, hold = replace(call, model=origin.model), replace(hold, model=origin.model)
                 metrics.FIRST_BYTE[call.route].observe(time.perf_counter() - sent_s)
             extra = [*self.answer_headers(hold), *headers.origin(origin)]
-            outcome, rest = await self._relay.copy(reply, exchange, call, extra, lease.watch, passage.keep)
+            keep = partial(self._owners.keep, caller)
+            outcome, rest = await self._relay.copy(reply, exchange, call, extra, lease.watch, keep)
         except (ClientGoneError, SentinelError) as error:
             outcome = self._relay.leaving.judge(call, _unanswered(error, sent=lease.sent))
             raise
         finally:
-            self._end(passage, hold, call, outcome, origin, opening)
+            self._end(exchange, lease, hold, call, outcome, origin, opening)
         if rest is not None:
             await rest()  # nothing is held for it any more
 
@@ -185,30 +185,43 @@ class Journey:
             await asyncio.wait(self._settling)
 
     def _end(
-        self, passage: "_Passage", hold: Hold, call: Call, outcome: Outcome, origin: Origin, opening: asyncio.Task[Reply] | None
+        self,
+        exchange: Exchange,
+        lease: Lease,
+        hold: Hold,
+        call: Call,
+        outcome: Outcome,
+        origin: Origin,
+        opening: asyncio.Task[Reply] | None,
     ) -> None:
         """It is over: as usual, and settled with all others of this tick, or else in a task that first waits for `opening`."""
         if not (opening or outcome.unfinished or origin.cache) and (bill := self._settlement.usual(hold, outcome)) is not None:
-            self._leases.drop(passage.lease)
-            _tell(passage, hold, call, outcome, origin, bill)
+            self._leases.drop(lease)
+            _tell(exchange, hold, call, outcome, origin, bill)
             return
-        task = asyncio.create_task(self._settle(passage, hold, call, outcome, origin, opening))
+        task = asyncio.create_task(self._settle(exchange, lease, hold, call, outcome, origin, opening))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 
     async def _settle(
-        self, passage: "_Passage", hold: Hold, call: Call, outcome: Outcome, origin: Origin, opening: asyncio.Task[Reply] | None
+        self,
+        exchange: Exchange,
+        lease: Lease,
+        hold: Hold,
+        call: Call,
+        outcome: Outcome,
+        origin: Origin,
+        opening: asyncio.Task[Reply] | None,
     ) -> None:
         """Settle, at once or when the work is done that goes on at the provider."""
         if opening is not None and (reply := await self._background.opened(opening)) is not None:
-            outcome, origin = await self._relay.abandon(reply, call, passage.keep), reply.origin
-        self._leases.drop(passage.lease)
+            outcome, origin = await self._relay.abandon(reply, call, partial(self._owners.keep, hold.caller)), reply.origin
+        self._leases.drop(lease)
         if origin.cache == "hit":
             outcome = unpriced(outcome)
         # A client that left has ended its own answer, but not work that lasts (wire.md P3).
         goes_on = outcome.unfinished and (call.lasts or outcome.ending is Ending.SUCCESS)
-        match = passage.match
-        if path := routes.state_path(match, outcome.left) if goes_on else "":
+        if path := routes.state_path(exchange.match, outcome.left) if goes_on else "":
             ended = await self._background.follow(hold, outcome, path)
             if ended is None:
                 return
@@ -220,7 +233,7 @@ class Journey:
         self._admission.settle(hold, bill)
         if path:
             await self._background.done(hold)
-        _tell(passage, hold, call, outcome, origin, bill)
+        _tell(exchange, hold, call, outcome, origin, bill)
 
 
 def _counted(exchange: Exchange, call: Call) -> Call:
@@ -236,19 +249,9 @@ def _failed(exchange: Exchange, lease: Lease) -> None:
     exchange.stay_no_more()
 
 
-class _Passage(Struct, frozen=True):
-    """What stays the same of one request from its admission to its bill; `begun_s` is on the clock of `perf_counter`."""
-
-    exchange: Exchange
-    match: Match
-    lease: Lease
-    keep: Keep
-    begun_s: float
-
-
-def _tell(passage: _Passage, hold: Hold, call: Call, outcome: Outcome, origin: Origin, bill: Bill) -> None:
+def _tell(exchange: Exchange, hold: Hold, call: Call, outcome: Outcome, origin: Origin, bill: Bill) -> None:
     """Count the request and log its one line."""
-    exchange, seconds = passage.exchange, time.perf_counter() - passage.begun_s
+    seconds = time.perf_counter() - exchange.begun_s
     metrics.ENDINGS[call.route, outcome.ending.value] += 1
     metrics.DURATION[call.route].observe(seconds)
     if not _log.tells_info:

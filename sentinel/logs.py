@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 LEVELS: Final = ("debug", "info", "warning", "error")
+_TELLING_INFO: Final = ("debug", "info")
 
 _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 _encode_line: Final = msgspec.json.Encoder().encode
@@ -94,19 +95,20 @@ GRANIAN: Final[dict[str, Any]] = {
 }
 
 
+_logs: Final[list["Log"]] = []
+
+
 class Log:
     """A named log whose extra values are fields, not text: `log.info("redis is back", run_id="…")`."""
 
-    __slots__ = ("_logger", "_name")
+    __slots__ = ("_logger", "_name", "tells_info")
 
     def __init__(self, name: str) -> None:
         self._name = f"sentinel.{name}"
         self._logger = logging.getLogger(self._name)
-
-    @property
-    def tells_info(self) -> bool:
-        """Whether `info` writes anything, for lines whose fields cost something to gather."""
-        return self._logger.isEnabledFor(logging.INFO)
+        # Whether `info` writes anything, for lines whose fields cost something to gather.
+        self.tells_info = False
+        _logs.append(self)
 
     def debug(self, event: str, **fields: Any) -> None:
         """Detail for somebody who is looking for a fault."""
@@ -152,3 +154,5 @@ def start(level: str) -> None:
     root.handlers[:] = [sink]
     root.setLevel(logging.WARNING)
     logging.getLogger("sentinel").setLevel(level.upper())
+    for log in _logs:
+        log.tells_info = level in _TELLING_INFO

@@ -208,7 +208,8 @@ class Hold(Struct, frozen=True):
     """What was held in the ledger for one request, and what the caller has left beside it (for the headers).
 
     `output_capped` says that less output was held than was asked for, because no more remained: the provider must be told.
-    `degraded` says how it was admitted while Redis was away ("sliced" or "open"); empty where Redis holds it.
+    `degraded` says how it was admitted while Redis was away ("sliced" or "open"), so that Redis may know nothing of it and its
+    settlement has to charge blindly; empty where Redis holds it.
     """
 
     request_id: str
@@ -223,11 +224,6 @@ class Hold(Struct, frozen=True):
     output_capped: bool = False
     rate_tokens: Remaining = Remaining(None, None, None)
     degraded: str = ""
-
-    @property
-    def local(self) -> bool:
-        """Whether Redis may know nothing of it, so that its settlement has to charge blindly."""
-        return bool(self.degraded)
 
 
 class Origin(Struct, frozen=True):

@@ -7,6 +7,7 @@ What may take long is not timed by each exchange for itself: the worker looks af
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from sentinel.edges.upload import Upload
 from sentinel.errors import BodyTimeoutError, ClientGoneError, SentinelError
 from sentinel.protocol import trace
 from sentinel.protocol.fields import Fields
+from sentinel.protocol.routes import Match
 from sentinel.protocol.trace import Trace
 from sentinel.records import Caller
 
@@ -37,9 +39,12 @@ class Exchange(Section):
     A `with` block of it ends with ClientGoneError when the client leaves, or with what `interrupt` is given. While the body is
     not read to its end, whoever reads it notices, since both listen on the same channel; afterwards `look` does.
 
-    `always` are headers that whatever answer comes will carry; `route` is its label; `begun` says that it has had its turn;
-    `attempt` is whose it is, as long as no window has counted it.
+    `always` are headers that whatever answer comes will carry; `route` is its label, `match` what its path names, once that is
+    known; it began at `begun_s` of `perf_counter`. `begun` says that it has had its turn; `attempt` is whose it is,
+    as long as no window has counted it.
     """
+
+    match: Match
 
     route = "unknown"
     status = 0
@@ -59,6 +64,7 @@ class Exchange(Section):
     _watch: "asyncio.Future[MutableMapping[str, Any]] | None" = None
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        self.begun_s = time.perf_counter()
         self.scope = scope
         self.method: str = scope["method"]
         self.path: bytes = scope.get("raw_path") or scope["path"].encode()

@@ -172,7 +172,7 @@ class Admission:
 
     def settle(self, hold: Hold, bill: Bill) -> None:
         """Take note of what a request has cost that was admitted without Redis."""
-        if hold.local:
+        if hold.degraded:
             self._standby.settle(hold, bill)
 
     def _stand_in(

@@ -93,12 +93,13 @@ class Auth:
 
         Raises UnauthorizedError, ForbiddenError or ZionUnavailableError.
         """
-        # What is remembered was found to be a token, so that this need not be again; b"" is none.
-        caller = self._remembered(sha256(credentials.usual_token(request_headers)).digest())
-        return caller or await self._find(credentials.bearer_token(request_headers))
+        token = credentials.bearer_token(request_headers)
+        digest = sha256(token.encode()).digest()
+        return self._remembered(digest) or (await self._find(token, digest)).caller
 
     def known(self, request_headers: Fields) -> Caller | None:
-        """Who asks, where this worker knows that without asking anybody."""
+        """Who asks, where this worker knows that without asking anybody; None where `identify` is to find out."""
+        # What is remembered was found to be a token, so that this need not be again; b"" is none.
         return self._remembered(sha256(credentials.usual_token(request_headers)).digest())
 
     def _remembered(self, digest: bytes) -> Caller | None:
@@ -109,12 +110,8 @@ class Auth:
         metrics.AUTH["memory"] += 1
         return known.caller
 
-    async def _find(self, token: str) -> Caller:
-        """Whoever a token belongs to, however it was written."""
-        digest = sha256(token.encode()).digest()
-        caller = self._remembered(digest)
-        if caller is not None:
-            return caller
+    async def _find(self, token: str, digest: bytes) -> _Known:
+        """What is known of a token by those who are asked."""
         head, expires_s = credentials.read_jwt(token)
         if expires_s <= self._now_s():
             raise UnauthorizedError("The token has expired.", code="token_expired")
@@ -129,7 +126,7 @@ class Auth:
             known = await asyncio.shield(self._once(digest, partial(self._ask, token, digest, head, expires_s)))
         if known.fresh_s <= self._now_s():
             known = await self._renewed(token, digest, expires_s, known)
-        return known.caller
+        return known
 
     async def _renewed(self, token: str, digest: bytes, expires_s: float, aged: _Known) -> _Known:
         """What Zion says by now of a profile that has aged, where it says so soon; else the aged one."""

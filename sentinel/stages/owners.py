@@ -18,7 +18,7 @@ from sentinel.errors import ForbiddenError, LedgerUnavailableError, UpstreamErro
 from sentinel.logs import Log
 from sentinel.protocol import catalogue, named, objects, wire
 from sentinel.protocol.routes import Match
-from sentinel.records import Call, Caller, Scope
+from sentinel.records import NO_IDS, Call, Caller, Scope
 
 _log: Final = Log("owners")
 
@@ -40,12 +40,15 @@ class Owners:
         self._life_s = life_s
         # Whether objects have owners here.
         self.guarding: Final = self._mode is not Scope.ACCOUNT
-        self._forwarded = frozenset(_ORDER[: _ORDER.index(self._mode) + 1])
+        # Routes of other scopes are not forwarded at all.
+        self.forwarded: Final = frozenset(_ORDER[: _ORDER.index(self._mode) + 1])
 
-    def check_scope(self, match: Match) -> None:
-        """Raise ForbiddenError where this deployment does not forward the route at all."""
-        if match.route.scope not in self._forwarded:
-            raise ForbiddenError(_refusal(match), code="route_not_available")
+    def usual(self, match: Match, call: Call) -> Call | None:
+        """`call`, where nothing that it names can have an owner; None where `check` is to look."""
+        named = call.named is not NO_IDS or match.named or match.parts or call.of_account
+        tuned = call.models or "ft:" in call.model or call.path.startswith(_MODELS)
+        shown = match.route.leaves and self._mode is not Scope.OWNED
+        return None if named or tuned or shown else call
 
     async def check(self, caller: Caller, match: Match, call: Call) -> Call:
         """`call`, if every object that its path and its body name is the caller's; one that must leave nothing behind says so.
@@ -176,8 +179,8 @@ def _leaving_nothing(call: Call) -> Call:
     return wire.unstored(call) if call.stored else call
 
 
-def _refusal(match: Match) -> str:
+def not_forwarded(match: Match) -> ForbiddenError:
+    """The 403 for a route that this deployment does not forward."""
     path = f"{match.route.method} /v1{match.route.template}"
-    if match.route.scope is Scope.ACCOUNT:
-        return f"{path} is not available through this gateway: it is about the objects of every caller. Ask for yours by id."
-    return f"{path} is not available through this gateway."
+    why = ": it is about the objects of every caller. Ask for yours by id." if match.route.scope is Scope.ACCOUNT else "."
+    return ForbiddenError(f"{path} is not available through this gateway{why}", code="route_not_available")

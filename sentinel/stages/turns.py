@@ -54,15 +54,20 @@ class Turns:
         self._armed = False
         self._passes = 0
 
-    async def begin(self, external_id: str) -> None:
-        """Return when a request of this caller may begin. Raises OverLimitError or OverloadedError."""
+    def at_once(self) -> bool:
+        """Whether a request may begin now, as nearly all may; else it waits for `begin`."""
         if self._begun >= self._a_pass or self._lines:
-            await self._wait(external_id)
-            return
+            return False
         self._begun += 1
         if not self._armed:
             self._armed = True
             self._soon(self._pass)
+        return True
+
+    async def begin(self, external_id: str) -> None:
+        """Return when a request of this caller may begin. Raises OverLimitError or OverloadedError."""
+        if not self.at_once():
+            await self._wait(external_id)
 
     async def brief(self) -> None:
         """Return when a short answer may be given that no limit counts, such as a refusal."""

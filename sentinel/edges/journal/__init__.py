@@ -71,15 +71,12 @@ class Journal(Seals):
         self._own_bytes = 0
         self._others_bytes = 0
         self._room = 0
+        # Whether new work is to be turned away, because nobody could tell of it after a crash.
+        self.refuses = refuse_when_full
         # Until when Redis is known to have kept what it took; what it took later may still be lost.
         self._safe_s = 0.0
         # What runs: the started line of each request, and where it stands.
         self._running: dict[str, tuple[Segment, bytes]] = {}
-
-    @property
-    def refuses(self) -> bool:
-        """Whether new work is to be turned away, because nobody could tell of it after a crash."""
-        return self._refuse_when_full and (self._current is None or self.bytes_used > REFUSE * self._bytes_max)
 
     @property
     def bytes_used(self) -> int:
@@ -224,11 +221,14 @@ class Journal(Seals):
         return self._current is not None
 
     def _measure(self) -> None:
-        """How many bytes may come before `_make_room` is asked; a flush changes nothing of that."""
-        self._room = 0
+        """How many bytes may come before `_make_room` is asked, and whether new work is refused; a flush changes nothing."""
+        self._room, full = 0, True
         if self._current is not None:
             left = self._segment_bytes_max - self._current.bytes - len(self._buffer)
-            self._room = min(left, self._bytes_max - self.bytes_used)
+            used, refuse_bytes = self.bytes_used, int(REFUSE * self._bytes_max)
+            full = used > refuse_bytes
+            self._room = min(left, (self._bytes_max if full else refuse_bytes) - used)
+        self.refuses = self._refuse_when_full and full
 
     def _rotate(self) -> None:
         self.flush()

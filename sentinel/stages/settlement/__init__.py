@@ -75,7 +75,7 @@ class Settlement:
         with all others of this tick. None where `settle` is to look.
         """
         usage = _whole(outcome)
-        if hold.local or usage is None:
+        if hold.degraded or usage is None:
             return None
         bill = Bill(1, usage.input_tokens, usage.output_tokens)
         _count(hold, bill)
@@ -99,7 +99,7 @@ class Settlement:
         """Tell the ledger one bill that the journal has."""
         settled = None
         try:
-            told = await self._ledger.settle(hold, bill, blind=hold.local)
+            told = await self._ledger.settle(hold, bill, blind=bool(hold.degraded))
             settled = told if told.why != "unknown" else await self._write_blind(hold, bill)
         except LedgerUnavailableError:
             _log.debug("settlement waits for redis", request_id=hold.request_id)
