@@ -24,5 +24,6 @@ say "ruff format --check"
 say "mypy"
 .venv/bin/python -m mypy
 say "pytest"
-# Two at a time: most of what process tests do is wait. A file stays together, and with it the stack it starts.
-exec .venv/bin/python -m pytest -n "${SENTINEL_TEST_PROCESSES:-2}" --dist loadfile --cov=sentinel --cov-branch "${bound[@]+"${bound[@]}"}" "$@"
+# Two at a time: most of what process tests do is wait. A file stays together, and with it the stack it starts. The order is that
+# of tests/conftest.py: xdist's own begins with the files of many tests, and ends with one worker waiting for the other's long ones.
+exec .venv/bin/python -m pytest -n "${SENTINEL_TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder --cov=sentinel --cov-branch "${bound[@]+"${bound[@]}"}" "$@"

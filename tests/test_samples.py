@@ -32,6 +32,7 @@ def test_every_sample_has_its_case() -> None:
     assert set(STREAMS) | set(BODIES) == names
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("name", "usage_hidden"), [*((name, False) for name in STREAMS), *((name, True) for name in CHATS)])
 def test_every_split_gives_the_same(name: str, usage_hidden: bool) -> None:
     """wire.md S1, U5, U6, U12, P1, P5: whole, byte by byte and at every split, the same bytes and numbers come out."""

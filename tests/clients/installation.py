@@ -6,7 +6,6 @@ installed and what to do; `missing_node` says why the clients of Node cannot run
 
 import fcntl
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -95,7 +94,6 @@ def installed(
         done = subprocess.run(
             command,
             cwd=directory,
-            env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,5 +1,6 @@
 """One running stack for the process tests: real Granian with 2 workers, real Redis, both simulators over HTTP."""
 
+import os
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -7,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
+from tests.support import covering
 from tests.support.running import User, make_user
 
 # No window by default: a test that is about it makes a stack of its own.
@@ -20,8 +22,9 @@ SETTINGS = {
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """The stack all process tests share; what they need of it they make themselves (users, faults)."""
-    async with Stack(tmp_path_factory.mktemp("stack"), settings=SETTINGS) as running:
+    """The stack all process tests share; what they need of it they make themselves (users, faults). The one that is traced."""
+    environ = {**os.environ, **covering.told}
+    async with Stack(tmp_path_factory.mktemp("stack"), settings=SETTINGS, environ=environ) as running:
         yield running
         assert running.child("sentinel").running
 

@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from sentinel import __version__
 from sentinel.devstack.stack import Stack
+from tests.support import covering
 from tests.support.running import HELLO, User, make_user, reconciled, redis_away, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
@@ -256,7 +257,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         text=True,
         env={
             "PATH": os.environ["PATH"],
-            **{name: text for name, text in os.environ.items() if name.startswith("COV")},
+            **covering.told,
             **environ,
         },
         timeout=30,

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from sentinel.devstack.stack import Stack
+from tests.support import covering
 from tests.support.running import HELLO, RECONCILED_S, User, booked, compared, make_user, reconciled, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
@@ -27,7 +28,7 @@ async def run(stack: Stack, *words: str, module: str = "sentinel", redis: str = 
     }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *words),
-        env={**os.environ, **given, "REDIS_URL": redis or stack.redis_url},
+        env={**os.environ, **covering.told, **given, "REDIS_URL": redis or stack.redis_url},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
