@@ -204,6 +204,9 @@ class Remaining(Struct, frozen=True):
     reset_ms: int | None
 
 
+UNLIMITED = Remaining(None, None, None)
+
+
 class Hold(Struct, frozen=True):
     """What was held in the ledger for one request, and what the caller has left beside it (for the headers).
 
@@ -217,12 +220,12 @@ class Hold(Struct, frozen=True):
     model: str
     input_tokens: int
     output_tokens: int
-    requests: Remaining
-    tokens_input: Remaining
-    tokens_output: Remaining
-    rate: Remaining
+    requests: Remaining = UNLIMITED
+    tokens_input: Remaining = UNLIMITED
+    tokens_output: Remaining = UNLIMITED
+    rate: Remaining = UNLIMITED
     output_capped: bool = False
-    rate_tokens: Remaining = Remaining(None, None, None)
+    rate_tokens: Remaining = UNLIMITED
     degraded: str = ""
 
 

@@ -154,7 +154,7 @@ async def test_a_body_keeps_a_rate(arrivals: list[tuple[float, int]], late_s: fl
     now_s = 0.0
     line = Line()
     body = Body(bodies(bytes_per_s_min=100, timeout_s=30), "a", 2**30, now_s)
-    reading = asyncio.create_task(body.read(line.incoming.get, lambda: now_s))
+    reading = asyncio.create_task(body.read([], line.incoming.get, lambda: now_s))
     for at_s, count in arrivals:
         now_s = at_s
         if at_s > late_s:

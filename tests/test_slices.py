@@ -29,7 +29,7 @@ def slices(count: int, ratio: float, last: tuple[Remaining, ...]) -> list[Slice]
     """One a process, all of which saw the same last verdict."""
     made = [Slice(ratio, count, WINDOW_MS) for _ in range(count)]
     for one in made:
-        one.learn(*last, 0)
+        one.told = (*last, 0)
     return made
 
 
@@ -108,7 +108,7 @@ def test_a_used_up_limit_is_named_and_a_spent_slice_is_not() -> None:
     one.give_back(0, 50, 0)
     assert one.take(1, 1, 1, 0).why == "ok"
     assert one.take(1, 1, 1, 0).why == "spent"
-    one.learn(*verdict(requests=told(0)), 0)
+    one.told = (*verdict(requests=told(0)), 0)
     assert one.take(1, 1, 1, 0).why == "requests"
 
 
@@ -137,7 +137,7 @@ def test_what_was_taken_lately_counts_after_a_new_verdict() -> None:
     """Its bill may not have arrived in the ledger yet; a minute later it has."""
     (one,) = slices(1, 0.5, verdict(requests=told(8)))
     assert [one.take(1, 1, 1, 0).why for _ in range(5)] == ["ok"] * 4 + ["spent"]
-    one.learn(*verdict(requests=told(8)), 1000)
+    one.told = (*verdict(requests=told(8)), 1000)
     assert one.take(1, 1, 1, 1001).why == "spent"
-    one.learn(*verdict(requests=told(8)), 61_000)
+    one.told = (*verdict(requests=told(8)), 61_000)
     assert one.take(1, 1, 1, 61_001).why == "ok"

@@ -12,7 +12,8 @@ from sentinel.edges.pace import GRACE_S, Pace
 from sentinel.edges.shares import Shares
 from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, OverLimitError, OverloadedError
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
 
 _RETRY_AFTER_S: Final = 1
 
@@ -33,7 +34,7 @@ class Bodies:
         self.memory = memory
         self.arriving = arriving
         self.bytes_max = bytes_max
-        self.small_bytes = small_bytes
+        self.small_bytes = min(small_bytes, bytes_max)
         self.timeout_s = timeout_s
         self.bytes_per_s_min = bytes_per_s_min
         self.first_s = min(GRACE_S if bytes_per_s_min else timeout_s, timeout_s)
@@ -59,14 +60,17 @@ class Body:
         self._due_s = now_s + bodies.first_s
         self._length = length
 
-    async def read(self, receive: Receive, clock: Callable[[], float]) -> bytes:
-        """All of it, as `receive` gives it. Raises BodyTooLargeError, OverLimitError, OverloadedError or ClientGoneError."""
+    async def read(self, come: list[Message], receive: Receive, clock: Callable[[], float]) -> bytes:
+        """All of it: what has `come`, which is taken out of there, and then what `receive` gives.
+
+        Raises BodyTooLargeError, OverLimitError, OverloadedError or ClientGoneError.
+        """
         bodies = self._bodies
         pace: Pace | None = None
         body: bytes | bytearray = b""
         try:
             while True:
-                message = await receive()
+                message = come.pop() if come else await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGoneError
                 part = message.get("body", b"")

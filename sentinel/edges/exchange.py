@@ -111,12 +111,17 @@ class Exchange(Section):
             self._body_read = True
             return b""
         clock = asyncio.get_running_loop().time
-        body = Body(bodies, caller, int(declared) if declared.isdigit() else -1, clock())
-        self._body = body
+        length = int(declared) if declared.isdigit() else -1
+        body = self._body = Body(bodies, caller, length, clock())
         try:
             # Guarded too, so that a worker that drains need not wait for a body that does not come.
             with self:
-                read = await body.read(self._receive, clock)
+                come = [await self._receive()]
+                read: bytes = come[0].get("body", b"")
+                # The usual one is small, and comes whole with the first message.
+                if not 0 < len(read) <= bodies.small_bytes or (len(read) != length and come[0].get("more_body", False)):
+                    read = b""
+                    read = await body.read(come, self._receive, clock)
         except BaseException:
             body.forget()
             self._body = None  # no look waits for the rest, though its client may be listened to for a while

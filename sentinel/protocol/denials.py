@@ -16,7 +16,6 @@ from sentinel.records import Caller, Hold, Remaining
 # Of a refusal about a kilobyte is kept.
 CALLERS_MAX: Final = 10_000
 _NS_A_MS: Final = 1_000_000
-_NONE: Final = Remaining(None, None, None)
 # How a limit is called, in what a caller is told and in metrics; the others by their own name.
 _NAMES: Final = {"requests": "ai_requests", "input": "ai_input_tokens", "output": "ai_output_tokens"}
 
@@ -104,7 +103,7 @@ class Attempts:
         if attempt.count < self._requests:
             return None
         left_ms = (attempt.until_ns - now_ns) // _NS_A_MS
-        return Hold("", caller, "", 0, 0, _NONE, _NONE, _NONE, Remaining(self._requests, 0, left_ms)), left_ms
+        return Hold("", caller, "", 0, 0, rate=Remaining(self._requests, 0, left_ms)), left_ms
 
     def take(self, external_id: str, now_ns: int) -> Attempt:
         """All of a caller's that are of this window, to be counted elsewhere."""

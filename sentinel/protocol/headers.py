@@ -14,7 +14,7 @@ from typing import Final
 
 from sentinel.errors import BadRequestError, SentinelError
 from sentinel.protocol.fields import Fields
-from sentinel.records import Hold, Origin, Remaining
+from sentinel.records import Hold, Origin
 
 REQUEST_ID_CHARACTERS_MAX: Final = 128
 # Above this JavaScript SDKs retry within seconds, so that waiting is no longer something to ask for (wire.md R3).
@@ -225,7 +225,9 @@ def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
     has no header, and what never resets has no reset. A hold that Redis does not know says so.
     """
     sent: list[tuple[bytes, bytes]] = []
-    requests = _tighter(hold.rate, hold.requests)
+    requests, other = hold.rate, hold.requests
+    if other.limit is not None and (requests.limit is None or (other.remaining or 0) < (requests.remaining or 0)):
+        requests = other
     if requests.limit is not None:
         left = requests.remaining or 0
         limit, remaining = b"%d" % requests.limit, b"%d" % (max(0, left))
@@ -240,7 +242,10 @@ def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
             reset_s = now_s + (-(-reset_ms // 1000) if reset_ms > 0 else 0)
             sent.append((b"x-ratelimit-reset", b"%d" % reset_s))
             sent.append((b"x-ratelimit-reset-requests", go_duration(reset_ms).encode()))
-    tokens = _tighter(_tighter(hold.rate_tokens, hold.tokens_input), hold.tokens_output)
+    tokens = hold.rate_tokens
+    for other in (hold.tokens_input, hold.tokens_output):
+        if other.limit is not None and (tokens.limit is None or (other.remaining or 0) < (tokens.remaining or 0)):
+            tokens = other
     if tokens.limit is not None:
         left = tokens.remaining or 0
         sent.append((b"x-ratelimit-limit-tokens", b"%d" % tokens.limit))
@@ -268,13 +273,6 @@ def go_duration(ms: int) -> str:
     if ms < 3_600_000:
         return f"{ms // 60_000}m{seconds}"
     return f"{ms // 3_600_000}h{ms // 60_000 % 60}m{seconds}"
-
-
-def _tighter(one: Remaining, other: Remaining) -> Remaining:
-    """The rule that leaves less; between equals the first; one without a limit only where neither has one."""
-    if other.limit is None:
-        return one
-    return other if one.limit is None or (other.remaining or 0) < (one.remaining or 0) else one
 
 
 def _named_by_connection(lists: Iterable[bytes]) -> frozenset[bytes]:

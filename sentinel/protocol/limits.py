@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sentinel.records import Metric, Remaining
+from sentinel.records import UNLIMITED, Metric, Remaining
 
 # The scripts write numbers as JSON with 14 digits at most; a limit above that is no limit anybody reaches.
 NUMBER_MAX: Final = 10**14 - 1
@@ -40,7 +40,6 @@ _ANSWERS: Final = (
     ("denied", "output"),
     ("denied", "work"),
 )
-_UNLIMITED: Final = Remaining(None, None, None)
 
 _read_figures: Final = struct.Struct("<23q").unpack
 
@@ -102,7 +101,7 @@ class Verdict(msgspec.Struct, frozen=True):
     refresh: bool
     acked: tuple[int, int, int]
     clock_ms: int
-    tokens: Remaining = _UNLIMITED
+    tokens: Remaining = UNLIMITED
     stands_ms: int = 0
     granted_input: int = 0
 
@@ -145,14 +144,14 @@ def read_verdict(reply: bytes) -> Verdict:
         why,
         granted,
         # Written out, as in read_remaining: this is done for every request.
-        _UNLIMITED if il < 0 else Remaining(il, ir, ie if ie >= 0 else None),
-        _UNLIMITED if ol < 0 else Remaining(ol, or_, oe if oe >= 0 else None),
-        _UNLIMITED if rl < 0 else Remaining(rl, rr, re if re >= 0 else None),
-        _UNLIMITED if wl < 0 else Remaining(wl, wr, we if we >= 0 else None),
+        UNLIMITED if il < 0 else Remaining(il, ir, ie if ie >= 0 else None),
+        UNLIMITED if ol < 0 else Remaining(ol, or_, oe if oe >= 0 else None),
+        UNLIMITED if rl < 0 else Remaining(rl, rr, re if re >= 0 else None),
+        UNLIMITED if wl < 0 else Remaining(wl, wr, we if we >= 0 else None),
         figures[17] == 1,
         figures[18:21],
         figures[21],
-        _UNLIMITED if vl < 0 else Remaining(vl, vr, ve if ve >= 0 else None),
+        UNLIMITED if vl < 0 else Remaining(vl, vr, ve if ve >= 0 else None),
         stands_ms,
         figures[22],
     )
@@ -162,7 +161,7 @@ def read_remaining(figures: Sequence[int]) -> Remaining:
     """What the scripts say of a limit: limit, remaining, reset ms; -1 is unlimited, or never."""
     limit, remaining, reset_ms = figures
     if limit < 0:
-        return _UNLIMITED
+        return UNLIMITED
     return Remaining(limit, remaining, None if reset_ms < 0 else reset_ms)
 
 

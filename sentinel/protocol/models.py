@@ -23,6 +23,8 @@ class Models:
     """The allow-list: shell patterns, letter by letter; everything is allowed where there are none."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
+        # Whether there are some that are not allowed.
+        self.restricts: Final = bool(patterns)
         self._allowed = re.compile("|".join(map(translate, patterns))) if patterns else None
 
     def check(self, call: Call, *, needed: bool = True) -> None:

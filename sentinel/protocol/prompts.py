@@ -4,7 +4,7 @@ Cannot fail: any JSON has pieces. What the published formulas do not name is cou
 is never text (T3), and nothing is ever fetched. Every figure here is an estimate that the provider's own usage replaces.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ _MESSAGE: Final = 3
 _NAME: Final = 1
 _REPLY: Final = 3
 _NOTHING_BESIDE: Final = (_REPLY,)
+_TEXTS: Final = {str}
 # What opens a function differs by encoding; the rest of the formula for tools is in schemas.py.
 _FUNCTION_O200K: Final = 7
 _FUNCTION_CL100K: Final = 10
@@ -68,10 +69,11 @@ def pieces(prompt: Prompt, constants: Rates) -> Iterable[str | int]:
     """Everything that becomes input tokens, found as it is asked for: texts to be tokenised, and ints, which are tokens."""
     if isinstance(prompt, TextPrompt):
         return chain(prompt.texts, (prompt.tokens_given,))
+    said: Iterable[str | int]
     if isinstance(prompt, ResponsesPrompt):
-        said: Iterator[str | int] = _response(prompt, constants)
+        said = _response(prompt, constants)
     else:
-        said = chain.from_iterable(map(_message, prompt.messages, repeat(constants)))
+        said = _of_texts(prompt.messages) or chain.from_iterable(map(_message, prompt.messages, repeat(constants)))
     return chain(said, _beside(prompt, constants) if prompt.tools or prompt.rest else _NOTHING_BESIDE)
 
 
@@ -89,17 +91,18 @@ def _beside(prompt: ChatPrompt | ResponsesPrompt, constants: Rates) -> Iterator[
 # ---- messages ----------------------------------------------------------------------------------------------------------
 
 
-def _message(message: Any, constants: Rates) -> Iterable[str | int]:
-    if type(message) is dict and "name" not in message:
-        for value in message.values():
-            if type(value) is not str:
-                break
-        else:
-            return (_MESSAGE, *message.values())  # nearly every one there is
-    return _message_of_parts(message, constants)
+def _of_texts(messages: Sequence[Any]) -> list[str | int]:
+    """Messages of nothing but texts, as nearly all are: none where there is another one."""
+    said: list[str | int] = []
+    for message in messages:
+        if type(message) is not dict or "name" in message or set(map(type, message.values())) != _TEXTS:
+            return []
+        said.append(_MESSAGE)
+        said += message.values()
+    return said
 
 
-def _message_of_parts(message: Any, constants: Rates) -> Iterator[str | int]:
+def _message(message: Any, constants: Rates) -> Iterator[str | int]:
     yield _MESSAGE
     if not isinstance(message, dict):
         yield from schemas.unnamed(message)

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from sentinel.records import Remaining
+from sentinel.records import UNLIMITED, Remaining
 
 # By then the bills of what was admitted here have reached the ledger; until then a new verdict does not know of them.
 _BILLED_MS: Final = 60_000
@@ -70,7 +70,10 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Slice:
-    """One caller in one process. All `now_ms` come from one monotonic clock; `window_ms` is the sliding window's length."""
+    """One caller in one process. What is set as `told` replaces all figures from before.
+
+    All `now_ms` come from one monotonic clock; `window_ms` is the sliding window's length.
+    """
 
     def __init__(self, ratio: float, processes: int, window_ms: int) -> None:
         self._ratio = ratio
@@ -79,25 +82,20 @@ class Slice:
         self._input = _Amount()
         self._output = _Amount()
         self._requests = _Amount()
-        self._rate = Remaining(None, None, None)
+        self._rate = UNLIMITED
         self._learned_at_ms = 0
         self._taken_at_ms: int | None = None
         self._window: deque[int] = deque()  # when what is in the sliding window was taken here
-        self._told: tuple[Remaining, Remaining, Remaining, Remaining, int] | None = None
-
-    def learn(self, given: Remaining, produced: Remaining, requests: Remaining, rate: Remaining, now_ms: int) -> None:
-        """The ledger has spoken (of input, output, requests and the window): its figures replace the old ones.
-
-        Only noted: the ledger speaks with every request, and hardly ever does anybody take from here between two of them.
-        """
-        self._told = (given, produced, requests, rate, now_ms)
+        # What the ledger has said last, of input, output, requests and the window, and when. Only noted: it speaks with every
+        # request, and hardly ever does anybody take from here between two of them.
+        self.told: tuple[Remaining, Remaining, Remaining, Remaining, int] | None = None
 
     def _hear(self) -> None:
         """Take in what the ledger has said last, if it is new."""
-        if self._told is None:
+        if self.told is None:
             return
-        *figures, self._rate, now_ms = self._told
-        self._told = None
+        *figures, self._rate, now_ms = self.told
+        self.told = None
         amounts = (self._input, self._output, self._requests)
         if self._taken_at_ms is not None and self._taken_at_ms + _BILLED_MS < now_ms:
             self._taken_at_ms = None

@@ -28,14 +28,13 @@ from sentinel.protocol import denials, headers, limits, wire
 from sentinel.protocol.denials import Attempts
 from sentinel.protocol.histories import Histories
 from sentinel.protocol.limits import KeptLimits
-from sentinel.records import Bill, Call, Caller, Hold, Remaining
+from sentinel.records import Bill, Call, Caller, Hold
 
 _log: Final = Log("admission")
 
 _INLINE_BYTES_MAX: Final = 4096  # no room for more different texts than that allows: the prompt need not be judged
 _REFRESHES_MAX: Final = 256
 _LOOK_AGAIN_S: Final = 0.025
-_NONE: Final = Remaining(None, None, None)
 
 
 class Before(Protocol):
@@ -109,21 +108,20 @@ class Admission:
         else:
             input_tokens = 0 if call.prompt is None else self._counting.tokenizer.prompt(call.prompt, call.model)
         output_tokens, output_min = self._output(call)
-        ask, asked = self._ledger.admit, (input_tokens, output_tokens, output_min)
-        if call.lasts or call.unseen_input:
-            ask = partial(ask, input_min=input_tokens, work=call.lasts)
-            asked = (input_tokens + self._histories.tokens(call.named.objects), output_tokens, output_min)
-        if caller.external_id in self._attempts.known:
-            ask = partial(self._ask_with_attempts, ask)
+        amounts = (input_tokens, output_tokens, output_min)
         degraded = ""
         asked_ns = self._monotonic_ns()
         try:
-            verdict = await ask(caller, request_id, *asked, call.model)
+            if call.lasts or call.unseen_input or caller.external_id in self._attempts.known:
+                verdict = await self._ask(caller, call, request_id, amounts)
+            else:
+                asked = self._ledger.ask(caller, request_id, *amounts, call.model)
+                await asked.reply
+                verdict = self._ledger.verdict(asked)
             if verdict.refresh or verdict.code == "snapshot":
-                verdict = await self._ask_again(verdict, caller, partial(ask, caller, request_id, *asked, call.model))
+                verdict = await self._ask_again(verdict, caller, partial(self._ask, caller, call, request_id, amounts))
             self._standby.learn(caller.external_id, verdict)
         except LedgerUnavailableError as error:
-            amounts = (input_tokens, output_tokens, output_min)
             verdict, degraded = self._stand_in(caller, request_id, amounts, error), self._standby.mode
         except asyncio.CancelledError:
             self._void(caller, request_id)
@@ -159,13 +157,17 @@ class Admission:
         if (full := self._attempts.add(caller, now_ns := self._monotonic_ns())) is not None:
             self._standing.keep("rate", *full, now_ns)
 
-    async def _ask_with_attempts(
-        self, ask: Callable[..., Coroutine[Any, Any, limits.Verdict]], caller: Caller, *asked: Any
-    ) -> limits.Verdict:
-        """Ask the ledger, which counts the caller's earlier attempts where it admits this one."""
+    async def _ask(self, caller: Caller, call: Call, request_id: str, amounts: tuple[int, int, int]) -> limits.Verdict:
+        """Ask the ledger for any call: it holds what is unseen of it, and counts earlier attempts where it admits this one."""
+        admit = partial(self._ledger.admit, caller, request_id)
+        if call.lasts or call.unseen_input:
+            admit = partial(admit, input_min=amounts[0], work=call.lasts)
+            amounts = (amounts[0] + self._histories.tokens(call.named.objects), *amounts[1:])
+        if caller.external_id not in self._attempts.known:
+            return await admit(*amounts, call.model)
         attempt, verdict = self._attempts.take(caller.external_id, self._monotonic_ns()), None
         try:
-            return (verdict := await ask(caller, *asked, attempts=attempt.count))
+            return (verdict := await admit(*amounts, call.model, attempts=attempt.count))
         finally:
             if verdict is None or verdict.code != "admitted":
                 self._attempts.give(caller.external_id, attempt, self._monotonic_ns())
@@ -195,8 +197,7 @@ class Admission:
         """Redis may hold this request, which never goes to the provider: whoever tells the journal gives it back, even after a
         crash, before its lease would charge it.
         """
-        nothing = Hold(request_id, caller, "", 0, 0, _NONE, _NONE, _NONE, _NONE)
-        self._journal.wait(self._journal.settled(nothing, Bill(0, 0, 0)))
+        self._journal.wait(self._journal.settled(Hold(request_id, caller, "", 0, 0), Bill(0, 0, 0)))
 
     async def _ask_again(
         self, verdict: limits.Verdict, caller: Caller, ask: Callable[[], Coroutine[Any, Any, limits.Verdict]]
@@ -234,8 +235,7 @@ class Admission:
         tasks = list(self._learning.values())
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _output(self, call: Call) -> tuple[int, int]:
         """(tokens to hold, least that will do): a declared cap is held whole, the default shrinks to what remains."""
@@ -270,7 +270,7 @@ class Admission:
                     return
                 except ValueError:
                     _log.warning("limits in redis cannot be read", external_id=external_id)
-            await self._ask(external_id, before, first=True)
+            await self._ask_zion(external_id, before, first=True)
         except (ZionUnavailableError, ForbiddenError):
             await self._ledger.release_refresh(external_id)
             raise
@@ -278,11 +278,11 @@ class Admission:
     async def _refresh(self, external_id: str, before: Before) -> None:
         """Install newer limits in the background; the old ones stay where Zion or Redis is away."""
         try:
-            await self._ask(external_id, before, first=False)
+            await self._ask_zion(external_id, before, first=False)
         except (ZionUnavailableError, ForbiddenError, LedgerUnavailableError) as error:
             _log.warning("limits not refreshed", external_id=external_id, error=error.message)
 
-    async def _ask(self, external_id: str, before: Before, *, first: bool) -> None:
+    async def _ask_zion(self, external_id: str, before: Before, *, first: bool) -> None:
         answer = KeptLimits(before.clock_ms, before.acked, Raw(await self._zion.limits(external_id, first=first)))
         try:
             await self._install(external_id, answer)

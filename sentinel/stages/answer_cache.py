@@ -30,6 +30,8 @@ class AnswerCache:
         self._ledger = ledger
         self._ttl_s = ttl_s
         self._bytes_max = bytes_max
+        # Whether any answer is kept.
+        self.keeps: Final = ttl_s > 0
         self._keeping: set[asyncio.Task[None]] = set()
 
     def name(self, hold: Hold, call: Call) -> str:
@@ -37,7 +39,7 @@ class AnswerCache:
 
         An output that was cut to what remained of a limit is no answer to the next one who has more.
         """
-        if not self._ttl_s or hold.output_capped or not repeatable.is_repeatable(call):
+        if not self.keeps or hold.output_capped or not repeatable.is_repeatable(call):
             return ""
         return repeatable.name(hold.caller, call)
 

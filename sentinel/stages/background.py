@@ -23,7 +23,7 @@ from sentinel.logs import Log
 from sentinel.protocol import headers
 from sentinel.protocol.bodies import BodyMeter
 from sentinel.protocol.fields import Fields
-from sentinel.records import Caller, Dialect, Ending, Entry, Hold, Outcome, Remaining, Usage
+from sentinel.records import UNLIMITED, Caller, Dialect, Ending, Entry, Hold, Outcome, Usage
 
 _log: Final = Log("background")
 
@@ -35,7 +35,6 @@ _FIRST_LOOK_S: Final = 1.0
 _FOLLOWED_MAX: Final = 1000
 # To show the state of something is no work.
 _PATIENCE: Final = Patience(first_byte_s=30.0, total_s=60.0)
-_UNKNOWN: Final = Remaining(None, None, None)
 
 
 class Background:
@@ -222,7 +221,7 @@ class Background:
     async def _adopt(self, work: Work) -> None:
         """Follow `work` of a worker that is gone, and settle it: the truth corrects what its ended lease was charged."""
         caller = Caller(work.external_id, work.email)
-        unknown = (_UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN)
+        unknown = (UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED)
         hold = Hold(work.request_id, caller, work.model, work.input_tokens, work.output_tokens, *unknown)
         outcome = await self._watch(work, hold)
         if outcome is None:

@@ -48,7 +48,7 @@ class Intake:
 
     async def read(self, exchange: Exchange, route: Route, caller: str) -> tuple[Call, Upload | None]:
         """The call of `caller`, and the body where it streams by. `exchange` counts a body that was read, and what it holds."""
-        content_type = exchange.header(b"content-type")
+        content_type = exchange.headers.first.get(b"content-type", b"")
         coded = self._codings(exchange, route) if codings.HEADER in exchange.headers.first else ()
         upload = None
         body = b""
@@ -74,7 +74,8 @@ class Intake:
             lasts = bool(route.polls) and (call.background or route.dialect is Dialect.EVENTS)
             call = replace(call, leaves=route.leaves, lasts=lasts)
         # Where tokens are produced the model must be seen; a form cannot show it, and the lines of a batch do not.
-        self._models.check(call, needed=route.by_model or route.dialect is not Dialect.NONE)
+        if self._models.restricts:
+            self._models.check(call, needed=route.by_model or route.dialect is not Dialect.NONE)
         if upload is not None and coded:
             call = replace(call, coding=b", ".join(coded).decode("ascii"))
         if self._trace_upstream:

@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 
 from sentinel.edges.ledger import settling
 from sentinel.edges.ledger.books import Books
+from sentinel.edges.ledger.connection import Call
 from sentinel.edges.ledger.keys import key, partition_of, seat_of
 from sentinel.edges.ledger.link import run_of
 from sentinel.edges.ledger.names import Names
@@ -124,12 +125,31 @@ class Ledger(Outbox, Settling):
         work: bool = False,
         attempts: int = 0,
     ) -> Verdict:
+        """Hold one request, as `ask` says: admit.lua. Raises LedgerUnavailableError."""
+        amounts = (input_tokens, output_tokens, output_min)
+        asked = self.ask(caller, request_id, *amounts, model, input_min=input_min, work=work, attempts=attempts)
+        await asked.reply
+        return self.verdict(asked)
+
+    def ask(
+        self,
+        caller: Caller,
+        request_id: str,
+        input_tokens: int,
+        output_tokens: int,
+        output_min: int,
+        model: str = "",
+        *,
+        input_min: int | None = None,
+        work: bool = False,
+        attempts: int = 0,
+    ) -> Call:
         """Hold one request, up to `input_tokens` (at least `input_min`, by default all) and up to `output_tokens` (at least
         `output_min`), all or nothing: admit.lua. `work` goes on after its answer, and a caller has at most `works_max` of that.
         `attempts` that were refused before count in the window, where this request does.
 
-        A second call with the same id gets the first one's grant. Raises LedgerUnavailableError; unless it says that nothing
-        was `sent`, the request must then be settled, blind, or voided; and where the caller is cancelled.
+        `verdict` tells what came of it, once its `reply` is there. A second call with the same id gets the first one's grant.
+        Where the caller is cancelled meanwhile, the request must be settled, blind, or voided. Raises LedgerUnavailableError.
         """
         if self._pipeline.behind:
             raise LedgerUnavailableError("Limits cannot be checked right now.", retry_after_s=1, sent=False)
@@ -144,7 +164,13 @@ class Ledger(Outbox, Settling):
             arguments += (input_tokens if input_min is None else input_min, self._works_max, attempts)
         if work and self._works_max:
             keys += (key("w", at.number, caller.external_id),)
-        return read_verdict(await self._pipeline.script("admit", keys, arguments, resend=True))
+        return self._pipeline.ask("admit", keys, arguments, resend=True)
+
+    def verdict(self, asked: Call) -> Verdict:
+        """What came of `ask`. Raises LedgerUnavailableError; unless it says that nothing was `sent`, the request must then be
+        settled, blind, or voided.
+        """
+        return read_verdict(self._pipeline.answer(asked))
 
     async def install(self, external_id: str, snapshot: Snapshot, acked: tuple[int, int, int], fetched_at_ms: int = 0) -> bool:
         """Install what Zion said: snapshot.lua. Whether it was newer than what is known.

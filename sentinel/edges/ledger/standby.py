@@ -7,14 +7,11 @@ remembers is bounded, and dies with its worker. docs/operations.md tells how far
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
 
 from sentinel import metrics
 from sentinel.protocol.limits import Verdict
 from sentinel.protocol.slices import Slice
-from sentinel.records import Bill, Hold, Remaining
-
-_FREE: Final = Remaining(None, None, None)
+from sentinel.records import UNLIMITED, Bill, Hold, Remaining
 
 
 class Standby:
@@ -54,7 +51,7 @@ class Standby:
                 self._slices.popitem(last=False)
         else:
             self._slices.move_to_end(external_id)
-        known.learn(verdict.input, verdict.output, verdict.requests, verdict.rate, self._now_ms())
+        known.told = (verdict.input, verdict.output, verdict.requests, verdict.rate, int(self._now_s() * 1000))
 
     def admit(self, external_id: str, input_tokens: int, output_tokens: int, output_min: int) -> Verdict | None:
         """Admit or deny one request, amounts as in Ledger.admit; None for a caller not known here, or a spent slice."""
@@ -71,7 +68,7 @@ class Standby:
 
     def _decide(self, external_id: str, input_tokens: int, output_tokens: int, output_min: int) -> Verdict | None:
         if self.mode == "open":
-            return _verdict("ok", output_tokens, _FREE, _FREE, _FREE, _FREE)
+            return _verdict("ok", output_tokens, UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED)
         known = self._slices.get(external_id)
         if known is None:
             return None
