@@ -127,8 +127,8 @@ class Journey:
                     call, hold = replace(call, model=origin.model), replace(hold, model=origin.model)
                 metrics.FIRST_BYTE[call.route].observe(time.perf_counter() - sent_s)
             extra = [*self.answer_headers(hold), *headers.origin(origin)]
-            keep = partial(self._owners.keep, caller)
-            outcome, rest = await self._relay.copy(reply, exchange, call, extra, lease.watch, keep)
+            told = partial(self._owners.keep, caller), partial(self._background.note, hold, match) if call.lasts else None
+            outcome, rest = await self._relay.copy(reply, exchange, call, extra, lease.watch, *told)
         except (ClientGoneError, SentinelError) as error:
             outcome = self._relay.leaving.judge(call, _unanswered(error, sent=lease.sent))
             raise
@@ -195,7 +195,8 @@ class Journey:
         opening: asyncio.Task[Reply] | None,
     ) -> None:
         """It is over: as usual, and settled with all others of this tick, or else in a task that first waits for `opening`."""
-        if not (opening or outcome.unfinished or origin.cache) and (bill := self._settlement.usual(hold, outcome)) is not None:
+        usual = not (call.lasts or outcome.unfinished or origin.cache)
+        if usual and (bill := self._settlement.usual(hold, outcome)) is not None:
             self._leases.drop(lease)
             _tell(exchange, hold, call, outcome, origin, bill)
             return
@@ -231,7 +232,7 @@ class Journey:
             outcome = replace(outcome, unseen="no_usage" if outcome.ending is Ending.SUCCESS else outcome.ending.value)
         bill = await self._settlement.settle(hold, call, outcome)
         self._admission.settle(hold, bill)
-        if path:
+        if path or call.lasts:
             await self._background.done(hold)
         _tell(exchange, hold, call, outcome, origin, bill)
 

@@ -11,6 +11,7 @@ from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.unfinished import Work
 from sentinel.edges.provider import Patience, Provider
 from sentinel.errors import UpstreamError
+from sentinel.protocol import routes
 from sentinel.records import Caller, Ending, Hold, Outcome, Remaining, Usage
 from sentinel.stages.background import Background
 from tests.support.ledgers import emptied, open_ledger
@@ -181,6 +182,64 @@ async def test_what_others_left_costs_the_same(redis_server: RedisServer, states
     sums = [one async for one in ledger.books.sums()]
     await ledger.close()
     assert [(one.input_tokens, one.output_tokens, one.requests) for one in sums] == [(*charged, 1)]
+
+
+async def test_work_is_noted_once_and_stays_its_workers(redis_server: RedisServer) -> None:
+    """wire.md P3: work that is noted while its answer goes on is left alone by the others as long as its worker lives, followed
+    under the same record, and forgotten when it is settled, also where nobody had to follow it.
+    """
+    ledger, match = await opened(redis_server), routes.match("POST", "/v1/responses")
+    own = Background(ledger, Shows(WORKING), "own", poll_s=0.01, lease_s=0.1)
+    other = Background(ledger, Shows(DONE), "other", poll_s=0.01, lease_s=0.1)
+    ledger.unfinished._claim_ms = 200
+    tried: list[bool] = []
+
+    async def claim(work: Work, worker: str, *, renew: bool) -> bool:
+        taken = await real(work, worker, renew=renew)
+        if worker == "other":
+            tried.append(taken)
+        return taken
+
+    real, ledger.unfinished.claim = ledger.unfinished.claim, claim  # type: ignore[method-assign]
+    await own.note(HELD, match, {})
+    assert await ledger.unfinished.of("ada") == []
+    await own.note(HELD, match, {"id": ["resp_1"]})
+    first = await ledger.unfinished.of("ada")
+    await own.note(HELD, match, {"id": ["resp_2"]})
+    own.open()
+    other.open()
+    async with asyncio.timeout(10):
+        while len(tried) < 8:  # for longer than a claim lasts that nobody renews
+            await asyncio.sleep(0.01)
+    assert not any(tried)
+    assert await ledger.unfinished.of("ada") == first
+    following = asyncio.create_task(own.follow(HELD, ANSWERED, "/responses/resp_1"))
+    await asyncio.sleep(0)
+    assert await ledger.unfinished.of("ada") == first
+    own._provider.states = [DONE]  # type: ignore[attr-defined]
+    outcome = await following
+    assert outcome is not None
+    assert outcome.usage == Usage(30, 90_000)
+    await own.done(HELD)
+    assert await ledger.unfinished.of("ada") == []
+    await own.note(HELD, match, {"id": ["resp_1"]})
+    await own.done(HELD)
+    assert await ledger.unfinished.of("ada") == []
+    await own.close()
+    await other.close()
+    await ledger.close()
+
+
+async def test_work_that_cannot_be_noted_is_charged_by_its_hold(redis_server: RedisServer) -> None:
+    """Where Redis is away the answer goes down all the same, and the bill says that its cost will never be known."""
+    ledger = await opened(redis_server)
+    worker = follower(ledger, Shows(DONE))
+    await ledger.close()
+    await worker.note(HELD, routes.match("POST", "/v1/responses"), {"id": ["resp_1"]})
+    outcome = await worker.follow(HELD, ANSWERED, "/responses/resp_1")
+    assert outcome is not None
+    assert outcome.unseen == "unfinished"
+    await worker.done(HELD)
 
 
 async def test_a_look_that_hangs_keeps_no_worker(redis_server: RedisServer) -> None:

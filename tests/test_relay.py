@@ -1,7 +1,7 @@
 """The relay copies every kind of answer, ends it as its kind ends, and says what happened. Over both seams, no process."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -9,14 +9,15 @@ import pytest
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Through
 from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
+from sentinel.protocol import kept as bounds
 from sentinel.protocol import sse
 from sentinel.protocol.bodies import BodyMeter, PassMeter
 from sentinel.protocol.histories import Histories
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
 from sentinel.protocol.reasoning import Reasoning
-from sentinel.protocol.routes import ROUTES
-from sentinel.records import Call, Dialect, Ending, Outcome, Usage
+from sentinel.protocol.routes import ROUTES, Match, state_path
+from sentinel.records import Call, Dialect, Ending, Outcome, Route, Usage
 from sentinel.stages.relay import Leaving, ReadOn, Relay
 from tests.samples import cases
 from tests.samples.cases import STREAMS, read
@@ -75,6 +76,7 @@ class Down:
         meter: Meter,
         kept: list[tuple[str, bytes]],
         before_bill: bytes,
+        noted: list[tuple[dict[str, list[str]], bytes]],
     ) -> None:
         self.headers = dict(sent[0]["headers"]) if sent else {}
         self.body = body
@@ -85,6 +87,8 @@ class Down:
         self.meter = meter
         # Each id that was kept, and what had come down by then.
         self.kept = kept
+        # Under what work that lasts can be looked at, each time that it was said, and what had come down by then.
+        self.noted = noted
         # What had come down when the outcome was known.
         self.before_bill = before_bill
 
@@ -117,10 +121,15 @@ async def copy(
     async def keep(names: list[str]) -> None:
         kept.extend((name, b"".join(message["body"] for message in sent[1:])) for name in names)
 
+    noted: list[tuple[dict[str, list[str]], bytes]] = []
+
+    async def note(left: Mapping[str, Sequence[str]]) -> None:
+        noted.append(({path: list(ids) for path, ids in left.items()}, b"".join(message["body"] for message in sent[1:])))
+
     before(exchange)
     async with looked_after(exchange):
         relay = Relay(Leaving("drain", read_on, Reasoning(()), Histories(0)))
-        outcome, rest = await relay.copy(answer, exchange, call, [], meters.append, keep)
+        outcome, rest = await relay.copy(answer, exchange, call, [], meters.append, keep, note if call.lasts else None)
         before_bill = b"".join(message["body"] for message in sent[1:])
         untold: Exception | None = None
         try:
@@ -133,7 +142,7 @@ async def copy(
     assert len(sent) != 1
     assert (untold is None) is bool(sent)
     body = b"".join(message["body"] for message in sent[1:])
-    return Down(sent, body, untold, outcome, meters[0], kept, before_bill)
+    return Down(sent, body, untold, outcome, meters[0], kept, before_bill, noted)
 
 
 def call(kind: Dialect, **fields: Any) -> Call:
@@ -262,6 +271,71 @@ async def test_work_that_goes_on_is_said() -> None:
     run = read("events/thread_created_and_run.sse").replace(b"completed", b"requires_action")
     down = await copy(Answer(EVENTS, [run]), call(Dialect.EVENTS, leaves=("thread_id", "id")))
     assert {path: ids[0] for path, ids in down.outcome.left.items()} == {"id": "run_01", "thread_id": "thread_02"}
+
+
+QUEUED = b'{"id":"x_1","object":"x","status":"queued","usage":null}'
+# As far as the work is seen to go on.
+_MADE, _RUNS, _ = read("events/thread_created_and_run.sse").split(b"event: thread.run.")[0:3]
+STREAMED = {
+    "/responses": read("responses/background_queued.sse"),
+    "/threads/runs": _MADE + b"event: thread.run." + _RUNS,
+    "/threads/{thread}/runs": b"event: thread.run." + _RUNS,
+}
+LASTING = [
+    *((route, b"application/json", QUEUED.replace(b"x_1", b'x_1","thread_id":"thread_1')) for route in ROUTES if route.polls),
+    *((route, EVENTS, STREAMED[route.template]) for route in ROUTES if route.polls and route.template in STREAMED),
+]
+LOOKED_AT = {"thread": "thread_1", "eval": "eval_1"}
+
+
+@pytest.mark.parametrize(("route", "kind", "body"), LASTING, ids=lambda value: getattr(value, "template", ""))
+async def test_work_that_lasts_is_noted_before_the_client_can_know_of_it(route: Route, kind: bytes, body: bytes) -> None:
+    """wire.md P3: whatever the chunks are, where it can be looked at was noted before a byte of its id went down: of a plain
+    answer before any byte at all.
+    """
+    names = tuple((name, LOOKED_AT[name]) for name in LOOKED_AT if f"{{{name}}}" in route.template)
+    lasting = call(route.dialect, leaves=route.leaves, lasts=True)
+    for chunks in ([body], [bytes([byte]) for byte in body]):
+        down = await copy(Answer(kind, chunks), lasting)
+        assert down.body.startswith(body)
+        paths = {before: state_path(Match(route, named=names), left) for left, before in down.noted}
+        before, path = next((before, path) for before, path in paths.items() if path)
+        work_id = path.rpartition("/")[2].encode()
+        assert work_id in body
+        assert work_id not in before
+        assert kind is EVENTS or before == b""
+        # What is said at last is where it was noted first.
+        assert path == state_path(Match(route, named=names), down.outcome.left)
+
+
+async def test_work_is_noted_before_an_event_that_is_too_long_to_be_held() -> None:
+    """wire.md S7, P3: a response that repeats long instructions has its name at the beginning of its first event."""
+    event = b'data: {"type":"response.created","response":{"id":"resp_1","status":"queued","instructions":"%s"}}\n\n'
+    long = event % (b"x" * (4 * sse.TAIL_BYTES_MAX))
+    chunks = [long[start : start + 65_536] for start in range(0, len(long), 65_536)]
+    down = await copy(Answer(EVENTS, chunks), call(Dialect.RESPONSES, leaves=("id",), lasts=True))
+    left, before = down.noted[0]
+    assert (left, before) == ({"id": ["resp_1"]}, b"")
+
+
+async def test_a_plain_answer_of_work_waits_within_bounds() -> None:
+    """What is longer than what is kept of an answer goes down before its end is known, as any other does."""
+    piece = b" " * (1 << 20)
+    chunks = [b'{"id":"batch_1",', *[piece] * (bounds.BYTES_MAX // len(piece)), b'"status":"queued","usage":null}']
+    down = await copy(Answer(b"application/json", chunks), call(Dialect.EVENTS, leaves=("id",), lasts=True))
+    assert down.body == b"".join(chunks)
+    assert all(before.startswith(chunks[0]) for _, before in down.noted)
+
+
+async def test_work_that_has_ended_at_once_is_not_noted() -> None:
+    """What an answer shows as done, or as failed, has no cost that is to come."""
+    for kind, body in (
+        (b"application/json", QUEUED.replace(b"queued", b"completed")),
+        (EVENTS, read("responses/error_first.sse")),
+        (b"application/json", read("chat/error.json")),
+    ):
+        down = await copy(Answer(kind, [body]), call(Dialect.RESPONSES, leaves=("id",), lasts=True))
+        assert down.noted == []
 
 
 async def test_other_content_breaks_off_short() -> None:

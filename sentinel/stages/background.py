@@ -8,7 +8,7 @@ has not ended after two days, is charged by its hold, and marked; where no recor
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,9 +20,10 @@ from sentinel.edges.ledger.unfinished import Work
 from sentinel.edges.provider import Patience, Provider, Reply
 from sentinel.errors import ClientGoneError, LedgerUnavailableError, SentinelError, UpstreamError
 from sentinel.logs import Log
-from sentinel.protocol import headers
+from sentinel.protocol import headers, routes
 from sentinel.protocol.bodies import BodyMeter
 from sentinel.protocol.fields import Fields
+from sentinel.protocol.routes import Match
 from sentinel.records import UNLIMITED, Caller, Dialect, Ending, Entry, Hold, Outcome, Usage
 
 _log: Final = Log("background")
@@ -59,6 +60,8 @@ class Background:
         self._now_s = now_s
         self._closing = asyncio.Event()
         self._followed: set[str] = set()
+        # What is noted and not yet settled, by request id.
+        self._noted: dict[str, Work] = {}
         self._adopted: set[asyncio.Task[None]] = set()
         self._adopter: asyncio.Task[None] | None = None
 
@@ -73,29 +76,45 @@ class Background:
         if tasks:
             await asyncio.wait(tasks)
 
+    async def note(self, hold: Hold, match: Match, left: Mapping[str, Sequence[str]]) -> None:
+        """Note the work of `hold`, once, as soon as the ids that its answer names (`left`) show where it can be looked at. Who
+        is told of it pays for it then, whoever dies. Call `done` when it is settled. Never fails: where Redis cannot note it,
+        `follow` says so.
+        """
+        if hold.request_id not in self._noted and (path := routes.state_path(match, left)):
+            with suppress(LedgerUnavailableError):
+                await self._add(hold, path)
+
     async def follow(self, hold: Hold, outcome: Outcome, path: str) -> Outcome | None:
         """What the work of `hold` has cost in the end; `path` shows its state. None: it goes on, with another worker.
 
         Call `done` when it is settled. Where Redis cannot note it, `outcome` is all that will be known.
         """
-        caller = hold.caller
-        work = Work(
-            hold.request_id,
-            caller.external_id,
-            caller.email,
-            hold.model,
-            hold.input_tokens,
-            path,
-            int(self._now_s() * 1000),
-            hold.output_tokens,
-        )
         try:
-            await self._ledger.unfinished.claim(work, self._worker, renew=True)
-            await self._ledger.unfinished.add(work)
+            work = self._noted.get(hold.request_id)
+            if work is None or work.path != path:
+                work = await self._add(hold, path)
         except LedgerUnavailableError:
             _log.error("unfinished work cannot be noted: it is charged by its hold", request_id=hold.request_id)
             return replace(outcome, unseen="unfinished")
-        return await self._watch(work, hold)
+        ended = None
+        try:
+            ended = await self._watch(work, hold)
+        finally:
+            if ended is None:
+                self._noted.pop(hold.request_id)
+        return ended
+
+    async def _add(self, hold: Hold, path: str) -> Work:
+        caller = hold.caller
+        since_ms = int(self._now_s() * 1000)
+        work = Work(
+            hold.request_id, caller.external_id, caller.email, hold.model, hold.input_tokens, path, since_ms, hold.output_tokens
+        )
+        await self._ledger.unfinished.claim(work, self._worker, renew=True)
+        await self._ledger.unfinished.add(work)
+        self._noted[hold.request_id] = work
+        return work
 
     async def before_delete(self, caller: Caller, path: str) -> None:
         """Note what the caller's work has cost that is deleted with `path` (below `/v1`): afterwards nobody could see it.
@@ -114,8 +133,9 @@ class Background:
             return None
 
     async def done(self, hold: Hold) -> None:
-        """The work of `hold` is settled, or its bill waits in the journal."""
-        await self._forget(Work(hold.request_id, hold.caller.external_id, "", "", 0, "", 0))
+        """The work of `hold`, if any is noted, is settled, or its bill waits in the journal."""
+        if (work := self._noted.pop(hold.request_id, None)) is not None:
+            await self._forget(work)
 
     async def _watch(self, work: Work, hold: Hold) -> Outcome | None:
         wait_s = min(_FIRST_LOOK_S, self._poll_s)
@@ -206,8 +226,11 @@ class Background:
     async def _adopt_all(self) -> None:
         while not await self._closes_within(self._adopt_s):
             try:
+                for work in list(self._noted.values()):
+                    await self._ledger.unfinished.claim(work, self._worker, renew=True)
                 async for work in self._ledger.unfinished.all():
-                    if work.request_id in self._followed or len(self._followed) >= _FOLLOWED_MAX:
+                    known = work.request_id in self._noted or work.request_id in self._followed
+                    if known or len(self._followed) >= _FOLLOWED_MAX:
                         continue
                     if await self._ledger.unfinished.claim(work, self._worker, renew=False):
                         task = asyncio.create_task(self._adopt(work))

@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import os
+import re
+import signal
+import socket
 import warnings
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,6 +16,7 @@ from redis.asyncio import Redis
 
 from sentinel.devstack.stack import Stack
 from tests.process.conftest import SETTINGS
+from tests.process.test_lifecycle import _children
 from tests.support.running import User, booked, kill_workers, make_user, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
@@ -217,16 +222,59 @@ async def test_a_run_of_an_eval_is_billed_when_it_is_done(stack: Stack, user: Us
     await billed(stack, user, (2 + looks, usage.prompt_tokens, usage.completion_tokens))
 
 
+def ask_for_work(stack: Stack, user: User, fields: dict[str, object]) -> socket.socket:
+    """Ask for a background response, on a connection of its own."""
+    body = json.dumps({"model": "gpt-4o", "input": "Say something.", "background": True} | fields).encode()
+    head = (
+        f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {user.token}\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    connection = socket.create_connection(("127.0.0.1", stack.port), timeout=20)
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def read_its_name(connection: socket.socket) -> None:
+    """Read an answer as far as the id of the response."""
+    came = b""
+    while not re.search(rb'"resp_\w+"', came):
+        came += connection.recv(65_536)
+
+
+async def test_who_was_told_of_work_pays_for_it_whoever_dies(stack: Stack, user: User) -> None:
+    """Issue 11: the workers are killed at the very byte that tells the id of work, of a plain answer and of a stream: what it
+    costs is billed all the same, since it was noted before.
+    """
+    pids = _children(stack.child("sentinel").pid)
+    known = len(await posted(stack, "/responses"))
+
+    def be_told() -> None:
+        with ask_for_work(stack, user, {"stream": True, "simulate": {"token_ms": 30}}) as streamed:
+            read_its_name(streamed)
+            with ask_for_work(stack, user, {"simulate": {"background_s": 1.0}}) as plain:
+                read_its_name(plain)
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)
+
+    await asyncio.to_thread(be_told)
+    await kill_workers(stack)
+    await stack.start("sentinel")
+    async with asyncio.timeout(20):
+        rows = (await posted(stack, "/responses"))[known:]
+        while not all(row["output_tokens"] for row in rows):
+            await asyncio.sleep(0.1)
+            rows = (await posted(stack, "/responses"))[known:]
+    assert len(rows) == 2
+    await billed(stack, user, (2, sum(row["input_tokens"] for row in rows), sum(row["output_tokens"] for row in rows)))
+
+
 @pytest.mark.parametrize("death", ["kill", "restart"])
 async def test_another_worker_goes_on(stack: Stack, user: User, death: str) -> None:
-    """Whoever dies, and however, once the work is noted: the next worker finds it, and its hold stays until it is settled."""
+    """Whoever dies, and however: the next worker finds the work, and its hold stays until it is settled."""
     async with sdk(stack, user.token) as client:
         made = await client.responses.create(
             model="gpt-4o", input="Say something.", background=True, extra_body={"simulate": {"background_s": 12.0}}
         )
-    async with asyncio.timeout(20):
-        while not await noted(stack):
-            await asyncio.sleep(0.01)
+    assert await noted(stack) == 1
     if death == "kill":
         await kill_workers(stack)
     else:

@@ -8,7 +8,7 @@ known is read after it: nothing is held for that.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -18,6 +18,7 @@ from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Reply
 from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError
 from sentinel.logs import Log
+from sentinel.protocol import kept
 from sentinel.protocol.answered import opened
 from sentinel.protocol.bodies import BodyMeter
 from sentinel.protocol.fields import Line
@@ -29,11 +30,12 @@ from sentinel.stages.relay.ended import Failure, has_told, outcome_of, truncatio
 from sentinel.stages.relay.leaving import Leaving
 from sentinel.stages.relay.rest import ReadOn, end, is_paid, pass_rest, read_rest
 
-__all__ = ["Keep", "Leaving", "ReadOn", "Relay", "Rest"]
+__all__ = ["Keep", "Leaving", "Note", "ReadOn", "Relay", "Rest"]
 
 _log: Final = Log("relay")
 
 Keep = Callable[[list[str]], Awaitable[None]]
+Note = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
 Rest = Callable[[], Awaitable[None]]
 
 # To end a stream that has failed.
@@ -59,9 +61,10 @@ class Relay:
         extra: list[tuple[bytes, bytes]],
         watch: Callable[[Meter], None],
         keep: Keep,
+        note: Note | None = None,
     ) -> tuple[Outcome, Rest | None]:
-        """Copy `reply` to the client under its own headers and `extra` (request id and limits). `watch` is given its meter,
-        `keep` new ids before the client knows them. Behind the bill the rest is awaited, if any, which raises what is not told.
+        """Copy `reply` to the client under its own headers and `extra`. `watch` is given its meter, `keep` new ids before the
+        client knows them, `note` those of work that lasts. Behind the bill the rest is awaited, which raises what is not told.
         """
         meter, head, length = opened(reply.status, reply.headers, call)
         finds = Finds(call.leaves)
@@ -72,7 +75,7 @@ class Relay:
             try:
                 with exchange:
                     if call.leaves and reply.status < 300:
-                        await self._pump_found(reply, exchange, call, [*head, *extra], meter, finds, keep)
+                        await self._pump_found(reply, exchange, call, [*head, *extra], meter, _Told(finds, keep, note))
                     else:
                         await exchange.start(reply.status, [*head, *extra])
                         await self._pump(reply, exchange, call, meter, length)
@@ -97,8 +100,7 @@ class Relay:
         except BaseException:
             reply.close()
             raise
-        if not whole:
-            outcome = self.leaving.judge(call, outcome, whole=has_told(meter))
+        outcome = outcome if whole else self.leaving.judge(call, outcome, whole=has_told(meter))
         self.leaving.learn(call, meter.object_id, outcome.usage)
         return _with_left(outcome, meter, finds) if call.leaves else outcome, rest
 
@@ -135,14 +137,14 @@ class Relay:
             await exchange.send(passed)
 
     async def _pump_found(
-        self, reply: Reply, exchange: Exchange, call: Call, head: list[Line], meter: Meter, finds: Finds, keep: Keep
+        self, reply: Reply, exchange: Exchange, call: Call, head: list[Line], meter: Meter, told: "_Told"
     ) -> None:
         """The same for an answer that names new objects: each is kept before the client has its id."""
         if not isinstance(meter, StreamMeter):
-            await self._pump_held(reply, exchange, head, meter, finds, keep)
+            await self._pump_held(reply, exchange, head, meter, told)
             return
         await exchange.start(reply.status, head)
-        send = partial(_send_found, exchange, meter, finds, keep)
+        send = partial(_send_found, exchange, meter, told)
         while not meter.terminated and (chunk := await reply.read()):
             await send(meter.feed(chunk))
         if meter.terminated:
@@ -151,26 +153,31 @@ class Relay:
             await pass_rest(reply, meter, call, send)
         await send(meter.finish())
 
-    async def _pump_held(
-        self, reply: Reply, exchange: Exchange, head: list[Line], meter: Meter, finds: Finds, keep: Keep
-    ) -> None:
+    async def _pump_held(self, reply: Reply, exchange: Exchange, head: list[Line], meter: Meter, told: "_Told") -> None:
         """The same for a plain body. Its ids are known when it is whole, so its last piece waits for that, and the head waits
         with it: a server that has a head and nothing else would answer a failure with words of its own.
+
+        What tells of work that lasts waits as a whole, as far as the meter keeps it as well.
         """
-        held = b""
+        held: list[bytes] = []
+        room_bytes = left_bytes = 0 if told.note is None else kept.BYTES_MAX
         while chunk := await reply.read():
-            passed, held = held, meter.feed(chunk)
-            if passed:
+            passed = meter.feed(chunk)
+            left_bytes -= len(passed)
+            if held and left_bytes < 0:
                 if not exchange.started:
                     await exchange.start(reply.status, head)
-                await exchange.send(passed)
+                await exchange.send(b"".join(held))
+                held.clear()
+                left_bytes = room_bytes - len(passed)
+            held.append(passed)
         meter.finish()
-        if isinstance(meter, BodyMeter) and (new := finds.in_body(meter)):
-            await keep(new)
+        if isinstance(meter, BodyMeter):
+            await told.in_body(meter)
         if not exchange.started:
             await exchange.start(reply.status, head)
         if held:
-            await exchange.send(held)
+            await exchange.send(b"".join(held))
 
     async def _after(
         self, failure: Failure, reply: Reply, exchange: Exchange, call: Call, meter: Meter, finds: Finds, keep: Keep
@@ -232,9 +239,29 @@ async def _fail(failure: Failure) -> None:
     raise failure
 
 
-async def _send_found(exchange: Exchange, meter: StreamMeter, finds: Finds, keep: Keep, passed: bytes) -> None:
-    if new := finds.in_stream(meter, passed):
-        await keep(new)
+class _Told(msgspec.Struct, frozen=True):
+    """What is told of an answer before the bytes that say it go down."""
+
+    finds: Finds
+    keep: Keep
+    note: Note | None
+
+    async def in_stream(self, meter: StreamMeter, passed: bytes) -> None:
+        if new := self.finds.in_stream(meter, passed):
+            await self.keep(new)
+        # Work has begun as soon as it has a name: an event that is too long to be held says the rest too late.
+        if self.note is not None and meter.object_id and not meter.terminated:
+            await self.note(self.finds.state_of(meter))
+
+    async def in_body(self, meter: BodyMeter) -> None:
+        if new := self.finds.in_body(meter):
+            await self.keep(new)
+        if self.note is not None and meter.unfinished:
+            await self.note(self.finds.state_of(meter))
+
+
+async def _send_found(exchange: Exchange, meter: StreamMeter, told: _Told, passed: bytes) -> None:
+    await told.in_stream(meter, passed)
     if passed:
         await exchange.send(passed)
 
