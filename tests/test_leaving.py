@@ -130,7 +130,9 @@ CHARGES: list[tuple[Call, str]] = [
     (call(Dialect.CHAT, model="gpt-4o"), "unseen"),
     (call(Dialect.CHAT, model="o3", stream=True), "unseen"),
     (call(Dialect.RESPONSES, model="gpt-4o", stream=True, unseen_output=True), "unseen"),
-    (call(Dialect.EVENTS, model="gpt-image-1", stream=True), "unseen"),
+    (call(Dialect.EVENTS, model="gpt-4o", stream=True), "unseen"),
+    (call(Dialect.MEDIA, model="gpt-image-1", stream=True), "unseen"),
+    (call(Dialect.MEDIA, model="gpt-image-1"), "unseen"),
     (call(Dialect.EVENTS, model="text-embedding-3-small", output_tokens_declared=0), ""),
     (call(Dialect.NONE, named=Ids(frozenset({"file-1"}))), ""),
 ]

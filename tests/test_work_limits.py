@@ -10,7 +10,7 @@ import pytest
 from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.unfinished import Work
 from sentinel.protocol import routes, wire
-from sentinel.records import Bill, Call, Dialect
+from sentinel.records import Bill, Call, Dialect, Reads
 from tests.support.redis_server import RedisServer, redis_server
 from tests.test_admission import gateway
 from tests.test_ledger import CALLER, NOON_MS, UNLIMITED, Clock, admit, clock, held, ledger, limited, new_ledger
@@ -155,6 +155,32 @@ def test_only_heeded_caps_shrink_the_hold_of_a_chat(fields: dict[str, Any], decl
     """Issue 11 A3: `max_output_tokens` is a cap only where nothing else is, and then the provider must be told."""
     call = read_call(CHAT | fields)
     assert (call.output_tokens_declared, call.cap_unheeded) == (declared, unheeded)
+
+
+@pytest.mark.parametrize("left", [None, 3])
+@pytest.mark.parametrize(
+    ("path", "held"),
+    [
+        # The default of this gateway.
+        *((f"/images/{name}", 5) for name in ("generations", "edits", "variations")),
+        *((f"/audio/{name}", 5) for name in ("speech", "transcriptions", "translations")),
+        *((path, 1) for path in ("/moderations", "/content_provenance_checks", "/responses/compact")),
+        *((path, 0) for path in ("/responses/input_tokens", "/files", "/videos")),
+    ],
+)
+async def test_images_and_sound_hold_a_default(redis_server: RedisServer, path: str, held: int, left: int | None) -> None:
+    """Issue 11: what they cost is unknown, so they hold the default, or what is left of it; and no body is given a cap."""
+    route = routes.match("POST", f"/v1{path}").route
+    bodies = [(b'{"model":"m","prompt":"a"}', b"application/json")]
+    if route.reads in (Reads.ANY, Reads.FORM):
+        bodies.append((b"", b"multipart/form-data; boundary=b"))
+    for body, kind in bodies:
+        call = wire.read_call(route, "POST", path, b"", body, kind)
+        async with gateway(redis_server, UNLIMITED if left is None else limited(output=left)) as running:
+            hold = await running.ask(call=call)
+        assert hold.output_tokens == (held if left is None else min(held, left))
+        assert hold.output_capped == (hold.output_tokens < held)
+        assert not hold.output_capped or wire.capped(call, hold.output_tokens, "max_tokens").body == body
 
 
 @pytest.mark.parametrize(

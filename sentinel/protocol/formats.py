@@ -12,7 +12,7 @@ from msgspec import Meta, Raw, Struct
 from msgspec.json import Decoder
 
 from sentinel.errors import BadRequestError
-from sentinel.protocol import inputs, named, refusals, splice, unseen
+from sentinel.protocol import inputs, media, named, refusals, splice, unseen
 from sentinel.protocol.structure import check_structure
 from sentinel.records import Call, ChatPrompt, Dialect, Reads, ResponsesPrompt, Route
 
@@ -22,7 +22,6 @@ OUTPUT_TOKENS_MAX: Final = 2**31
 # What one request may declare over all its choices: far above any model, and sums of it stay exact in Lua's doubles.
 OUTPUT_TOKENS_DECLARED_MAX: Final = 2**48
 _ECHOED_MAX: Final = 4096  # so many texts are known when they are said again; others are taken for the model's
-OUTPUT_TOKENS_UNKNOWN: Final = 1  # held where output is possible, so that a limit that is used up refuses it
 
 _Model = Annotated[str, Meta(min_length=1, max_length=MODEL_CHARACTERS_MAX)]
 # Whether 0 means something is the provider's to judge; what is held for it is what is held where nothing is said.
@@ -252,7 +251,7 @@ def anything(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         body=body,
         stream=read.stream is True,
         prompt=None if unbilled else inputs.guess(read.instructions, read.prompt, read.input),
-        output_tokens_declared=0 if unbilled else _cap_of_work(route, read) if route.polls else OUTPUT_TOKENS_UNKNOWN,
+        output_tokens_declared=_cap_of_work(route, read) if route.polls and not unbilled else media.output_tokens(route),
         dialect=route.dialect,
         named=named.in_json(body, route.names),
         models=named.models(members, body, known),

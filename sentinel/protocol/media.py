@@ -1,4 +1,4 @@
-"""Content types of requests: what is read as JSON, and what is not (wire.md H11, H18).
+"""Content types of requests: what is read as JSON, and what is not (wire.md H11, H18); and what media may cost.
 
 Fails closed: a type that no reader takes raises UnsupportedMediaTypeError, which is OpenAI's 415; so does text in another
 encoding than UTF-8, which the provider might read where Sentinel could not.
@@ -8,6 +8,7 @@ import re
 from typing import Final
 
 from sentinel.errors import UnsupportedMediaTypeError
+from sentinel.records import Dialect, Route
 
 TYPE_CHARACTERS_MAX: Final = 128
 
@@ -18,6 +19,8 @@ _FORM: Final = re.compile(rb"multipart/form-data[ \t]*+;", re.IGNORECASE)
 _LOOSE: Final = re.compile(rb"application/x-www-form-urlencoded|text/|[^/]*+$", re.IGNORECASE)
 _CHARSET: Final = re.compile(rb"charset[ \t]*+=[ \t]*+\"?+([^\" \t;,]*+)", re.IGNORECASE)
 _UTF8: Final = frozenset({b"utf-8", b"utf8"})
+_OUTPUT_TOKENS_LEAST: Final = 1  # held where output is possible, so that a limit that is used up refuses it
+_PRODUCED: Final = frozenset({"images", "audio"})
 _NOT_PRINTABLE: Final = re.compile(rb"[^ -~]")
 
 
@@ -53,3 +56,10 @@ def unsupported(content_type: bytes) -> UnsupportedMediaTypeError:
         f"Unsupported content type: '{shown}'. This API method only accepts 'application/json' requests, but you specified the "
         f"header 'Content-Type: {shown}'. Please try again with a supported content type."
     )
+
+
+def output_tokens(route: Route) -> int | None:
+    """What is held for the output of a request that declares no cap, nor can: None is the default, as of any other model."""
+    if route.dialect is Dialect.NONE:
+        return 0
+    return None if route.dialect is Dialect.MEDIA and route.label in _PRODUCED else _OUTPUT_TOKENS_LEAST

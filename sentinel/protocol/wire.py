@@ -42,7 +42,7 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
     """One request as it will go upstream; `path` and `query` are raw, `content_type` is b"" where there is none.
 
     On routes that take files, what is not JSON is not read: `body` is then b"" where it streams by, or the whole of a form.
-    What such a request costs is unknown, so that one token each way is held, unless its answers are never billed. What is
+    What such a request costs is unknown, so that one token of input is held, unless its answers are never billed. What is
     long (`is_long`) is for a thread. Raises BadRequestError with OpenAI's message, param and code, and
     UnsupportedMediaTypeError. Sources: wire.md U2-U4, H9-H12, T4.
     """
@@ -97,7 +97,7 @@ def _bare(route: Route, method: str, path: str, query: bytes, body: bytes, named
         query,
         body=body,
         prompt=None if unbilled else _SOMETHING,
-        output_tokens_declared=0 if unbilled else formats.OUTPUT_TOKENS_UNKNOWN,
+        output_tokens_declared=media.output_tokens(route),
         dialect=route.dialect,
         named=named,
     )
@@ -105,14 +105,14 @@ def _bare(route: Route, method: str, path: str, query: bytes, body: bytes, named
 
 def capped(call: Call, output_tokens: int, chat_cap: str) -> Call:
     """`call`, which declared no cap that is heeded, with one of `output_tokens` for each choice; `chat_cap` is the provider's
-    name for it. Work that heeds none stays as it is.
+    name for it. What heeds none stays as it is.
     """
     least = 1
     if isinstance(call.prompt, ChatPrompt):
         name = chat_cap
     elif isinstance(call.prompt, ResponsesPrompt):
         name, least = "max_output_tokens", RESPONSES_CAP_MIN
-    elif call.lasts:
+    elif call.lasts or call.dialect is Dialect.MEDIA:
         if not _is_run(call):
             return call
         name, least = "max_completion_tokens", RUN_CAP_MIN

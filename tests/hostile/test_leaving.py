@@ -73,6 +73,8 @@ async def town(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             "no end": no_end,
             "responds": partial(responds, pause_s),
             "fails": fails,
+            "paints": partial(paints, pause_s),
+            "speaks": partial(speaks, pause_s),
         }
         settings = SETTINGS | {"OPENAI_API_URL": provider.url, "SENTINEL_ON_DISCONNECT": request.param}
         async with Stack(tmp_path_factory.mktemp("leaving"), workers=1, settings=settings) as stack:
@@ -110,6 +112,26 @@ async def responds(pause_s: float, _asked: Asked, writer: asyncio.StreamWriter) 
     await asyncio.sleep(pause_s)
     last = {"type": "response.completed", "response": RESPONSE}
     writer.write(chunk(b"data: " + json.dumps(last).encode() + b"\n\n") + END)
+
+
+async def paints(pause_s: float, _asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """An image in part, and after a pause all of it, with what it has cost."""
+    part = {"type": "image_generation.partial_image", "b64_json": "AAAA", "partial_image_index": 0}
+    writer.write(STREAM_HEAD + chunk(b"data: " + json.dumps(part).encode() + b"\n\n"))
+    await writer.drain()
+    await asyncio.sleep(pause_s)
+    usage = {"input_tokens": GIVEN, "output_tokens": PRODUCED, "total_tokens": GIVEN + PRODUCED}
+    last = {"type": "image_generation.completed", "b64_json": "AAAA", "usage": usage}
+    writer.write(chunk(b"data: " + json.dumps(last).encode() + b"\n\n") + END)
+
+
+async def speaks(pause_s: float, _asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """Sound, of which no usage is ever told."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ntransfer-encoding: chunked\r\n\r\n"
+    writer.write(head + chunk(b"\xff\xfbsound"))
+    await writer.drain()
+    await asyncio.sleep(pause_s)
+    writer.write(chunk(b"more") + END)
 
 
 async def whole(_asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -181,6 +203,19 @@ async def test_what_only_the_provider_sees_is_read_on(town: Town, fields: dict[s
         assert produced == (CAP if "tools" in fields else SAID)
     else:
         assert (given, produced) == (GIVEN, PRODUCED)
+
+
+async def test_an_image_that_was_seen_in_part_is_not_free(town: Town) -> None:
+    """Issue 11: what an image costs its usage alone tells; who leaves before it pays that, or what was held for it."""
+    fields = {"model": "gpt-image-1", "prompt": WORD}
+    user = await town.left("paints", "/images/generations", sees=b"partial_image", **fields)
+    assert await town.bill(user) == ((SAID, 4096) if town.mode == "cancel" else (GIVEN, PRODUCED))
+
+
+async def test_sound_costs_what_it_would_have_cost(town: Town) -> None:
+    """Nothing that is held is charged where the answer could not have told a usage."""
+    user = await town.left("speaks", "/audio/speech", sees=b"sound", model="tts-1", input=WORD, voice="alloy")
+    assert await town.bill(user) == (SAID, 0)
 
 
 async def test_beyond_the_bounds_the_hold_is_charged(town: Town) -> None:

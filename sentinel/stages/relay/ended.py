@@ -50,7 +50,9 @@ def truncation(meter: Meter) -> UpstreamError | None:
 
 
 def has_told(meter: Meter) -> bool:
-    """Whether an answer has told all it will of its cost: a stream may tell its usage behind the last of its words."""
+    """Whether an answer has told all it will of its cost: a stream may tell its usage behind its last words, sound none."""
+    if isinstance(meter, PassMeter) and not meter.counts:
+        return True
     return meter.terminated or (meter.finished and (meter.usage is not None or not isinstance(meter, StreamMeter)))
 
 
