@@ -6,7 +6,7 @@ task of its own, so that nothing can cancel it half-way. Failures rise to `app.p
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
@@ -54,7 +54,11 @@ _UNCOUNTED: Final = (OverLimitError, WebSocketRefusedError)
 
 
 class Journey:
-    """The way of one request through the stages, which are given by constructor."""
+    """The way of one request through the stages, which are given by constructor.
+
+    Most stages have a plain function for the usual case, which says None where a request needs more than that, and then the
+    coroutine for every case is asked. Without `usual` it always is: tests compare both.
+    """
 
     def __init__(
         self,
@@ -71,7 +75,9 @@ class Journey:
         leases: Leases,
         settlement: Settlement,
         background: Background,
+        usual: bool = True,
     ) -> None:
+        self._usual = usual
         self._auth = auth
         self._turns = turns
         self._intake = intake
@@ -88,8 +94,9 @@ class Journey:
 
     async def travel(self, exchange: Exchange, match: Match) -> None:
         """Answer one request. Raises SentinelError or ClientGoneError, before or after the answer has begun."""
+        usual = self._usual
         headers.check_framing(exchange.headers)
-        caller = self._auth.known(exchange.headers) or await self._auth.identify(exchange.headers)
+        caller = (usual and self._auth.known(exchange.headers)) or await self._auth.identify(exchange.headers)
         if not self._turns.at_once():
             await self._turns.begin(caller.external_id)
         exchange.begun, exchange.attempt = True, caller
@@ -97,43 +104,36 @@ class Journey:
             raise not_forwarded(match)
         self._admission.recall(caller)
         call, upload = await self._intake.read(exchange, match.route, caller.external_id)
-        call = self._owners.usual(match, call) or await self._owners.check(caller, match, call)
+        call = (usual and self._owners.usual(match, call)) or await self._owners.check(caller, match, call)
         if call.lasts and call.route == "batches":  # what its lines name is to be the caller's too
             call = await self._owners.check(caller, match, await self._batches.read(caller, call, exchange.request_id))
         self._settlement.require_journal()
         hold = await self._admission.admit(caller, call, exchange.request_id)
-        call = _counted(exchange, call)
-        lease = self._leases.take(hold)
-        outcome, origin = _UNSENT, _PLAINLY
-        opening: asyncio.Task[Reply] | None = None
+        exchange.attempt, call = None, wire.counted(call)  # in the window, and by its tokens
+        exchange.keep_body(len(call.body))
+        lease, outcome, origin = self._leases.take(hold), _UNSENT, _PLAINLY
         try:
-            if not call.lasts:  # it may go on without its client, where the cost would not be known else
-                exchange.stays = partial(self._stay, exchange, call)
             with exchange:
                 sent_s = time.perf_counter()
                 metrics.OVERHEAD[call.route].observe(sent_s - exchange.begun_s)
-                if call.lasts:
-                    # Whoever leaves, it is asked to the end: else nobody would learn its name, nor what it costs.
-                    opening = asyncio.create_task(self._open(exchange, call, upload, hold, lease))
-                    reply = await asyncio.shield(opening)
-                    opening = None
-                else:
-                    reply = await self._open(exchange, call, upload, hold, lease)
-                outcome = _CUT_SHORT
+                reply = await self._opening(exchange, call, upload, hold, lease)
+                outcome, lease.opening = _CUT_SHORT, None
                 if call.stream:
                     call = wire.shed(call)  # a long stream must not keep in memory the request that it answers
                     exchange.forget_body()
                 if (origin := reply.origin).model:  # what answered is what is paid for, under the same request id
                     call, hold = replace(call, model=origin.model), replace(hold, model=origin.model)
                 metrics.FIRST_BYTE[call.route].observe(time.perf_counter() - sent_s)
-            extra = [*self.answer_headers(hold), *headers.origin(origin)]
+            extra = [(b"x-request-id", hold.request_id.encode()), *headers.limits(hold, int(time.time()))]
+            if origin != _PLAINLY:
+                extra += headers.origin(origin)
             told = partial(self._owners.keep, caller), partial(self._background.note, hold, match) if call.lasts else None
             outcome, rest = await self._relay.copy(reply, exchange, call, extra, lease.watch, *told)
         except (ClientGoneError, SentinelError) as error:
             outcome = self._relay.leaving.judge(call, _unanswered(error, sent=lease.sent))
             raise
         finally:
-            self._end(exchange, lease, hold, call, outcome, origin, opening)
+            self._end(exchange, lease, hold, call, outcome, origin)
         if rest is not None:
             await rest()  # nothing is held for it any more
 
@@ -156,13 +156,27 @@ class Journey:
         return error
 
     def _stay(self, exchange: Exchange, call: Call, reason: Exception) -> Callable[[], None] | None:
+        """Whether it goes on for its answer without its client, since the cost would not be known else."""
         if not (isinstance(reason, ClientGoneError) and exchange.listens):
             return None
         return self._relay.leaving.wait(call, lambda: exchange.interrupt(ClientGoneError()))
 
+    def _opening(self, exchange: Exchange, call: Call, upload: Upload | None, hold: Hold, lease: Lease) -> Awaitable[Reply]:
+        """The answer to `call`, to be awaited: one that was kept, or the provider's. Raises UpstreamError."""
+        if call.lasts:
+            # Whoever leaves, it is asked to the end: else nobody would learn its name, nor what it costs.
+            lease.opening = asyncio.create_task(self._open(exchange, call, upload, hold, lease))
+            return asyncio.shield(lease.opening)
+        exchange.stays = partial(self._stay, exchange, call)
+        if not self._usual or self._answer_cache.keeps or call.method == "DELETE" or call.route == "models":
+            return self._open(exchange, call, upload, hold, lease)
+        self._settlement.start(hold)
+        on_failed = partial(_failed, exchange, lease)
+        return self._forward.open(call, exchange.headers, hold, lease.mark_sent, on_failed, upload)
+
     async def _open(self, exchange: Exchange, call: Call, upload: Upload | None, hold: Hold, lease: Lease) -> Reply:
-        """The answer to `call`: one that was kept, or the provider's. Raises UpstreamError."""
-        name = self._answer_cache.name(hold, call)
+        """The same, whatever is asked."""
+        name = self._answer_cache.name(hold, call) if self._answer_cache.keeps else ""
         kept = await self._answer_cache.find(name) if name else None
         if kept is not None:
             return kept
@@ -174,10 +188,6 @@ class Journey:
         if call.route == "models":
             return await self._owners.show_models(hold.caller, reply)
         return self._answer_cache.watch(name, reply) if name else reply
-
-    def answer_headers(self, hold: Hold) -> list[tuple[bytes, bytes]]:
-        """What every admitted answer carries: the request id and the caller's own limits."""
-        return [(b"x-request-id", hold.request_id.encode()), *headers.limits(hold, int(time.time()))]
 
     async def settled(self) -> None:
         """Wait until every bill of this journey is with settlement, which tells the ledger of it, or keeps it for then."""
@@ -192,15 +202,14 @@ class Journey:
         call: Call,
         outcome: Outcome,
         origin: Origin,
-        opening: asyncio.Task[Reply] | None,
     ) -> None:
-        """It is over: as usual, and settled with all others of this tick, or else in a task that first waits for `opening`."""
-        usual = not (call.lasts or outcome.unfinished or origin.cache)
+        """It is over: as usual, and settled with all others of this tick, or else in a task that first waits for its answer."""
+        usual = self._usual and not (call.lasts or outcome.unfinished or origin.cache)
         if usual and (bill := self._settlement.usual(hold, outcome)) is not None:
             self._leases.drop(lease)
             _tell(exchange, hold, call, outcome, origin, bill)
             return
-        task = asyncio.create_task(self._settle(exchange, lease, hold, call, outcome, origin, opening))
+        task = asyncio.create_task(self._settle(exchange, lease, hold, call, outcome, origin))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 
@@ -212,10 +221,9 @@ class Journey:
         call: Call,
         outcome: Outcome,
         origin: Origin,
-        opening: asyncio.Task[Reply] | None,
     ) -> None:
         """Settle, at once or when the work is done that goes on at the provider."""
-        if opening is not None and (reply := await self._background.opened(opening)) is not None:
+        if lease.opening is not None and (reply := await self._background.opened(lease.opening)) is not None:
             outcome, origin = await self._relay.abandon(reply, call, partial(self._owners.keep, hold.caller)), reply.origin
         self._leases.drop(lease)
         if origin.cache == "hit":
@@ -235,13 +243,6 @@ class Journey:
         if path or call.lasts:
             await self._background.done(hold)
         _tell(exchange, hold, call, outcome, origin, bill)
-
-
-def _counted(exchange: Exchange, call: Call) -> Call:
-    """`call` when it is counted, in the window and by its tokens: what was decoded for that is gone, its room is others'."""
-    exchange.attempt = None
-    exchange.keep_body(len(call.body))
-    return wire.counted(call)
 
 
 def _failed(exchange: Exchange, lease: Lease) -> None:

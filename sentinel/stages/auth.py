@@ -94,15 +94,12 @@ class Auth:
         Raises UnauthorizedError, ForbiddenError or ZionUnavailableError.
         """
         token = credentials.bearer_token(request_headers)
-        digest = sha256(token.encode()).digest()
-        return self._remembered(digest) or (await self._find(token, digest)).caller
+        return (await self._find(token, sha256(token.encode()).digest())).caller
 
     def known(self, request_headers: Fields) -> Caller | None:
         """Who asks, where this worker knows that without asking anybody; None where `identify` is to find out."""
         # What is remembered was found to be a token, so that this need not be again; b"" is none.
-        return self._remembered(sha256(credentials.usual_token(request_headers)).digest())
-
-    def _remembered(self, digest: bytes) -> Caller | None:
+        digest = sha256(credentials.usual_token(request_headers)).digest()
         known = self._known.get(digest)
         if known is None or known.fresh_s <= self._now_s():
             return None
@@ -111,7 +108,7 @@ class Auth:
         return known.caller
 
     async def _find(self, token: str, digest: bytes) -> _Known:
-        """What is known of a token by those who are asked."""
+        """What is known of a token, by this worker or by those who are asked."""
         head, expires_s = credentials.read_jwt(token)
         if expires_s <= self._now_s():
             raise UnauthorizedError("The token has expired.", code="token_expired")
@@ -124,6 +121,9 @@ class Auth:
                 raise refused
             # Shielded: the first asker may leave while others wait for the same answer.
             known = await asyncio.shield(self._once(digest, partial(self._ask, token, digest, head, expires_s)))
+        else:
+            self._known.move_to_end(digest)
+            metrics.AUTH["memory"] += 1
         if known.fresh_s <= self._now_s():
             known = await self._renewed(token, digest, expires_s, known)
         return known

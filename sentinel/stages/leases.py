@@ -8,7 +8,7 @@ no other from being swept.
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
@@ -38,12 +38,15 @@ class Produced(Protocol):
 
 
 class Lease(Struct, eq=False):
-    """The lease of one request: `watch` is given the meter of its answer, once there is one."""
+    """The lease of one request: `watch` is given the meter of its answer, once there is one. `opening` waits for the answer of
+    work that is asked to the end.
+    """
 
     hold: Hold
     renew_at_s: float
     meter: Produced | None = None
     sent: bool = False
+    opening: asyncio.Task[Any] | None = None
 
     def mark_sent(self) -> None:
         """From now on the provider may work for this request."""
