@@ -115,12 +115,33 @@ class TestSplice:
         assert not call.stream
         assert not call.usage_hidden
 
-    @pytest.mark.parametrize("wrong", ["yes", 1, 0.5, True, [], [{"include_usage": False}], {"include_usage": "no"}])
-    def test_wrong_options_are_untouched(self, wrong: Any) -> None:
-        """U3: options of a wrong type are the provider's to refuse."""
-        body = json.dumps(CHAT | {"stream": True, "stream_options": wrong}).encode()
-        call = read(body)
-        assert (body, False) == (call.body, call.usage_hidden)
+    @pytest.mark.parametrize("kind", ["chat_completions", "completions"])
+    @pytest.mark.parametrize("wrong", ["yes", "", 1, 0, 0.5, True, False, [], [{"include_usage": False}]])
+    def test_wrong_options_are_replaced(self, wrong: Any, kind: str) -> None:
+        """Issue 11: a provider that does not refuse options of a wrong type would tell no usage; PHP writes {} as []."""
+        given = CHAT if kind == "chat_completions" else COMPLETION
+        call = read(given | {"stream": True, "stream_options": wrong, "user": "a"}, kind)
+        assert json.loads(call.body) == given | {"stream": True, "stream_options": {"include_usage": True}, "user": "a"}
+        assert call.usage_hidden
+
+    @pytest.mark.parametrize(
+        ("value", "shown"),
+        [
+            *(
+                (value, False)
+                for value in (False, None, 0, 0.0, -1, 2, "", "false", "False", "0", "no", "off", "n", [], {}, [1])
+            ),
+            *((value, True) for value in (1, 1.0, "true", "True", "1", "yes", "on", "Y", "t")),
+        ],
+    )
+    def test_usage_is_told_however_the_client_asks_for_it(self, value: Any, shown: bool) -> None:
+        """Issue 11: the provider is asked for usage whatever the type of the value is; who asks as lenient readers take it sees
+        it.
+        """
+        options = {"x": {"include_usage": False}, "include_usage": value, "include_obfuscation": False}
+        call = read(CHAT | {"stream": True, "stream_options": options})
+        assert json.loads(call.body)["stream_options"] == options | {"include_usage": True}
+        assert call.usage_hidden is not shown
 
     def test_asking_client_is_untouched(self) -> None:
         """U6: a client that asks for usage itself sees it, and its bytes stay."""

@@ -687,9 +687,9 @@ class TestFuzz:
             assert error.status == 400
             return
         if call.usage_hidden:
-            options = given_members.get("stream_options") or {}
-            expected = given_members | {"stream_options": options | {"include_usage": True}}
-            assert json.loads(call.body) == expected
+            options = given_members.get("stream_options")
+            asked = (options if isinstance(options, dict) else {}) | {"include_usage": True}
+            assert json.loads(call.body) == given_members | {"stream_options": asked}
         else:
             assert call.body == (b"" if route == "model" else body)
         assert call.prompt is None or all(isinstance(piece, str | int) for piece in prompts.pieces(call.prompt, RATES))

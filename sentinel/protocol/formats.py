@@ -118,7 +118,7 @@ _UNUSUAL_IN_CHAT: Final = _REST_OF_CHAT | unseen.HIDDEN
 def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
     """A chat. Its cap is the largest that it declares, for each choice; that of a response is heeded by no provider."""
     read, members = _read(body, _chat)
-    asking = splice.with_usage(body, members.get(splice.STREAM_OPTIONS)) if read.stream else None
+    sent, hidden = splice.with_usage(body, members.get(splice.STREAM_OPTIONS)) if read.stream else (body, False)
     unusual = not _UNUSUAL_IN_CHAT.isdisjoint(members)
     tools = _tools(read) if read.tools or read.functions else ()
     choices = read.n or 1
@@ -130,9 +130,9 @@ def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Cal
         path,
         query,
         model=read.model if read.model.isprintable() else _refuse_model(),
-        body=asking or body,
+        body=sent,
         stream=read.stream is True,
-        usage_hidden=asking is not None,
+        usage_hidden=hidden,
         prompt=ChatPrompt(read.messages, tools, _rest(read) if unusual else {}),
         output_tokens_declared=cap * choices if cap else None,
         choices=choices,
@@ -149,7 +149,7 @@ def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Cal
 def completion(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
     """A completion. Each prompt of a list is answered on its own, max(n, best_of) times."""
     read, members = _read(body, _completions)
-    asking = splice.with_usage(body, members.get(splice.STREAM_OPTIONS)) if read.stream else None
+    sent, hidden = splice.with_usage(body, members.get(splice.STREAM_OPTIONS)) if read.stream else (body, False)
     prompt, prompts = inputs.read("" if read.prompt is None else read.prompt, "prompt")
     choices = max(read.n or 1, read.best_of or 1) * prompts
     # 0 scores the prompt, with `echo`, and produces nothing; but at least a token is held where output is possible.
@@ -160,9 +160,9 @@ def completion(route: Route, method: str, path: str, query: bytes, body: bytes) 
         path,
         query,
         model=read.model if read.model.isprintable() else _refuse_model(),
-        body=asking or body,
+        body=sent,
         stream=read.stream is True,
-        usage_hidden=asking is not None,
+        usage_hidden=hidden,
         prompt=prompt,
         output_tokens_declared=cap,
         choices=choices,

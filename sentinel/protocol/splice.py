@@ -22,7 +22,8 @@ STREAM_OPTIONS: Final = "stream_options"
 _INCLUDE_USAGE: Final = "include_usage"
 _MEMBER: Final = b'"include_usage":true'
 _ASKED: Final = frozenset({b'{"include_usage":true}', b'{"include_usage": true}'})  # as every SDK spells it
-_NOT_ASKED: Final = frozenset({b"", b"false", b"null"})
+# What lenient readers take for true: their clients expect to see usage.
+_LOOSELY_ASKED: Final = re.compile(rb'1(?:\.0+)?|"(?:true|1|yes|on|t|y)"', re.IGNORECASE)
 
 # From the end of one value to the start of the next, in an object that msgspec has found well-formed. Possessive, so that no
 # text makes it backtrack.
@@ -68,35 +69,33 @@ def check_once(text: bytes, found: Mapping[str, Raw], names: Iterable[str]) -> N
             )
 
 
-def with_usage(body: bytes, options: Raw | None) -> bytes | None:
-    """`body` with `stream_options.include_usage` true, or None where it stays as it is (wire.md U2-U4).
+def with_usage(body: bytes, options: Raw | None) -> tuple[bytes, bool]:
+    """`body` with `stream_options.include_usage` true, and whether the client did not ask for usage (wire.md U2, U4).
 
-    `options` is the value of its `stream_options`, which may be missing. The body stays where usage is asked for already, and
-    where the options have a wrong type, which is the provider's to refuse. Else bytes are inserted, or one value is replaced.
-    Raises BadRequestError for a repeated `include_usage`.
+    `options` is the value of its `stream_options`, which may be missing. The body stays where usage is asked for already; else
+    bytes are inserted, or one value is replaced. That is done with one of a wrong type too: a provider that does not refuse it
+    would tell no usage. Raises BadRequestError for a repeated `include_usage`.
     """
     if options is None:
         at = body.index(b"{") + 1  # only blanks come before it; `stream` at least comes after, hence the comma
-        return b"".join((body[:at], b'"stream_options":{', _MEMBER, b"},", body[at:]))
+        return b"".join((body[:at], b'"stream_options":{', _MEMBER, b"},", body[at:])), True
     given = bytes(options)
     if given in _ASKED:
-        return None
-    if given == b"null":
-        start, end = _span(body, STREAM_OPTIONS)
-        return b"".join((body[:start], b"{", _MEMBER, b"}", body[end:]))
+        return body, False
     if not given.startswith(b"{"):
-        return None
+        start, end = _span(body, STREAM_OPTIONS)
+        return b"".join((body[:start], b"{", _MEMBER, b"}", body[end:])), True
     inner = members(given)
     check_once(given, inner, (_INCLUDE_USAGE,))
     asked = bytes(inner.get(_INCLUDE_USAGE, b""))
-    if asked not in _NOT_ASKED:
-        return None
+    if asked == b"true":
+        return body, False
     start, _ = _span(body, STREAM_OPTIONS)
     if not asked:
         at = start + 1
-        return b"".join((body[:at], _MEMBER, b"," if inner else b"", body[at:]))
+        return b"".join((body[:at], _MEMBER, b"," if inner else b"", body[at:])), True
     first, last = _span(given, _INCLUDE_USAGE)
-    return b"".join((body[: start + first], b"true", body[start + last :]))
+    return b"".join((body[: start + first], b"true", body[start + last :])), not _LOOSELY_ASKED.fullmatch(asked)
 
 
 def with_member(body: bytes, name: str, value: bytes) -> bytes:
