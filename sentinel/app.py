@@ -34,9 +34,13 @@ _JSON: Final = [(b"content-type", b"application/json")]
 
 
 class App:
-    """The application one worker serves. `listener` is a copy of the socket it serves on, where there is one."""
+    """The application one worker serves. `listener` is a copy of the socket it serves on, where there is one.
 
-    def __init__(self) -> None:
+    `usual`: see Journey.
+    """
+
+    def __init__(self, *, usual: bool = True) -> None:
+        self._usual = usual
         self.listener: socket.socket | None = None
         self._worker: Worker | None = None
 
@@ -68,7 +72,7 @@ class App:
     async def _open(self) -> None:
         effective = settings.read()
         logs.start(effective.log_level)
-        self._worker = Worker(effective, self.listener)
+        self._worker = Worker(effective, self.listener, usual=self._usual)
         await self._worker.open()
         asyncio.get_running_loop().add_signal_handler(DRAIN_SIGNAL, self._worker.drain)
         if signal.sigpending() & {*_STOP_SIGNALS, DRAIN_SIGNAL}:

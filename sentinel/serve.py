@@ -30,6 +30,8 @@ from sentinel.ops.admin import Admin
 from sentinel.protocol.tokens import read_encodings
 from sentinel.settings import Settings
 
+# What makes the application of a worker, as `module:function`.
+APPLICATION: Final = "sentinel.app:create"
 _BACKLOG: Final = 4096
 _ADMIN_BACKLOG: Final = 128
 _HEADER_BYTES_MAX: Final = 131_072
@@ -90,8 +92,8 @@ class AddressError(Exception):
     """The address cannot be listened on; the message says why, and which setting to change."""
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises AddressError or VocabError before anything is started."""
+def serve(settings: Settings, application: str = APPLICATION) -> None:
+    """Serve `application` until SIGTERM or SIGINT. Raises AddressError or VocabError before anything is started."""
     logs.start(settings.log_level)
     # Workers are copies of this process, and share what it has read: 80 MB of each, and half a second of its start.
     read_encodings(vocab.ranks)
@@ -112,7 +114,7 @@ def serve(settings: Settings) -> None:
     # Read by prometheus-client when a worker first imports it, which is why nothing here may import it earlier.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
     try:
-        server = _server(settings, address, _places(settings.connections_max))
+        server = _server(application, settings, address, _places(settings.connections_max))
         _listen(listener, lambda: [heartbeat.read(Path(figures), pid) for pid in server.pids()])
         server.serve(spawn_target=partial(_serve_as_worker, settings.downstream_idle_s))
     finally:
@@ -164,9 +166,9 @@ def _close_deaf(listener: socket.socket, idle_s: float) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES_MAX)
 
 
-def _server(settings: Settings, address: str, places: int) -> _Server:
+def _server(application: str, settings: Settings, address: str, places: int) -> _Server:
     return _Server(
-        "sentinel.app:create",
+        application,
         factory=True,
         address=address,
         port=settings.port,

@@ -34,6 +34,9 @@ class Stack:
     demo users' (free, pro, spent); `zion_key` and `provider_key` are the keys the simulators accept.
     """
 
+    # What is run as Sentinel: `python -m … serve`.
+    module = "sentinel"
+
     def __init__(
         self,
         directory: Path,
@@ -201,7 +204,7 @@ class Stack:
         self.admin_port = self.admin_port or free_port()
         require_free(self.port)
         require_free(self.admin_port, "--admin-port")
-        command = [sys.executable, "-m", "sentinel", "serve"]
+        command = [sys.executable, "-m", self.module, "serve"]
         self._sentinel = Child("Sentinel", command, log=self._log("sentinel"), environ=self._sentinel_environ())
         # With parts that are not ours, Sentinel's being unready is for its user to see, not a reason to stop it.
         state = f"{self.admin_url}/health/{'ready' if self._simulators else 'live'}"

@@ -55,10 +55,11 @@ _HAND_OVER_S: Final = 0.25
 class Worker:
     """All long-lived objects of one worker process. Build it inside its running loop, then `open` it.
 
-    `listener` is the socket it serves on, which begins to listen later; None where somebody else looks after that.
+    `listener` is the socket it serves on, which begins to listen later; None where somebody else looks after that. `usual`: see
+    Journey.
     """
 
-    def __init__(self, settings: Settings, listener: socket.socket | None = None) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket | None = None, *, usual: bool = True) -> None:
         self.draining = False
         allowed = origins(settings.cors_origins)
         self.cors = Cors(allowed) if allowed else None
@@ -117,6 +118,7 @@ class Worker:
             leases=self._leases,
             settlement=self._settlement,
             background=self._background,
+            usual=usual,
         )
 
     async def open(self) -> None:
