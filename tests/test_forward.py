@@ -1,7 +1,7 @@
 """forward: retries, fallbacks and the provider's failures in Sentinel's words, over the real edge against a liar."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -19,7 +19,17 @@ from tests.test_provider import Parts, read
 
 FREE = Remaining(None, None, None)
 PATIENT = Patience(10, 10)
+# Whether a test goes the usual way, and its first request finds a connection that was kept.
+KEPT = {"is": False}
 CHAIN = {"first": ("second", "third"), "second": ("third",)}
+
+
+@pytest.fixture(autouse=True, scope="module", params=[False, True], ids=["general", "usual"])
+def _both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test is done twice: the general way first, and then as usual, over a connection that is there."""
+    KEPT["is"] = request.param
+    yield
+    KEPT["is"] = False
 
 
 @asynccontextmanager
@@ -27,9 +37,12 @@ async def forward(
     url: str, *, routes: Mapping[str, Patience] | None = None, burst: float = 10.0, connections_max: int = 4
 ) -> AsyncIterator[Forward]:
     """The stage over an edge to `url`."""
-    provider = OpenAI(Client(url, connect_s=5), "sk-key", idle_s=10, connections_max=connections_max)
+    client = Client(url, connect_s=5)
+    provider = OpenAI(client, "sk-key", idle_s=10, connections_max=connections_max)
     try:
-        yield Forward(provider, RetryBudget(burst=burst), PATIENT, routes or {}, Fallbacks(CHAIN))
+        if KEPT["is"] and not url.startswith("http://127.0.0.1:1/"):
+            client._free(await client.connection(), None)
+        yield Forward(provider, RetryBudget(burst=burst), PATIENT, routes or {}, Fallbacks(CHAIN), usual=KEPT["is"])
     finally:
         await provider.close()
 

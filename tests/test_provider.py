@@ -25,7 +25,7 @@ from sentinel.errors import (
     UpstreamError,
     UpstreamTimeoutError,
 )
-from tests.support.liar import EVENT, HELLO, STREAM, Liar
+from tests.support.liar import ANSWERS, EVENT, HELLO, STREAM, Liar
 from tests.support.sink import HALF, Sink, sink
 
 PATIENT = Patience(10, 10)
@@ -514,3 +514,62 @@ async def test_a_head_that_is_sent_is_told_once() -> None:
         with pytest.raises(ClientGoneError):
             await upload(one, Parts([], None, ClientGoneError()), on_sent=lambda: told.append(1))
     assert told == [1]
+
+
+# ---- asking at once ----------------------------------------------------------------------------------------------------
+
+
+async def ask_at_once(one: OpenAI, act: str, patience: Patience = PATIENT) -> Opened:
+    """As `ask`, over a connection that was kept."""
+    client = one._client
+    if not client._idle:
+        client._free(await client.connection(), None)
+    body = json.dumps({"act": act}).encode()
+    asked = one.ask("POST", "/chat/completions", b"", ["content-type: application/json"], body, patience)
+    assert asked is not None
+    whole = await asked.came
+    return await one.answered(asked) if whole is None else one.taken(asked, whole)
+
+
+async def became(one: OpenAI, act: str, way: Any) -> tuple[Any, ...]:
+    """All that a reply is, or how it failed."""
+    try:
+        reply = await way(one, act)
+        return reply.status, reply.headers, reply.kind, reply.fits, reply.ready, await read(reply), one._connections
+    except UpstreamError as error:
+        return type(error), error.message, error.code, error.sent, error.retry, one._connections
+
+
+@pytest.mark.parametrize("act", sorted(ANSWERS))
+async def test_what_is_asked_at_once_is_answered_the_same(act: str) -> None:
+    """The usual way and the general one make the same of every answer of the liar, and leave nothing behind."""
+    async with Liar() as liar, edge(liar.url, idle_s=0.05) as one:
+        for _ in range(2):
+            said = await became(one, act, ask)
+            assert await became(one, act, ask_at_once) == said
+            assert said[-1] == 0
+        heads = [head.lower() for head in liar.heads]
+        assert heads == heads[:1] * 4
+
+
+async def test_nothing_is_asked_at_once_where_it_would_have_to_wait() -> None:
+    """Without a kept connection, beyond the bound, and for HEAD, there is nothing to await, and nothing is held."""
+    async with Liar() as liar, edge(liar.url, connections_max=1) as one:
+        say = ("/models", b"", ["accept: */*"], b"", PATIENT)
+        assert one.ask("GET", *say) is None
+        one._client._free(await one._client.connection(), None)
+        assert one.ask("HEAD", *say) is None
+        first = one.ask("POST", "/chat/completions", b"", [], b'{"act":"silent"}', PATIENT)
+        assert first is not None
+        assert one.ask("GET", *say) is None
+        one.drop(first)
+        assert (one._connections, one._client.kept()) == (0, None)
+
+
+async def test_a_line_that_ends_the_head_is_refused_before_anything_is_taken() -> None:
+    """No caller adds a header at once either, and the kept connection stays."""
+    async with Liar() as liar, edge(liar.url) as one:
+        one._client._free(await one._client.connection(), None)
+        with pytest.raises(BadRequestError):
+            one.ask("GET", "/models", b"", ["x: y\r\nz: w"], b"", PATIENT)
+        assert (one._connections, len(one._client._idle)) == (0, 1)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sentinel.edges.exchange import Exchange
-from sentinel.edges.provider import Through
+from sentinel.edges.provider import Reply, Through
 from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
 from sentinel.protocol import kept as bounds
 from sentinel.protocol import sse
@@ -73,7 +73,7 @@ class Down:
         body: bytes,
         untold: Exception | None,
         outcome: Outcome,
-        meter: Meter,
+        meter: Meter | None,
         kept: list[tuple[str, bytes]],
         before_bill: bytes,
         noted: list[tuple[dict[str, list[str]], bytes]],
@@ -94,7 +94,7 @@ class Down:
 
 
 async def copy(
-    answer: Answer,
+    answer: Reply,
     call: Call,
     read_on: ReadOn = NONE,
     *,
@@ -142,7 +142,7 @@ async def copy(
     assert len(sent) != 1
     assert (untold is None) is bool(sent)
     body = b"".join(message["body"] for message in sent[1:])
-    return Down(sent, body, untold, outcome, meters[0], kept, before_bill, noted)
+    return Down(sent, body, untold, outcome, meters[0] if meters else None, kept, before_bill, noted)
 
 
 def call(kind: Dialect, **fields: Any) -> Call:

@@ -84,6 +84,20 @@ def decode_head(text: bytes) -> Head | None:
     return head_of(fields) if isinstance(fields, dict) else None
 
 
+def usage_of(body: bytes) -> Usage | None:
+    """What a whole chat has cost, where it is one object that says both figures and nothing else that counts here: the usual
+    case. None where a BodyMeter is to look.
+    """
+    try:
+        head = _head_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if head.usage is None or head.error or head.type is not None or head.status is not None:
+        return None
+    usage = read_usage(head.usage)
+    return usage if usage is not None and usage.output_tokens else None
+
+
 def head_of(fields: dict[str, Any]) -> Head:
     """The head of an object that is decoded."""
     known = {name: fields.get(name) for name in Head.__struct_fields__}

@@ -39,11 +39,11 @@ _KEEP_ALIVE: Final = [b"keep-alive"]
 # As a number, which is found several times as fast as a text of one byte.
 _COMMA: Final = ord(",")
 _IDEMPOTENCY: Final = b"idempotency-key"
-_RETRY_MS: Final = b"retry-after-ms"
-_RETRY_NAMES: Final = frozenset({b"retry-after", _RETRY_MS, b"x-should-retry"})
+RETRY_MS: Final = b"retry-after-ms"
+_RETRY_NAMES: Final = frozenset({b"retry-after", RETRY_MS, b"x-should-retry"})
 _REQUEST_PREFIX: Final = b"x-stainless-"
 _REQUEST_PREFIXED: Final = re.compile(rb"x-stainless-[a-z0-9-]{1,64}")
-_ANSWER_NAMES: Final = {
+ANSWER_NAMES: Final = {
     b"content-type": b"content-type",
     b"content-disposition": b"content-disposition",
     b"content-encoding": b"content-encoding",
@@ -166,14 +166,14 @@ def downstream(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
     connection = []
     for given, value in headers:
         name = given if given.islower() else given.lower()
-        if name in _ANSWER_NAMES:
-            if not _CONTROL.search(value) and (name != _RETRY_MS or not _too_late(value)):
-                sent.append((_ANSWER_NAMES[name], value))
+        if name in ANSWER_NAMES:
+            if not _CONTROL.search(value) and (name != RETRY_MS or not _too_late(value)):
+                sent.append((ANSWER_NAMES[name], value))
         elif name == b"connection":
             connection.append(value)
     if not connection or connection == _KEEP_ALIVE:
         return sent
-    hop_by_hop = {_ANSWER_NAMES.get(name) for name in _named_by_connection(connection)}
+    hop_by_hop = {ANSWER_NAMES.get(name) for name in _named_by_connection(connection)}
     return [(name, value) for name, value in sent if name not in hop_by_hop]
 
 
@@ -211,7 +211,7 @@ def error(failure: SentinelError) -> list[tuple[bytes, bytes]]:
         wait_ms = max(1, math.ceil(wait_s * 1000))
         sent.append((b"retry-after", b"%d" % ((wait_ms + 999) // 1000)))
         if wait_ms <= RETRY_AFTER_MS_MAX:
-            sent.append((_RETRY_MS, b"%d" % wait_ms))
+            sent.append((RETRY_MS, b"%d" % wait_ms))
     if failure.retry is False or (wait_s is not None and wait_s > RETRY_AFTER_S_MAX):
         sent.append((b"x-should-retry", b"false"))
     sent += failure.headers

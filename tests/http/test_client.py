@@ -11,7 +11,7 @@ import pytest
 
 from sentinel.edges.http import BrokenError, Client, Connection, LateError, UnreachableError
 from sentinel.edges.http import dial as dialling
-from sentinel.edges.http.connection import BUFFERED_BYTES_MAX
+from sentinel.edges.http.outgoing import BUFFERED_BYTES_MAX
 from tests.http.test_answer import AFTER, CHUNKED, HELLO, LIES, OK, WELL
 from tests.support.wire import HANG_UP, Wire, wire
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from sentinel.edges.http import BrokenError, Connection, LateError, UnreachableError
-from sentinel.edges.http.connection import BUFFERED_BYTES_MAX
+from sentinel.edges.http.outgoing import BUFFERED_BYTES_MAX
 from tests.http.test_answer import CHUNKED, LIES, OK, WELL
 from tests.http.test_client import ask, client, until
 from tests.support.wire import HANG_UP, wire

@@ -22,7 +22,7 @@ ROWS = [
     {"edges.bodies"},
     {"edges.aside", "edges.shares", "edges.pace"},
     {"protocol.batched"},
-    {"protocol.routes", "protocol.finds", "protocol.answered", "protocol.denials"},
+    {"protocol.routes", "protocol.finds", "protocol.answered", "protocol.denials", "protocol.whole"},
     {"protocol"},
     # A plain body may turn out to be a stream.
     {"protocol.meter"},

@@ -58,12 +58,9 @@ class Client:
 
         Raises UnreachableError.
         """
-        while self._idle:
-            # The one that was used last, so that those which are not needed grow old.
-            kept, _ = self._idle.popitem()
-            if kept.idle_until_s > kept.loop.time() and kept.quiet():
-                return kept
-            kept.abort()
+        kept = self.kept()
+        if kept is not None:
+            return kept
         if self._closed:
             raise UnreachableError("this client is closed")
         connection = await self._dialer.dial(self._make)
@@ -71,6 +68,16 @@ class Client:
             raise UnreachableError("the connection was closed as soon as it was made")
         self._open.add(connection)
         return connection
+
+    def kept(self) -> Connection | None:
+        """As `connection`, of those that are there; None where one would have to be made."""
+        while self._idle:
+            # The one that was used last, so that those which are not needed grow old.
+            kept, _ = self._idle.popitem()
+            if kept.idle_until_s > kept.loop.time() and kept.quiet():
+                return kept
+            kept.abort()
+        return None
 
     async def close(self) -> None:
         """Close every connection, also those in use; returns when the last one is gone."""

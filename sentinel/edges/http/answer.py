@@ -11,6 +11,7 @@ from typing import Final
 import httptools
 
 from sentinel.edges.http.failures import BrokenError
+from sentinel.protocol.whole import timeout_s
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -232,7 +233,7 @@ class Answer:
             elif name == b"content-encoding":
                 self.codings = [*(self.codings or ()), value]
             elif name == b"keep-alive":
-                self.keep_s = _timeout_s(value)
+                self.keep_s = timeout_s(value)
         if self.status == 205:
             # It has no content (RFC 9110 §15.3.6), of which the parser knows nothing: what comes all the same is nobody's.
             self._bodiless, self.keeps = True, False
@@ -243,12 +244,3 @@ class Answer:
 
 def _size(fields: list[tuple[bytes, bytes]]) -> int:
     return sum(len(name) + len(value) for name, value in fields)
-
-
-def _timeout_s(value: bytes) -> float | None:
-    """The `timeout` of a Keep-Alive header in seconds, None where it has none (RFC 2068 §19.7.1.1)."""
-    for parameter in value.split(b","):
-        name, _, seconds = parameter.strip().partition(b"=")
-        if name.lower() == b"timeout" and seconds.isdigit() and len(seconds) < 10:
-            return float(seconds)
-    return None

@@ -7,28 +7,24 @@ again; any other is aborted at the end of its exchange, so that nothing of it ca
 
 import asyncio
 import math
-import select
-import socket
-import ssl
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any
 
 from sentinel.edges.http.answer import Answer
 from sentinel.edges.http.deadline import Deadline
 from sentinel.edges.http.failures import BrokenError, LateError
+from sentinel.edges.http.outgoing import BUFFERED_BYTES_MAX, Outgoing
 from sentinel.edges.http.pouring import Pouring
-
-# What one connection keeps for a reader that is slower than the other side, and for another side that is slower than we.
-BUFFERED_BYTES_MAX: Final = 65_536
-# Up to here head and body are joined, so that they leave in one piece; above it the copy would cost more than it saves.
-_JOINED_BYTES_MAX: Final = 16_384
+from sentinel.protocol import whole
+from sentinel.protocol.whole import WholeAnswer
 
 
-class Connection(asyncio.Protocol):
+class Connection(Outgoing):
     """Made by a Client. It may wait in the pool until the loop's time is `idle_until_s`.
 
-    An exchange: `ask`, then `answered`, then `read` until b"" or `pour` until False, then `end`. `on_free` is called where it
-    may be used again, `on_lost` once when it is gone.
+    An exchange: `ask`, then `answered`, then `read` until b"" or `pour` until False, then `end`. Where a plain answer is
+    likely, `ask_plainly` instead of `ask`, and `end` at once if it came whole. `on_free` is called where it may be used again,
+    `on_lost` once when it is gone. Between two exchanges its Answer is as `begin` leaves it.
     """
 
     __slots__ = (
@@ -36,17 +32,14 @@ class Connection(asyncio.Protocol):
         "_asked",
         "_deadline",
         "_error",
+        "_first",
         "_on_free",
         "_on_lost",
-        "_poll",
         "_pouring",
         "_reading",
-        "_room",
-        "_transport",
         "_waiter",
+        "_whole",
         "idle_until_s",
-        "loop",
-        "lost",
     )
 
     def __init__(
@@ -55,20 +48,19 @@ class Connection(asyncio.Protocol):
         on_free: Callable[["Connection", float | None], None],
         on_lost: Callable[["Connection"], None],
     ) -> None:
+        super().__init__(loop)
         self.idle_until_s = 0.0
-        self.lost = False
-        self.loop = loop
         self._on_free = on_free
         self._on_lost = on_lost
-        self._transport: asyncio.Transport | None = None
-        self._poll: select.poll | None = None
         self._answer = Answer()
         self._asked = False
         self._error: Exception | None = None
         self._reading = True
-        # Whoever waits for the answer; and whoever waits for room to send, None where there is room.
-        self._waiter: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
+        # Whoever waits for the answer.
+        self._waiter: asyncio.Future[Any] | None = None
+        # Who waits for the first read of an answer, which may be all of it; and that answer, once it was.
+        self._first: asyncio.Future[WholeAnswer | None] | None = None
+        self._whole: WholeAnswer | None = None
         # Who is given what comes of the body; None where somebody waits to be woken up.
         self._pouring: Pouring | None = None
         self._deadline = Deadline(loop, self._late)
@@ -78,15 +70,26 @@ class Connection(asyncio.Protocol):
 
         Its head is waited for until the loop's time is `until_s`, or what `expect` says afterwards.
         """
-        assert self._transport is not None
         assert not self._asked
         self._asked = True
-        self._answer.begin(bodiless=bodiless)
+        if bodiless:
+            self._answer.begin(bodiless=True)
         self._deadline.put(until_s)
-        if len(body) <= _JOINED_BYTES_MAX:
-            self._transport.write(head + body if body else head)
-        else:
-            self._transport.writelines((head, body))
+        self._begin(head, body)
+
+    def ask_plainly(self, head: bytes, body: bytes, until_s: float) -> "asyncio.Future[WholeAnswer | None]":
+        """Send a whole request whose answer will most likely be plain, and come whole in one read: that answer, which is over
+        then. None where it is not so, or fails: `answered` says what it is, after None at once.
+        """
+        assert not self._asked
+        self._asked = True
+        deadline = self._deadline
+        deadline.when_s = until_s
+        if until_s < deadline.rings_s:
+            deadline.put(until_s)
+        self._begin(head, body)
+        self._first = self._waiter = first = self.loop.create_future()
+        return first
 
     async def send(self, *parts: bytes) -> None:
         """Send more of the request's body; waits until the other side has taken enough of it. Raises BrokenError."""
@@ -175,15 +178,20 @@ class Connection(asyncio.Protocol):
             return
         self._asked = False
         self._deadline.when_s = math.inf
-        answer, transport = self._answer, self._transport
+        answer, taken, transport = self._answer, self._whole, self._transport
+        self._first = self._whole = None
         assert transport is not None
-        fit = sent and answer.whole and answer.keeps and self._error is None
-        if fit and not transport.is_closing() and not transport.get_write_buffer_size():
+        fit = sent and (taken is not None or (answer.whole and answer.keeps)) and self._error is None
+        if not fit or transport.is_closing() or transport.get_write_buffer_size():
+            self.abort()
+        elif taken is not None:
+            self._on_free(self, taken.keep_s)
+        else:
             if not self._reading:
                 self._resume()
-            self._on_free(self, answer.keep_s)
-        else:
-            self.abort()
+            keep_s = answer.keep_s
+            answer.begin()
+            self._on_free(self, keep_s)
 
     def abort(self) -> None:
         """Close at once. A close in good order would wait for the other side, for which nobody waits any more."""
@@ -193,33 +201,21 @@ class Connection(asyncio.Protocol):
             self._answer.drop()
             self._deadline.close()
 
-    def quiet(self) -> bool:
-        """Whether nothing has come since the last exchange: no byte and no end, also not one the loop has yet to see."""
-        assert self._transport is not None
-        assert self._poll is not None
-        return not (self.lost or self._transport.is_closing() or self._poll.poll(0))
-
-    def session(self) -> ssl.SSLSession | None:
-        """What a next connection over TLS can resume; None where this one is plain, or the other side gave nothing."""
-        assert self._transport is not None
-        over_tls = self._transport.get_extra_info("ssl_object")
-        return over_tls.session if over_tls is not None else None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio.Protocol."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=BUFFERED_BYTES_MAX)
-        wire = transport.get_extra_info("socket")
-        # uvloop and asyncio both do this by default, and neither promises it.
-        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._poll = select.poll()
-        self._poll.register(wire.fileno(), select.POLLIN)
-
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         if not self._asked:
             # Whatever it is, it must not become the answer to the next request.
             self.abort()
+            return
+        first = self._first
+        if first is not None:
+            self._first = None
+            if not first.done() and (taken := whole.read(data)) is not None:
+                self._whole = taken
+                first.set_result(taken)
+                return
+        elif self._whole is not None:
+            self._error = self._error or BrokenError("bytes after the answer")
             return
         answer = self._answer
         try:
@@ -266,16 +262,6 @@ class Connection(asyncio.Protocol):
         self._wake()
         self.resume_writing()
         self._on_lost(self)
-
-    def pause_writing(self) -> None:
-        """See asyncio.Protocol."""
-        self._room = self.loop.create_future()
-
-    def resume_writing(self) -> None:
-        """See asyncio.Protocol."""
-        room, self._room = self._room, None
-        if room is not None and not room.done():
-            room.set_result(None)
 
     def _resume(self) -> None:
         assert self._transport is not None

@@ -5,28 +5,34 @@ Every failure of that client becomes `UpstreamError` (502; `sent` says whether t
 retried here. A reply that is not read to its end closes its connection, so that no half-read one returns to the pool.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import ClassVar, Final, Protocol
+
+from msgspec import Struct
 
 from sentinel.edges.http import BrokenError, Client, Connection, LateError, UnreachableError
 from sentinel.edges.http.request import head, opening
 from sentinel.edges.provider.arriving import opened
 from sentinel.edges.provider.failed import Failed, looked_into, tell_disclosed, tell_refused, without_account
 from sentinel.edges.provider.judging import judged, recognised
-from sentinel.edges.provider.reply import Begun, Opened, Reply, Through, Whole, begin
+from sentinel.edges.provider.reply import Begun, Opened, Plain, Reply, Through, Whole, begin
 from sentinel.edges.provider.upload import Patience, Sending, Upload
 from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
 from sentinel.protocol import wire
+from sentinel.protocol.whole import WholeAnswer
 
 __all__ = [
     "PROVIDERS",
+    "Asked",
     "Begun",
     "Failed",
     "OpenAI",
     "Opened",
     "Patience",
+    "Plain",
     "Provider",
     "Reply",
     "Through",
@@ -45,7 +51,8 @@ __all__ = [
 # What a request line cannot carry, or what would end a path or a query there: sent as %XX.
 _UNFIT_PATH: Final = re.compile(r"[^!\"$->@-~]")
 _UNFIT_QUERY: Final = re.compile(r"[^!\"$-~]")
-# The slowest that a known body is waited for; a provider that takes less than this does not take the request.
+# The slowest that a known body is waited for: a provider that takes less than this does not take the request. It could delay
+# the end of a body for ever, so its time begins when the body should be there.
 _UPLOAD_BYTES_PER_S: Final = 65_536
 # Which request lines are remembered: those of the routes, and of what is asked for again and again, but none of any length.
 _OPENINGS_MAX: Final = 256
@@ -54,12 +61,40 @@ _OPENING_CHARACTERS_MAX: Final = 128
 _ESCAPE: Final = re.compile(r"//|(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", re.IGNORECASE)
 
 
+class Asked(Struct, eq=False, gc=False):
+    """A request that is on its way. `came` is to be awaited: the answer where that came whole, for `taken`; else None, and then
+    `answered` is to be awaited. Whoever does neither calls `drop`.
+    """
+
+    came: "asyncio.Future[WholeAnswer | None]"
+    connection: Connection
+    ends_s: float
+
+
 class Provider(Protocol):
     """Whoever answers in the end."""
 
     name: ClassVar[str]
     chat_cap: ClassVar[str]
     key: str
+
+    def ask(
+        self, method: str, path: str, query: bytes, headers: Sequence[str], body: bytes, patience: Patience
+    ) -> Asked | None:
+        """The usual case of `send`: the request leaves at once, over a connection that was kept. None where there is none."""
+        ...
+
+    def taken(self, asked: Asked, whole: WholeAnswer) -> Plain:
+        """The reply to what was asked, whose answer came whole."""
+        ...
+
+    async def answered(self, asked: Asked) -> Opened:
+        """The reply to what was asked, whose answer did not come whole, or not at all: as from `send`."""
+        ...
+
+    def drop(self, asked: Asked) -> None:
+        """Nobody waits for it any more."""
+        ...
 
     async def send(
         self,
@@ -99,6 +134,39 @@ class _HttpProvider:
         self._connections = 0
         self._known_opening = lru_cache(maxsize=_OPENINGS_MAX)(self._opening)
 
+    def ask(
+        self, method: str, path: str, query: bytes, headers: Sequence[str], body: bytes, patience: Patience
+    ) -> Asked | None:
+        if self._connections >= self._connections_max or method == "HEAD":
+            return None
+        said = head(self._begins(method, path, query), headers, len(body))
+        connection = self._client.kept()
+        if connection is None:
+            return None
+        self._connections += 1
+        sent_s = connection.loop.time() + len(body) / _UPLOAD_BYTES_PER_S
+        came = connection.ask_plainly(said, body, sent_s + patience.first_byte_s)
+        return Asked(came, connection, sent_s + patience.total_s)
+
+    def taken(self, asked: Asked, whole: WholeAnswer) -> Plain:
+        asked.connection.end(sent=True)
+        self._connections -= 1
+        return Plain(whole)
+
+    async def answered(self, asked: Asked) -> Opened:
+        connection = asked.connection
+        try:
+            return opened(connection, await connection.answered(), None, self._release, self._idle_s, asked.ends_s)
+        except BaseException as error:
+            self.drop(asked)
+            if isinstance(error, UnreachableError | BrokenError | LateError):
+                raise _told(error) from error
+            raise
+
+    def drop(self, asked: Asked) -> None:
+        asked.connection.end(sent=False)
+        self._connections -= 1
+
     async def send(
         self,
         method: str,
@@ -116,9 +184,8 @@ class _HttpProvider:
                 retry_after_s=1,
                 sent=False,
             )
-        begins = self._known_opening if len(path) + len(query) <= _OPENING_CHARACTERS_MAX else self._opening
         length = len(body) if isinstance(body, bytes) else body.length
-        said = head(begins(method, path, query), headers, length)
+        said = head(self._begins(method, path, query), headers, length)
         self._connections += 1
         connection: Connection | None = None
         sending: Sending | None = None
@@ -126,7 +193,6 @@ class _HttpProvider:
             connection = await self._client.connection()
             bodiless = method == "HEAD"
             if isinstance(body, bytes):
-                # The provider could delay the end of a body for ever, so its time begins when the body should be there.
                 sent_s = connection.loop.time() + len(body) / _UPLOAD_BYTES_PER_S
                 ends_s = sent_s + patience.total_s
                 connection.ask(said, body, bodiless=bodiless, until_s=sent_s + patience.first_byte_s)
@@ -152,6 +218,10 @@ class _HttpProvider:
 
     async def close(self) -> None:
         await self._client.close()
+
+    def _begins(self, method: str, path: str, query: bytes) -> str:
+        known = len(path) + len(query) <= _OPENING_CHARACTERS_MAX
+        return self._known_opening(method, path, query) if known else self._opening(method, path, query)
 
     def _opening(self, method: str, path: str, query: bytes) -> str:
         """How the request begins: below the base URL, whatever stands in `path` and `query` (wire.md H8).

@@ -10,15 +10,12 @@ from typing import Final
 
 from sentinel.edges.http import Answer, BrokenError, Connection, LateError
 from sentinel.edges.provider.plain import Inflated, coding_of
-from sentinel.edges.provider.reply import Headers, Opened, within
+from sentinel.edges.provider.reply import PLAINLY, Headers, Opened, within
 from sentinel.edges.provider.upload import Sending
 from sentinel.errors import UpstreamError, UpstreamTimeoutError
 from sentinel.protocol.kinds import Kind, is_usual
-from sentinel.records import Origin
 
 _STREAM: Final = b"text/event-stream"
-# Of whatever the provider itself says to what it was asked.
-_PLAINLY: Final = Origin()
 
 
 def opened(
@@ -83,7 +80,7 @@ class _Answered:
         self._ends_s = ends_s
         self.status = answer.status
         self.headers: Headers = answer.headers
-        self.origin = _PLAINLY
+        self.origin = PLAINLY
         self.ready = answer.whole or bool(answer.arrivals)
         self.kind = Kind.OTHER
         self.fits = False

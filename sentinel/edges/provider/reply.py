@@ -7,20 +7,28 @@ returns to the pool.
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-from sentinel.protocol.kinds import Kind
+from sentinel.protocol.kinds import Kind, is_usual
+from sentinel.protocol.whole import WholeAnswer
 from sentinel.records import Origin
 
 Headers = tuple[tuple[bytes, bytes], ...]
+
+# Of whatever the provider itself says to what it was asked.
+PLAINLY: Final = Origin()
 
 
 class Reply(Protocol):
     """An answer whose headers are here and whose body is still arriving. `origin` says where it comes from."""
 
     status: int
-    headers: Headers
     origin: Origin
+
+    @property
+    def headers(self) -> Headers:
+        """All lines of its head."""
+        ...
 
     async def read(self) -> bytes:
         """The next bytes as they arrive, b"" at the end. Raises UpstreamError or UpstreamTimeoutError."""
@@ -51,9 +59,20 @@ class Opened(Reply, Protocol):
     the head does not contradict it; of JSON something must have come.
     """
 
-    ready: bool
-    kind: Kind
-    fits: bool
+    @property
+    def ready(self) -> bool:
+        """See above."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """See above."""
+        ...
+
+    @property
+    def fits(self) -> bool:
+        """See above."""
+        ...
 
     def bound(self, *, as_stream: bool) -> None:
         """Bound the body by its moving alone, as a stream, or as a whole, as JSON (wire.md O1): by what it turned out to be."""
@@ -66,7 +85,7 @@ class Through:
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
         self.status = reply.status
-        self.headers = reply.headers
+        self.headers: Headers = reply.headers
         self.origin = reply.origin
 
     async def read(self) -> bytes:
@@ -93,14 +112,13 @@ class Through:
         self._reply.close()
 
 
-class Whole:
-    """A success whose body is here: one that was kept, or that was changed. `headers` are those beside its length."""
+class _AtOnce:
+    """A success whose body is here."""
 
-    __slots__ = ("_body", "headers", "origin", "status")
+    __slots__ = ("_body", "origin", "status")
 
-    def __init__(self, headers: Headers, body: bytes, origin: Origin) -> None:
+    def __init__(self, body: bytes, origin: Origin) -> None:
         self.status = 200
-        self.headers: Headers = (*headers, (b"content-length", b"%d" % len(body)))
         self.origin = origin
         self._body = body
 
@@ -123,6 +141,41 @@ class Whole:
 
     def close(self) -> None:
         """See Reply: there is no connection."""
+
+
+class Whole(_AtOnce):
+    """One that was kept, or that was changed. `headers` are those beside its length."""
+
+    __slots__ = ("headers",)
+
+    def __init__(self, headers: Headers, body: bytes, origin: Origin) -> None:
+        super().__init__(body, origin)
+        self.headers: Headers = (*headers, (b"content-length", b"%d" % len(body)))
+
+
+class Plain(_AtOnce):
+    """The `answer` of the provider in JSON, which came whole and in one read, so that its connection is given back."""
+
+    __slots__ = ("answer", "fits")
+
+    ready: Final = True
+    kind: Final = Kind.JSON
+
+    def __init__(self, answer: WholeAnswer) -> None:
+        # Written out: this is done for nearly every answer.
+        self.status = 200
+        self.origin = PLAINLY
+        self._body = answer.body
+        self.answer = answer
+        self.fits = is_usual(answer.body) is not None
+
+    @property
+    def headers(self) -> Headers:
+        """See Reply."""
+        return self.answer.lines()
+
+    def bound(self, *, as_stream: bool) -> None:
+        """See Opened: there is nothing to wait for."""
 
 
 class Begun(Through):

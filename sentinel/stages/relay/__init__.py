@@ -8,34 +8,34 @@ known is read after it: nothing is held for that.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
 import msgspec
 
 from sentinel.edges.exchange import Exchange
-from sentinel.edges.provider import Reply
+from sentinel.edges.provider import Plain, Reply
 from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError
 from sentinel.logs import Log
 from sentinel.protocol import kept
 from sentinel.protocol.answered import opened
+from sentinel.protocol.answers import usage_of
 from sentinel.protocol.bodies import BodyMeter
 from sentinel.protocol.fields import Line
 from sentinel.protocol.finds import Finds
 from sentinel.protocol.measures import Meter
 from sentinel.protocol.meter import StreamMeter
-from sentinel.records import Call, Outcome
+from sentinel.records import Call, Dialect, Ending, Outcome
 from sentinel.stages.relay.ended import Failure, has_told, outcome_of, truncation
 from sentinel.stages.relay.leaving import Leaving
 from sentinel.stages.relay.rest import ReadOn, end, is_paid, pass_rest, read_rest
+from sentinel.stages.relay.told import Keep, Note, Told, send_found
 
 __all__ = ["Keep", "Leaving", "Note", "ReadOn", "Relay", "Rest"]
 
 _log: Final = Log("relay")
 
-Keep = Callable[[list[str]], Awaitable[None]]
-Note = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
 Rest = Callable[[], Awaitable[None]]
 
 # To end a stream that has failed.
@@ -66,16 +66,17 @@ class Relay:
         """Copy `reply` to the client under its own headers and `extra`. `watch` is given its meter, `keep` new ids before the
         client knows them, `note` those of work that lasts. Behind the bill the rest is awaited, which raises what is not told.
         """
+        if type(reply) is Plain and call.dialect is Dialect.CHAT and not call.leaves:
+            return await self._copy_plain(reply, exchange, call, extra, keep)
         meter, head, length = opened(reply.status, reply.headers, call)
         finds = Finds(call.leaves)
         watch(meter)
         failure: Failure | None = None
-        rest: Rest | None = None
         try:
             try:
                 with exchange:
                     if call.leaves and reply.status < 300:
-                        await self._pump_found(reply, exchange, call, [*head, *extra], meter, _Told(finds, keep, note))
+                        await self._pump_found(reply, exchange, call, [*head, *extra], meter, Told(finds, keep, note))
                     else:
                         await exchange.start(reply.status, [*head, *extra])
                         await self._pump(reply, exchange, call, meter, length)
@@ -86,20 +87,56 @@ class Relay:
                         await exchange.linger()  # an answer that came before the end of an upload is not to be lost
             except (ClientGoneError, UpstreamError, DrainingError) as error:
                 failure = error
-            # Everything the client needs was relayed; SDKs close on purpose after [DONE] (wire.md D5).
-            whole = failure is None or meter.terminated
-            if failure is not None:
-                await self._after(failure, reply, exchange, call, meter, finds, keep)
-                reply.close()
-                rest = None if exchange.started else partial(_fail, failure)
-            elif meter.terminated:
-                rest = partial(end, reply, exchange, call, meter)
-            else:
-                reply.close()
-            outcome = await outcome_of(reply, exchange, meter, None if whole else failure, self._reading)
+            return await self._ended(failure, reply, exchange, call, meter, finds, keep)
         except BaseException:
             reply.close()
             raise
+
+    async def _copy_plain(
+        self, plain: Plain, exchange: Exchange, call: Call, extra: list[Line], keep: Keep
+    ) -> tuple[Outcome, Rest | None]:
+        """`copy` of a chat that is here, all of it, and goes down in one piece: the usual case, which no meter need watch."""
+        answer, failure = plain.answer, None
+        try:
+            with exchange:
+                await exchange.start(200, [*answer.down, *extra])
+                await exchange.finish(answer.body)
+        except (ClientGoneError, DrainingError) as error:
+            failure = error
+        usage = usage_of(answer.body) if failure is None else None
+        if usage is not None:
+            self.leaving.learn(call, "", usage)
+            return Outcome(
+                Ending.SUCCESS,
+                200,
+                started=True,
+                usage=usage,
+                bytes_down=exchange.bytes_down,
+                upstream_request_id=answer.request_id.decode("latin-1")[:128],
+            ), None
+        meter = BodyMeter(call.dialect)
+        if exchange.started:
+            meter.feed(await plain.read())
+        if failure is None:
+            meter.finish()
+        return await self._ended(failure, plain, exchange, call, meter, Finds(()), keep)
+
+    async def _ended(
+        self, failure: Failure | None, reply: Reply, exchange: Exchange, call: Call, meter: Meter, finds: Finds, keep: Keep
+    ) -> tuple[Outcome, Rest | None]:
+        """What became of it, and what is to be awaited behind its bill."""
+        # Everything the client needs was relayed; SDKs close on purpose after [DONE] (wire.md D5).
+        whole = failure is None or meter.terminated
+        rest: Rest | None = None
+        if failure is not None:
+            await self._after(failure, reply, exchange, call, meter, finds, keep)
+            reply.close()
+            rest = None if exchange.started else partial(_fail, failure)
+        elif meter.terminated:
+            rest = partial(end, reply, exchange, call, meter)
+        else:
+            reply.close()
+        outcome = await outcome_of(reply, exchange, meter, None if whole else failure, self._reading)
         outcome = outcome if whole else self.leaving.judge(call, outcome, whole=has_told(meter))
         self.leaving.learn(call, meter.object_id, outcome.usage)
         return _with_left(outcome, meter, finds) if call.leaves else outcome, rest
@@ -137,14 +174,14 @@ class Relay:
             await exchange.send(passed)
 
     async def _pump_found(
-        self, reply: Reply, exchange: Exchange, call: Call, head: list[Line], meter: Meter, told: "_Told"
+        self, reply: Reply, exchange: Exchange, call: Call, head: list[Line], meter: Meter, told: Told
     ) -> None:
         """The same for an answer that names new objects: each is kept before the client has its id."""
         if not isinstance(meter, StreamMeter):
             await self._pump_held(reply, exchange, head, meter, told)
             return
         await exchange.start(reply.status, head)
-        send = partial(_send_found, exchange, meter, told)
+        send = partial(send_found, exchange, meter, told)
         while not meter.terminated and (chunk := await reply.read()):
             await send(meter.feed(chunk))
         if meter.terminated:
@@ -153,7 +190,7 @@ class Relay:
             await pass_rest(reply, meter, call, send)
         await send(meter.finish())
 
-    async def _pump_held(self, reply: Reply, exchange: Exchange, head: list[Line], meter: Meter, told: "_Told") -> None:
+    async def _pump_held(self, reply: Reply, exchange: Exchange, head: list[Line], meter: Meter, told: Told) -> None:
         """The same for a plain body. Its ids are known when it is whole, so its last piece waits for that, and the head waits
         with it: a server that has a head and nothing else would answer a failure with words of its own.
 
@@ -237,33 +274,6 @@ async def _pour(reply: Reply, exchange: Exchange, meter: Meter) -> None:
 
 async def _fail(failure: Failure) -> None:
     raise failure
-
-
-class _Told(msgspec.Struct, frozen=True):
-    """What is told of an answer before the bytes that say it go down."""
-
-    finds: Finds
-    keep: Keep
-    note: Note | None
-
-    async def in_stream(self, meter: StreamMeter, passed: bytes) -> None:
-        if new := self.finds.in_stream(meter, passed):
-            await self.keep(new)
-        # Work has begun as soon as it has a name: an event that is too long to be held says the rest too late.
-        if self.note is not None and meter.object_id and not meter.terminated:
-            await self.note(self.finds.state_of(meter))
-
-    async def in_body(self, meter: BodyMeter) -> None:
-        if new := self.finds.in_body(meter):
-            await self.keep(new)
-        if self.note is not None and meter.unfinished:
-            await self.note(self.finds.state_of(meter))
-
-
-async def _send_found(exchange: Exchange, meter: StreamMeter, told: _Told, passed: bytes) -> None:
-    await told.in_stream(meter, passed)
-    if passed:
-        await exchange.send(passed)
 
 
 def _with_left(outcome: Outcome, meter: Meter, finds: Finds) -> Outcome:

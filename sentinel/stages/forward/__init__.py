@@ -15,34 +15,19 @@ from typing import Final
 import msgspec
 
 from sentinel import metrics
-from sentinel.edges.provider import (
-    Failed,
-    Opened,
-    Patience,
-    Provider,
-    Reply,
-    Upload,
-    begin,
-    judged,
-    looked_into,
-    recognised,
-    tell_disclosed,
-    tell_refused,
-    without_account,
-)
-from sentinel.errors import UpstreamError, UpstreamUnavailableError
+from sentinel.edges.provider import Asked, Failed, Opened, Patience, Provider, Reply, Upload, begin, recognised, tell_refused
+from sentinel.errors import UpstreamError
 from sentinel.logs import Log
 from sentinel.protocol import account, headers, models, wire
-from sentinel.protocol.erring import may_err
 from sentinel.protocol.fields import Fields
-from sentinel.protocol.kinds import Kind, errs
+from sentinel.protocol.kinds import Kind
 from sentinel.protocol.models import Fallbacks
 from sentinel.records import Call, Dialect, Hold, Origin
+from sentinel.stages.forward.looking import RETRIED, Attempt, looked_at, reason_of, shown, told
 
 _log: Final = Log("forward")
 
 _BACKOFF_S: Final = 0.2
-_RETRIED: Final = frozenset((500, 503))
 _RETRIES_MAX: Final = {"unreachable": 1, "500": 1, "503": 2}
 # Of an answer that is no success, what another model may have better luck with.
 _FALLS_BACK: Final = frozenset(("account", "5xx", "429", "model_not_found"))
@@ -73,10 +58,6 @@ class RetryBudget:
         return True
 
 
-# What comes of an attempt: a reply, or the failure of one that did not reach the provider.
-_Attempt = Opened | UpstreamError
-
-
 class _Asking(msgspec.Struct):
     """What is sent, to whichever model: everything but the call itself."""
 
@@ -88,7 +69,11 @@ class _Asking(msgspec.Struct):
 
 
 class Forward:
-    """Opens answers of one provider. `routes` are the routes whose patience is not the usual one."""
+    """Opens answers of one provider. `routes` are the routes whose patience is not the usual one.
+
+    A kept connection is asked at once, and an answer that came whole then is read in one pass. Without `usual` every request
+    and every answer is taken for a general one: tests compare both.
+    """
 
     def __init__(
         self,
@@ -97,7 +82,10 @@ class Forward:
         patience: Patience,
         routes: Mapping[str, Patience],
         fallbacks: Fallbacks,
+        *,
+        usual: bool = True,
     ) -> None:
+        self._usual = usual
         self._provider = provider
         self._budget = budget
         self._patience = patience
@@ -118,25 +106,37 @@ class Forward:
         `on_sent` is called as soon as the provider may have begun to work, `on_failed` as soon as it has answered an attempt by
         no success. `upload` is sent in place of the call's body. Raises UpstreamError, or what the upload raises.
         """
-        asking = _Asking(
-            headers.upstream(
-                request_headers,
-                request_id=hold.request_id,
-                key=self._provider.key,
-                caller=hold.caller.external_id,
-                trace=call.trace,
-            ),
-            self._routes.get(call.route, self._patience),
-            on_sent,
-            on_failed,
-            upload,
+        lines = headers.upstream(
+            request_headers,
+            request_id=hold.request_id,
+            key=self._provider.key,
+            caller=hold.caller.external_id,
+            trace=call.trace,
         )
         if call.coding:
-            asking.headers.append(f"content-encoding: {call.coding}")
+            lines.append(f"content-encoding: {call.coding}")
         if hold.output_capped or call.cap_unheeded:
             call = wire.capped(call, hold.output_tokens // call.choices, self._provider.chat_cap)
+        patience = self._routes.get(call.route, self._patience)
         self._budget.earn()
-        attempt = await self._persist(call, asking)
+        asked = None
+        if self._usual and upload is None:
+            asked = self._provider.ask(call.method, call.path, call.query, lines, call.body, patience)
+        if asked is not None:
+            on_sent()
+            # No coroutine waits in between: the usual answer is here then, and its connection given back.
+            try:
+                whole = await asked.came
+            except BaseException:
+                self._provider.drop(asked)
+                raise
+            if whole is not None:
+                metrics.UPSTREAM["2xx"] += 1
+                plain = self._provider.taken(asked, whole)
+                usual = plain.fits and call.dialect is Dialect.CHAT
+                return plain if usual else await self._as_it_is(call, plain, hold.request_id)
+        asking = _Asking(lines, patience, on_sent, on_failed, upload)
+        attempt = await self._persist(call, asking, asked)
         if isinstance(attempt, UpstreamError) or attempt.status >= 300:
             call, attempt = await self._after_failure(call, asking, attempt, hold)
             if call.model != hold.model:
@@ -151,7 +151,7 @@ class Forward:
             attempt = recognised(await begin(attempt)) if call.dialect is Dialect.MEDIA else attempt
             # What a caller has stored is nobody's error.
             if (attempt.kind is Kind.JSON or call.dialect is Dialect.MEDIA) and not call.path.endswith("/content"):
-                return await _looked_at(attempt, self._provider.key, request_id)
+                return await looked_at(attempt, self._provider.key, request_id)
             return attempt if attempt.ready else await begin(attempt)
         # Who asked for events is told at once that they come; the body is the stream's own matter then.
         usual = attempt.fits and (call.stream or attempt.kind is not Kind.EVENTS)
@@ -159,16 +159,16 @@ class Forward:
             return attempt
         # Responses and runs that failed are objects with an error in them.
         if usual:
-            return await _looked_at(attempt, self._provider.key, request_id)
-        return await _judged(attempt, self._provider.key, request_id, streams=call.stream)
+            return await looked_at(attempt, self._provider.key, request_id)
+        return await told(attempt, self._provider.key, request_id, streams=call.stream)
 
-    async def _after_failure(self, call: Call, asking: _Asking, attempt: _Attempt, hold: Hold) -> tuple[Call, Opened]:
+    async def _after_failure(self, call: Call, asking: _Asking, attempt: Attempt, hold: Hold) -> tuple[Call, Opened]:
         """The call that was asked last and its answer, after an attempt that was no success: of the first model that is
         available, if one is. Raises what the client is told where it cannot have that answer.
         """
         fallbacks = iter(self._fallbacks.after(call) if asking.upload is None else ())
         while True:
-            attempt, why = await _why(attempt, self._provider.key)
+            attempt, why = await reason_of(attempt, self._provider.key)
             if isinstance(attempt, UpstreamError):
                 raise attempt
             if why in {"key", "account"}:
@@ -176,24 +176,29 @@ class Forward:
                 tell_refused(why, hold.request_id, attempt.status, code)
             model = next(fallbacks, "") if why in _FALLS_BACK else ""
             if not model:
-                return call, _shown(attempt, why, hold.request_id)
+                return call, shown(attempt, why, hold.request_id)
             attempt.close()
             metrics.FALLBACKS[why] += 1
             _log.warning("model unavailable", request_id=hold.request_id, model=call.model, reason=why, fallback=model)
             call = models.asking(call, model)
             attempt = await self._persist(call, asking)
 
-    async def _persist(self, call: Call, asking: _Asking) -> _Attempt:
-        """Attempts until one is final: by the retry rule, by the budget, or since an upload cannot be sent again."""
+    async def _persist(self, call: Call, asking: _Asking, asked: Asked | None = None) -> Attempt:
+        """Attempts until one is final: by the retry rule, by the budget, or since an upload cannot be sent again. The first may
+        be `asked` already.
+        """
         upload = asking.upload
         body = call.body if upload is None else upload
-        attempt: _Attempt
+        attempt: Attempt
         tries = 0
         while True:
             try:
-                attempt = await self._provider.send(
-                    call.method, call.path, call.query, asking.headers, body, asking.on_sent, asking.patience
-                )
+                if asked is not None:
+                    attempt = await self._provider.answered(asked)
+                else:
+                    attempt = await self._provider.send(
+                        call.method, call.path, call.query, asking.headers, body, asking.on_sent, asking.patience
+                    )
             except UpstreamError as error:
                 metrics.UPSTREAM[error.code] += 1
                 if error.code != "upstream_unreachable":
@@ -208,17 +213,18 @@ class Forward:
             if consumed or tries >= _RETRIES_MAX.get(_reason(attempt), 0) or not self._budget.spend():
                 return attempt
             await _back_off(attempt, tries)
+            asked = None
             tries += 1
 
 
-def _reason(attempt: _Attempt) -> str:
+def _reason(attempt: Attempt) -> str:
     """Why an attempt may be worth another one, "" where it is not."""
     if isinstance(attempt, UpstreamError):
         return "unreachable"
-    return str(attempt.status) if attempt.status in _RETRIED else ""
+    return str(attempt.status) if attempt.status in RETRIED else ""
 
 
-async def _back_off(attempt: _Attempt, tries: int) -> None:
+async def _back_off(attempt: Attempt, tries: int) -> None:
     """Wait before the next attempt; what is left of this one is read meanwhile, for the connection's sake."""
     if not isinstance(attempt, UpstreamError):
         try:
@@ -229,72 +235,3 @@ async def _back_off(attempt: _Attempt, tries: int) -> None:
     metrics.UPSTREAM_RETRIES[_reason(attempt)] += 1
     # Jittered, so that callers who failed together do not come back together.
     await asyncio.sleep(_BACKOFF_S * 2**tries * random.uniform(0.5, 1.0))
-
-
-async def _judged(attempt: Opened, key: str, request_id: str, *, streams: bool) -> Reply:
-    """The attempt as what it is, and looked at."""
-    try:
-        begun = await judged(attempt, streams=streams)
-    except UpstreamError as error:
-        metrics.UPSTREAM[error.code] += 1
-        raise
-    return await _looked_at(begun, key, request_id)
-
-
-async def _looked_at(reply: Opened, key: str, request_id: str) -> Reply:
-    """An answer in which an error, under whatever status, says nothing of the provider's account."""
-    begun = await begin(reply)
-    if not errs(begun.first):
-        return await without_account(begun, request_id) if may_err(begun.first) else begun
-    failed = await looked_into(begun, key)
-    code = account.refusal(failed.beginning)
-    if code:
-        tell_refused("account", request_id, failed.status, code)
-    return _shown(failed, "account" if code else "", request_id)
-
-
-async def _why(attempt: _Attempt, key: str) -> tuple[_Attempt, str]:
-    """The attempt, and what it is where it is no success: "key" or "account" where the provider refuses this deployment,
-    "redirect", "5xx", "429", "model_not_found", or "" for an error about what was asked.
-    """
-    if isinstance(attempt, UpstreamError) or attempt.status < 300:
-        return attempt, ""
-    status = attempt.status
-    if status < 400 or status == 401:
-        return attempt, "redirect" if status < 400 else "key"
-    if status in _RETRIED:
-        return attempt, "5xx"
-    failed = await looked_into(attempt, key)
-    if status == 402 or account.refusal(failed.beginning):
-        return failed, "account"
-    if status in {403, 429}:
-        return failed, "key" if status == 403 else "429"
-    if status >= 500:
-        return failed, "5xx"
-    return failed, "model_not_found" if status == 404 and models.is_unknown(failed.beginning) else ""
-
-
-def _shown(attempt: Opened, why: str, request_id: str) -> Opened:
-    """The attempt, if the client may have it. Raises what it is told instead: nothing was served, so nothing is owed."""
-    if isinstance(attempt, Failed) and why not in {"key", "account"}:
-        tell_disclosed(attempt.disclosed, request_id, attempt.status)
-        if attempt.broken is None or attempt.beginning:
-            return attempt
-        attempt.close()
-        attempt.broken.sent = False  # it refused, and served nothing
-        raise attempt.broken
-    if attempt.status < 300 and not why:
-        return attempt
-    attempt.close()
-    if why == "key":
-        raise UpstreamError("The provider refused this gateway's credentials.", retry=False, sent=False)
-    if why == "account":
-        raise UpstreamError(account.REFUSED_MESSAGE, retry=False, sent=False)
-    if why == "redirect":
-        _log.error("provider answers with a redirect", request_id=request_id, status=attempt.status)
-        raise UpstreamError("The provider answered with a redirect.", retry=False, sent=False)
-    advice = headers.retry_advice(attempt.headers)
-    if attempt.status == 503:
-        wait_s = None if any(name.startswith(b"retry-after") for name, _ in advice) else 1.0
-        raise UpstreamUnavailableError("The provider is overloaded.", retry_after_s=wait_s, sent=False, headers=advice)
-    raise UpstreamError("The provider failed.", sent=False, headers=advice)
