@@ -1,10 +1,10 @@
-"""A guard against regressions that measures no time: what one request costs in function calls and in memory, counted.
+"""A guard against regressions that measures no time: what one request costs in calls, instructions and memory, counted.
 
 `python -m bench.guard` sends requests through the journey in this process (`bench.in_process`), counts, and compares with the
 committed `bench/guard.json`; exit code 1 where a count has grown by more than the tolerance, 0 otherwise (also where one has
-shrunk: then write it down). `--write` writes the counts down. Of many rounds one with little beside it counts (the lowest
-tenth ends there), so that reports, looks and the handing over of metrics do not show. Counts depend on the versions of Python
-and of the libraries, which stand beside them, and not on the machine.
+shrunk: then write it down). `--write` writes the counts down. Each shape is counted many times, and what most rounds have in
+common counts: a report, a look or the handing over of metrics falls into a few of them, on a busy machine into some more.
+Counts depend on the versions of Python and of the libraries, which stand beside them, and not on the machine.
 """
 
 import argparse
@@ -15,75 +15,62 @@ import sys
 import tempfile
 import tracemalloc
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import uvloop
 
 from bench import machine
+from bench.counting import Bytecodes, Calls, usual
 from bench.in_process import AGENT, BODY, STREAMED, InProcess
-from sentinel.edges.ledger.pipeline import Pipeline
 
 FILE: Final = Path(__file__).with_name("guard.json")
-TOLERANCE: Final = {"calls": 0.05, "library_calls": 0.10, "builtin_calls": 0.05, "redis_calls": 0.0, "peak_bytes": 0.15}
+TOLERANCE: Final = {
+    "calls": 0.02,
+    "library_calls": 0.10,
+    "builtin_calls": 0.02,
+    "redis_calls": 0.0,
+    "bytecodes": 0.02,
+    "peak_bytes": 0.15,
+}
 _ROUNDS: Final = 41
+_ROUNDS_MAX: Final = 400
+_AGREED: Final = 5
+_SETTLED_S: Final = 0.02  # the bill is written behind the answer
 _WARM_UP: Final = 50
 _EVENTS: Final = 40
 _SHAPES: Final[dict[str, tuple[bytes, bytes, str, int]]] = {
     "plain": (BODY, b"", "bench", 200),
     # No id of an agent's calls is looked up, nor is its body read twice to find any.
     "agent": (AGENT, b"", "bench", 200),
-    # Paced, so that each event is a read of its own: what is counted is the cost of an event.
-    f"stream_of_{_EVENTS}": (STREAMED, b"events=%d gap_ms=2" % _EVENTS, "bench", 200),
-    # The requests of this caller are used up, and Redis is asked once a second: the median is a refusal that stands.
+    # An event goes out when the one before has arrived, so that each is a read of its own.
+    f"stream_of_{_EVENTS}": (STREAMED, b"events=%d stepped" % _EVENTS, "bench", 200),
+    # The requests of this caller are used up, and Redis is asked once a second: most refusals stand.
     "refused": (BODY, b"", "spent", 429),
 }
-_TO_REDIS: Final = Pipeline._send.__code__
 _VERSIONS: Final = ("python", "granian", "uvloop", "msgspec", "aiohttp", "redis", "tiktoken", "prometheus-client")
 
 
-class Counting:
-    """Counts calls while it is entered: of Sentinel's functions, of other Python functions, of builtins, and to Redis.
-
-    A coroutine counts each time it goes on. What this bench itself does is left out.
-    """
-
-    def __init__(self) -> None:
-        self.calls = self.library_calls = self.builtin_calls = self.redis_calls = 0
-
-    def __enter__(self) -> "Counting":
-        sys.setprofile(self._count)
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        sys.setprofile(None)
-
-    def _count(self, frame: FrameType, event: str, _argument: object) -> None:
-        module = frame.f_globals.get("__name__", "")
-        if module.startswith("bench."):
-            return
-        ours = module.startswith("sentinel.")
-        if event == "call":
-            if ours:
-                self.calls += 1
-                self.redis_calls += frame.f_code is _TO_REDIS
-            else:
-                self.library_calls += 1
-        elif event == "c_call":
-            self.builtin_calls += 1
-
-
 async def _count(sentinel: InProcess, *shape: Any) -> dict[str, int]:
-    """The counts of one request of a shape that has little beside it, with all that it leaves behind until it is settled."""
-    rounds: list[Counting] = []
-    peaks: list[int] = []
+    """The counts of one request of a shape that has nothing beside it, with all that it leaves behind until it is settled."""
     for _ in range(_WARM_UP):
         await sentinel.chat(*shape)
-    for _ in range(_ROUNDS):
-        with Counting() as counting:
-            await sentinel.chat(*shape)
-            await asyncio.sleep(0.02)  # the bill is written behind the answer
-        rounds.append(counting)
+    counts: dict[str, int] = {}
+    for counting in (Calls, Bytecodes):
+        rounds: list[tuple[int, ...]] = []
+        agreed = 0
+        while len(rounds) < _ROUNDS or (agreed < _AGREED and len(rounds) < _ROUNDS_MAX):
+            with counting() as counted:
+                await sentinel.chat(*shape)
+                await asyncio.sleep(_SETTLED_S)
+            rounds.append(tuple(vars(counted).values()))
+            found, agreed = usual(rounds)
+        counts |= zip(vars(counted), found, strict=True)
+    return {**counts, "peak_bytes": await _peak(sentinel, *shape)}
+
+
+async def _peak(sentinel: InProcess, *shape: Any) -> int:
+    """How far the memory rises above what was there before: the median, since it depends on what is cleared up meanwhile."""
+    peaks: list[int] = []
     tracemalloc.start()
     try:
         for _ in range(_ROUNDS):
@@ -91,11 +78,10 @@ async def _count(sentinel: InProcess, *shape: Any) -> dict[str, int]:
             before, _ = tracemalloc.get_traced_memory()
             await sentinel.chat(*shape)
             peaks.append(tracemalloc.get_traced_memory()[1] - before)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_SETTLED_S)
     finally:
         tracemalloc.stop()
-    counts = {name: sorted(getattr(one, name) for one in rounds)[_ROUNDS // 10] for name in vars(rounds[0])}
-    return {**counts, "peak_bytes": int(statistics.median(peaks))}
+    return int(statistics.median(peaks))
 
 
 async def measure() -> dict[str, dict[str, int]]:
@@ -120,23 +106,29 @@ def compare(known: dict[str, dict[str, int]], seen: dict[str, dict[str, int]]) -
     return grown
 
 
+def differing(known: dict[str, str], now: dict[str, str]) -> list[str]:
+    """What is counted with now and was not then, each as `name then -> now`."""
+    return [f"{name} {known.get(name)} -> {version}" for name, version in now.items() if known.get(name) != version]
+
+
+def versions() -> dict[str, str]:
+    """What counts depend on."""
+    described = machine.describe()
+    return {name: described[name] for name in _VERSIONS}
+
+
 def main() -> int:
     """The command; the result is the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.guard")
     parser.add_argument("--write", action="store_true", help="write the counts down as the ones to compare with")
     chosen = parser.parse_args()
-    described = machine.describe()
-    versions = {name: described[name] for name in _VERSIONS}
     seen: dict[str, Any] = uvloop.run(measure())
     if chosen.write:
-        FILE.write_text(json.dumps({"versions": versions, "counts": seen}, indent=2) + "\n", encoding="utf-8")
+        FILE.write_text(json.dumps({"versions": versions(), "counts": seen}, indent=2) + "\n", encoding="utf-8")
         print(f"written to {FILE.name}:\n{json.dumps(seen, indent=2)}")
         return 0
     known = json.loads(FILE.read_text(encoding="utf-8"))
-    changed = [
-        f"{name} {known['versions'].get(name)} -> {now}" for name, now in versions.items() if known["versions"].get(name) != now
-    ]
-    if changed:
+    if changed := differing(known["versions"], versions()):
         print(f"counted with other versions ({', '.join(changed)}), so that differences may be theirs")
     grown = compare(known["counts"], seen)
     print(json.dumps(seen, indent=2))

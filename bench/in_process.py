@@ -6,8 +6,9 @@ What does not come up raises `StackError`; an answer that is not the expected on
 import asyncio
 import os
 import re
+import socket
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ AGENT: Final = (
     )
     + b',"metadata":{"session_id":"0199a1c4","thread_id":"0199a1c4"},"prompt_cache_key":"thread_7"}'
 )
+_STEP: Final = b"GET /step HTTP/1.1\r\n\r\n"
 _URL: Final = re.compile(r"http://\S+")
 
 
@@ -83,6 +85,7 @@ class InProcess:
         self._inbox: asyncio.Queue[dict[str, str]] = asyncio.Queue()
         self._outbox: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
         self._lifespan: asyncio.Task[None] | None = None
+        self._steps: socket.socket | None = None
 
     @property
     def redis_url(self) -> str:
@@ -97,6 +100,8 @@ class InProcess:
             child, url = await start_stand_in(name, self._directory)
             self._children.append(child)
             urls.append(url)
+        host, port = urls[1].removeprefix("http://").partition("/")[0].split(":")
+        self._steps = socket.create_connection((host, int(port)))
         os.environ.update(everything_on(self._redis.url, urls[0], urls[1], self._directory))
         self._lifespan = asyncio.ensure_future(self._app({"type": "lifespan"}, self._inbox.get, self._outbox.put))
         await self._tell("startup")
@@ -104,13 +109,19 @@ class InProcess:
     async def close(self) -> None:
         """Stop all of it."""
         await self._tell("shutdown")
+        assert self._steps is not None
+        self._steps.close()
         for child in reversed(self._children):
             await child.stop(timeout_s=5)
         await self._redis.stop()
 
     async def chat(self, body: bytes = BODY, wish: bytes = b"", name: str = "bench", status: int = 200) -> bytes:
         """One chat completion of a caller; the body of its answer. `wish` is for the provider (`bench.provider`)."""
-        return await call(self._app, body, token_of(name), wish, status)
+        return await call(self._app, body, token_of(name), wish, status, self._step if b"stepped" in wish else None)
+
+    def _step(self) -> None:
+        assert self._steps is not None
+        self._steps.send(_STEP)
 
     async def _tell(self, what: str) -> None:
         self._inbox.put_nowait({"type": f"lifespan.{what}"})
@@ -128,8 +139,13 @@ def token_of(name: str) -> bytes:
     return _tokens[name]
 
 
-async def call(application: Any, body: bytes, bearer: bytes, wish: bytes, status: int = 200) -> bytes:
-    """One request to an ASGI application that is to answer with `status`: what a server would give it, without the server."""
+async def call(
+    application: Any, body: bytes, bearer: bytes, wish: bytes, status: int = 200, seen: Callable[[], None] | None = None
+) -> bytes:
+    """One request to an ASGI application that is to answer with `status`: what a server would give it, without the server.
+
+    `seen` is called at each part of the answer but the last.
+    """
     parts: list[bytes] = []
     given = False
     gone = asyncio.get_running_loop().create_future()
@@ -171,6 +187,8 @@ async def call(application: Any, body: bytes, bearer: bytes, wish: bytes, status
             assert message["status"] == status, message
         else:
             parts.append(message["body"])
+            if seen is not None and message.get("more_body", False):
+                seen()
 
     await application(scope, receive, send)
     return b"".join(parts)

@@ -1,9 +1,9 @@
 """A provider that costs next to nothing: `python -m bench.provider` prints its URL and serves until it is told to stop.
 
 A request is answered with one fixed completion. Its header `x-title`, which Sentinel passes on, may ask for something else:
-`events=200 gap_ms=50` (a stream of that many events, one every so often, each with the time it was sent at in ns as `at`) or
-`hang` (no answer at all). What hangs is not counted as served, nor is what has the word `odd` beside its wish, or no
-`x-request-id`, so that it did not come through Sentinel.
+`events=200 gap_ms=50` (a stream of that many events, one every so often, each with the time it was sent at in ns as `at`),
+`events=200 stepped` (the next one at each `GET /step`, which is not answered) or `hang` (no answer at all). What hangs is not
+counted as served, nor is what has the word `odd` beside its wish, or no `x-request-id`: it did not come through Sentinel.
 
 `GET /served` tells what was served, as JSON: `requests` and tokens that have been served whole, `broken` streams (whose client
 left), and how many request ids came `twice`.
@@ -50,12 +50,23 @@ class Served:
         self.broken = 0
         self.twice = 0
         self._ids: set[bytes] = set()
+        self._stepped: list[_Stream] = []
 
     def began(self, request_id: bytes) -> None:
         """A request came, under Sentinel's id."""
         if request_id in self._ids:
             self.twice += 1
         self._ids.add(request_id)
+
+    def wait(self, stream: "_Stream") -> None:
+        """Its next event goes out with the next step."""
+        self._stepped.append(stream)
+
+    def step(self) -> None:
+        """One event of every stream that waits for one."""
+        waiting, self._stepped = self._stepped, []
+        for stream in waiting:
+            stream.step()
 
     def ended(self, output_tokens: int) -> None:
         """It was answered whole."""
@@ -79,6 +90,9 @@ class Provider(Connection):
         if head.startswith(b"GET /served"):
             self.write(plain(self._served.shown()))
             return
+        if head.startswith(b"GET /step"):
+            self._served.step()
+            return
         wish = header(head, b"x-title:")
         if b"hang" in wish:
             return
@@ -87,29 +101,31 @@ class Provider(Connection):
         served.began(request_id)
         if b"events=" in wish:
             wishes = dict(word.split(b"=", 1) for word in wish.split() if b"=" in word)
-            _Stream(self, served, int(wishes[b"events"]), float(wishes.get(b"gap_ms", b"0")) / 1000)
+            stepping = self._served if b"stepped" in wish else None
+            _Stream(self, served, int(wishes[b"events"]), float(wishes.get(b"gap_ms", b"0")) / 1000, stepping)
         else:
             self.write(ANSWER)
             served.ended(OUTPUT_TOKENS)
 
 
 class _Stream:
-    """One paced stream: its events go out by the clock, however late the last one was, unless nobody reads them."""
+    """One stream: its events go out by the clock, however late the last one was, or by steps, unless nobody reads them."""
 
-    def __init__(self, connection: Provider, served: Served, events: int, gap_s: float) -> None:
+    def __init__(self, connection: Provider, served: Served, events: int, gap_s: float, stepping: Served | None) -> None:
         self._connection = connection
         self._served = served
         self._events = events
         self._gap_s = gap_s
+        self._stepping = stepping
         self._loop = asyncio.get_running_loop()
         self._begun_s = self._loop.time()
         self._sent = 0
         connection.write(_STREAM_HEAD)
         self._held = False
         connection.on_resume = self._go_on
-        self._step()
+        self.step()
 
-    def _step(self) -> None:
+    def step(self) -> None:
         while self._connection.transport is not None:
             if self._connection.paused:
                 self._held = True
@@ -119,15 +135,18 @@ class _Stream:
                 return
             self._connection.write(chunk(event(time.monotonic_ns())))
             self._sent += 1
+            if self._stepping is not None:
+                self._stepping.wait(self)
+                return
             if self._gap_s:
-                self._loop.call_at(self._begun_s + self._sent * self._gap_s, self._step)
+                self._loop.call_at(self._begun_s + self._sent * self._gap_s, self.step)
                 return
         self._served.broken += 1
 
     def _go_on(self) -> None:
         if self._held:
             self._held = False
-            self._step()
+            self.step()
 
     def _end(self) -> None:
         self._connection.on_resume = None
