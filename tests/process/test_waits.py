@@ -1,0 +1,157 @@
+"""A fault at each of the waits of a request, and at the end of the tick that settles it: what was served is booked once.
+
+A request waits for Redis (`admit`), for the provider's head (`head`), and for its stream (tests/process/test_crash.py and
+test_redis_away.py have that one); then its bill waits for Redis (`tick`).
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+
+import openai
+import pytest
+import pytest_asyncio
+
+from sentinel.devstack.stack import Stack
+from tests.process.test_crash import CHAT, WAIT_S, at_work, settled, until
+from tests.process.test_redis_away import nothing_held
+from tests.support.running import User, booked, kill_workers, make_user, reconciled, sdk
+
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
+
+# A request that stands at a wait does so for longer than this.
+STANDS_S = 0.3
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """A stack that waits long for Redis; each test leaves all of it running."""
+    settings = {
+        "SENTINEL_RATE_LIMIT_REQUESTS": "0",
+        "SENTINEL_LEASE_SECONDS": "5",
+        "SENTINEL_REPORT_RETRY_SECONDS": "0.2",
+        "SENTINEL_ZION_BREAKER_SECONDS": "0.2",
+        "SENTINEL_REDIS_TIMEOUT_SECONDS": "8",
+        "SENTINEL_DRAIN_SECONDS": "1",
+    }
+    async with Stack(tmp_path_factory.mktemp("waits"), settings=settings) as running:
+        yield running
+
+
+async def known(stack: Stack) -> tuple[User, int]:
+    """A user whose limits and profile are known, and how many requests it has been served."""
+    user = await make_user(stack)
+    async with sdk(stack, user.token) as client:
+        await client.chat.completions.create(**CHAT, user=user.email)
+    await reconciled(stack, [user])
+    return user, 1
+
+
+async def ask(stack: Stack, user: User, **simulate: object) -> None:
+    """One more request, whatever becomes of it."""
+    async with sdk(stack, user.token) as client:
+        with pytest.raises(openai.APIError):
+            await client.chat.completions.create(**CHAT, user=user.email, extra_body={"simulate": simulate})
+
+
+async def stays_booked(stack: Stack, user: User) -> int:
+    """How many requests are booked, once nothing is held; a second charge would come with the next looks at the journals."""
+    await nothing_held(stack, user)
+    before = await booked(stack)
+    await asyncio.sleep(1)
+    assert await booked(stack) == before
+    return before[user.email][0]
+
+
+@pytest.mark.parametrize("fault", ["the client leaves", "the workers are killed", "the workers are stopped"])
+async def test_a_fault_while_redis_is_asked(own: Stack, fault: str) -> None:
+    """Redis is frozen under a request that it is to admit: the provider never sees it, and it is charged to nobody; but whom a
+    kill takes, of whom nobody can say that, is charged once at most.
+    """
+    user, served = await known(own)
+    await own.kill("redis", signal.SIGSTOP)
+    try:
+        asking = asyncio.create_task(ask(own, user))
+        await asyncio.sleep(STANDS_S)
+        assert not asking.done()
+        if fault == "the client leaves":
+            asking.cancel()
+            await asyncio.wait([asking])
+            await asyncio.sleep(STANDS_S)
+        elif fault == "the workers are killed":
+            await kill_workers(own)
+            await asking
+        else:
+            stopping = asyncio.create_task(own.stop("sentinel"))
+            await asking
+    finally:
+        await own.kill("redis", signal.SIGCONT)
+    if fault == "the workers are stopped":
+        await stopping
+    if not own.child("sentinel").running:
+        await own.start("sentinel")
+    rows = [row for row in (await own.control("provider", "served"))["rows"] if row["user"] == user.email]
+    assert len(rows) == served
+    requests = await stays_booked(own, user)
+    assert requests == served or (fault == "the workers are killed" and requests == served + 1)
+
+
+@pytest.mark.parametrize("fault", ["redis is killed", "the workers are stopped"])
+async def test_a_fault_while_the_provider_is_asked(own: Stack, fault: str) -> None:
+    """Without Redis the answer comes, and its bill waits; a worker that is told to stop ends the request, and its prompt, which
+    the provider has worked on, is booked once.
+    """
+    user, served = await known(own)
+    if fault == "redis is killed":
+        async with sdk(own, user.token) as client:
+            simulate = {"simulate": {"delay_ms": 1000, "output_tokens": 7}}
+            asking = asyncio.create_task(client.chat.completions.create(**CHAT, user=user.email, extra_body=simulate))
+            await asyncio.sleep(STANDS_S)
+            await own.kill("redis")
+            answer = await asking
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens == 7
+        await own.start("redis")
+    else:
+        asked = asyncio.create_task(ask(own, user, delay_ms=60_000, output_tokens=0))
+        await at_work(own, user)
+        await asyncio.sleep(STANDS_S)
+        await own.stop("sentinel")
+        await asked
+        await own.start("sentinel")
+    given, taken = await reconciled(own, [user])
+    assert given == taken
+    assert await stays_booked(own, user) == served + 1
+
+
+@pytest.mark.parametrize("fault", ["redis is killed", "the workers are stopped"])
+async def test_a_fault_while_the_end_of_a_tick_is_told(own: Stack, fault: str) -> None:
+    """The bills of several requests that ended together are on their way to a frozen Redis: it dies, or the workers are told to
+    stop, and each is booked once.
+    """
+    user, served = await known(own)
+    async with sdk(own, user.token) as client, asyncio.timeout(WAIT_S):
+        simulate = {"simulate": {"delay_ms": 1000, "output_tokens": 5}}
+        asking = [
+            asyncio.create_task(client.chat.completions.create(**CHAT, user=user.email, extra_body=simulate)) for _ in range(6)
+        ]
+        await asyncio.sleep(STANDS_S * 2)
+        await own.kill("redis", signal.SIGSTOP)
+        try:
+            await asyncio.gather(*asking)
+            await until(lambda: len(settled(own, user)) >= served + len(asking))
+            if fault == "redis is killed":
+                await own.kill("redis")
+            else:
+                stopping = asyncio.create_task(own.stop("sentinel"))
+                await asyncio.sleep(STANDS_S)
+        finally:
+            await own.kill("redis", signal.SIGCONT)
+    if fault == "redis is killed":
+        await own.start("redis")
+    else:
+        await stopping
+        await own.start("sentinel")
+    given, taken = await reconciled(own, [user])
+    assert given == taken
+    assert await stays_booked(own, user) == served + len(asking)
