@@ -94,11 +94,11 @@ class Journey:
 
     async def travel(self, exchange: Exchange, match: Match) -> None:
         """Answer one request. Raises SentinelError or ClientGoneError, before or after the answer has begun."""
-        usual = self._usual
-        headers.check_framing(exchange.headers)
-        caller = (usual and self._auth.known(exchange.headers)) or await self._auth.identify(exchange.headers)
+        usual, given = self._usual, exchange.headers
+        headers.check_framing(given)
+        caller = found if usual and (found := self._auth.known(given)) else await exchange.within(self._auth.identify, given)
         if not self._turns.at_once():
-            await self._turns.begin(caller.external_id)
+            await exchange.within(self._turns.begin, caller.external_id)
         exchange.begun, exchange.attempt = True, caller
         if match.route.scope not in self._owners.forwarded:
             raise not_forwarded(match)
@@ -106,9 +106,10 @@ class Journey:
         call, upload = await self._intake.read(exchange, match.route, caller.external_id)
         call = (usual and self._owners.usual(match, call)) or await self._owners.check(caller, match, call)
         if call.lasts and call.route == "batches":  # what its lines name is to be the caller's too
-            call = await self._owners.check(caller, match, await self._batches.read(caller, call, exchange.request_id))
+            call = await exchange.within(self._batches.read, caller, call, exchange.request_id)
+            call = await self._owners.check(caller, match, call)
         self._settlement.require_journal()
-        hold = await self._admission.admit(caller, call, exchange.request_id)
+        hold = await self._admission.admit(caller, call, exchange.request_id, exchange)
         exchange.attempt, call = None, wire.counted(call)  # in the window, and by its tokens
         exchange.keep_body(len(call.body))
         lease, outcome, origin = self._leases.take(hold), _UNSENT, _PLAINLY

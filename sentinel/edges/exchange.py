@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from sentinel.edges.bodies import Bodies, Body, Receive
+from sentinel.edges.listening import Listening
 from sentinel.edges.pushing import Pushing
-from sentinel.edges.section import Section
 from sentinel.edges.upload import Upload
 from sentinel.errors import BodyTimeoutError, ClientGoneError, SentinelError
 from sentinel.protocol import trace
@@ -33,11 +33,12 @@ _LINGER_IDLE_S: Final = 5.0
 _SERVER: Final = (b"server", b"sentinel")  # else the server names itself and its version (reliability.md A17)
 
 
-class Exchange(Section):
+class Exchange(Listening):
     """The client's request and the answer to it. `path` and `query` are raw bytes of the request line (wire.md H8).
 
     A `with` block of it ends with ClientGoneError when the client leaves, or with what `interrupt` is given. While the body is
-    not read to its end, whoever reads it notices, since both listen on the same channel; afterwards `look` does.
+    not read to its end, whoever reads it notices, since both listen on the same channel; afterwards `look` does, and before it,
+    where the body is small.
 
     `always` are headers that whatever answer comes will carry; `route` is its label, `match` what its path names, once that is
     known; it began at `begun_s` of `perf_counter`. `begun` says that it has had its turn; `attempt` is whose it is,
@@ -56,12 +57,10 @@ class Exchange(Section):
     _trace: Trace | None = None
     _upload: Upload | None = None
     _body: Body | None = None
-    _body_read = False
     # On the loop's clock: when what lingers must have arrived, and since when the server takes no more of the answer.
     _due_s: float | None = None
     _writing_since_s: float | None = None
     _pushing: Pushing | None = None
-    _watch: "asyncio.Future[MutableMapping[str, Any]] | None" = None
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         self.begun_s = time.perf_counter()
@@ -78,11 +77,6 @@ class Exchange(Section):
     def started(self) -> bool:
         """Whether the status line is out, so that a failure can only be told in the body."""
         return self.status != 0
-
-    @property
-    def listens(self) -> bool:
-        """Whether the request was read, and it will be heard when the client leaves."""
-        return self._watch is not None
 
     @property
     def lingers(self) -> bool:
@@ -116,7 +110,7 @@ class Exchange(Section):
         try:
             # Guarded too, so that a worker that drains need not wait for a body that does not come.
             with self:
-                come = [await self._receive()]
+                come = [await (self._receive() if self._watch is None and self._ahead is None else self.take())]
                 read: bytes = come[0].get("body", b"")
                 # The usual one is small, and comes whole with the first message.
                 if not 0 < len(read) <= bodies.small_bytes or (len(read) != length and come[0].get("more_body", False)):
@@ -151,9 +145,7 @@ class Exchange(Section):
         """The request body as it arrives, to be sent on. Raises BodyTooLargeError or OverLimitError."""
         declared = self.header(b"content-length")
         length = int(declared) if declared.isdigit() else None
-        self._upload = Upload(
-            self._receive, length, bodies, caller, bytes_max=bytes_max, on_end=self._uploaded, on_gone=self._leave
-        )
+        self._upload = Upload(self.take, length, bodies, caller, bytes_max=bytes_max, on_end=self._uploaded, on_gone=self.leave)
         return self._upload
 
     def look(self, now_s: float, idle_s: float) -> bool:
@@ -164,12 +156,14 @@ class Exchange(Section):
         """
         if self._body_read:
             if self._watch is None:
-                self._listen()
+                self.listen()
         elif self._due_s is not None:
             if now_s > self._due_s:
                 self.interrupt(BodyTimeoutError("The request body did not arrive in time."))
         elif self._body is not None and (reason := self._body.late(now_s)) is not None:
             self.interrupt(reason)
+        elif self._body is None and self._upload is None:
+            self.listen()
         return self._writing_since_s is not None and now_s - self._writing_since_s > idle_s
 
     def header(self, wanted: bytes) -> bytes:
@@ -243,7 +237,7 @@ class Exchange(Section):
                 more = True
                 while more:
                     self._due_s = min(end_s, now() + _LINGER_IDLE_S)
-                    message = await self._receive()
+                    message = await self.take()
                     left -= len(message.get("body", b""))
                     more = message.get("more_body", False) and left != 0
         except (SentinelError, ClientGoneError):
@@ -264,19 +258,3 @@ class Exchange(Section):
         self._body_read = True
         if self._upload is not None:
             self._upload.close()
-
-    def _leave(self) -> None:
-        self.interrupt(ClientGoneError())
-
-    def _listen(self) -> None:
-        # What Granian gives is a future already, which needs no task to wait for it.
-        self._watch = asyncio.ensure_future(self._receive())
-        self._watch.add_done_callback(self._heard)
-
-    def _heard(self, watch: "asyncio.Future[MutableMapping[str, Any]]") -> None:
-        if watch.cancelled():
-            return
-        if watch.result()["type"] == "http.disconnect":
-            self._leave()
-        else:
-            self._listen()

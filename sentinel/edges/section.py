@@ -1,9 +1,16 @@
 """A section of a task that another may end with a reason, as `asyncio.timeout` ends one when time is up."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Final, TypeVar
+
+from sentinel.errors import ClientGoneError, DrainingError
+
+_T = TypeVar("_T")
+
+# What ends whoever waits for something: its own task, its client or its worker.
+ENDS: Final = (asyncio.CancelledError, ClientGoneError, DrainingError)
 
 
 class Section:
@@ -36,6 +43,11 @@ class Section:
             assert self._task is not None
             self._cancelled = True
             self._task.cancel()
+
+    async def within(self, wait: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
+        """What `wait` gives for these arguments, in a block of its own."""
+        with self:
+            return await wait(*arguments)
 
     def stay_no_more(self) -> None:
         """Nothing is worth staying for: it ends now if it was interrupted before, and from now on when it is."""

@@ -21,6 +21,7 @@ from sentinel.edges.counting import Counting
 from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.standby import Standby
+from sentinel.edges.section import ENDS, Section
 from sentinel.edges.zion import Zion
 from sentinel.errors import ForbiddenError, LedgerUnavailableError, OverLimitError, ZionUnavailableError
 from sentinel.logs import Log
@@ -98,17 +99,15 @@ class Admission:
         if denial is not None and (now_ns := self._monotonic_ns()) < denial.until_ns:
             raise self._refusal(denial.why, denial.hold_at(now_ns))
 
-    async def admit(self, caller: Caller, call: Call, request_id: str) -> Hold:
-        """Hold what `call` may cost its caller.
-
-        Raises OverLimitError, ForbiddenError, ZionUnavailableError or LedgerUnavailableError.
+    async def admit(self, caller: Caller, call: Call, request_id: str, waiting: Section) -> Hold:
+        """Hold what `call` may cost its caller; what may take long is done in `waiting`, which another may end. Raises
+        OverLimitError, ForbiddenError, ZionUnavailableError or LedgerUnavailableError.
         """
         if len(call.body) > _INLINE_BYTES_MAX:
-            input_tokens = await self._counting.long(call, caller.external_id)
+            input_tokens = await waiting.within(self._counting.long, call, caller.external_id)
         else:
             input_tokens = 0 if call.prompt is None else self._counting.tokenizer.prompt(call.prompt, call.model)
-        output_tokens, output_min = self._output(call)
-        amounts = (input_tokens, output_tokens, output_min)
+        amounts = (input_tokens, *self._output(call))
         degraded = ""
         asked_ns = self._monotonic_ns()
         try:
@@ -119,11 +118,12 @@ class Admission:
                 await asked.reply
                 verdict = self._ledger.verdict(asked)
             if verdict.refresh or verdict.code == "snapshot":
-                verdict = await self._ask_again(verdict, caller, partial(self._ask, caller, call, request_id, amounts))
+                asks = partial(self._ask, caller, call, request_id, amounts)
+                verdict = await waiting.within(self._ask_again, verdict, caller, asks)
             self._standby.learn(caller.external_id, verdict)
         except LedgerUnavailableError as error:
             verdict, degraded = self._stand_in(caller, request_id, amounts, error), self._standby.mode
-        except asyncio.CancelledError:
+        except ENDS:
             self._void(caller, request_id)
             raise
         hold = Hold(
@@ -137,7 +137,7 @@ class Admission:
             tokens_output=verdict.output,
             rate=verdict.rate,
             rate_tokens=verdict.tokens,
-            output_capped=verdict.granted_output < output_tokens,
+            output_capped=verdict.granted_output < amounts[1],
             degraded=degraded,
         )
         if verdict.code == "admitted":

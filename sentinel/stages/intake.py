@@ -68,8 +68,9 @@ class Intake:
             exchange.take_body(len(body) + wire.decoded_bytes(body, content_type))
             call = wire.read_call(*asked)
         else:
-            exchange.take_body(len(body) + await self._aside.do(caller, wire.decoded_bytes, body, content_type))
-            call = await self._aside.do(caller, wire.read_call, *asked)
+            decoded = await exchange.within(self._aside.do, caller, wire.decoded_bytes, body, content_type)
+            exchange.take_body(len(body) + decoded)
+            call = await exchange.within(self._aside.do, caller, wire.read_call, *asked)
         if route.leaves and (call.stored or call.background or route.scope is not Scope.CORE):
             lasts = bool(route.polls) and (call.background or route.dialect is Dialect.EVENTS)
             call = replace(call, leaves=route.leaves, lasts=lasts)

@@ -5,6 +5,7 @@ test_redis_away.py have that one); then its bill waits for Redis (`tick`).
 """
 
 import asyncio
+import re
 import signal
 from collections.abc import AsyncIterator
 
@@ -15,7 +16,7 @@ import pytest_asyncio
 from sentinel.devstack.stack import Stack
 from tests.process.test_crash import CHAT, WAIT_S, at_work, settled, until
 from tests.process.test_redis_away import nothing_held
-from tests.support.running import User, booked, kill_workers, make_user, reconciled, sdk
+from tests.support.running import User, booked, kill_workers, make_user, metrics_page, reconciled, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
@@ -155,3 +156,33 @@ async def test_a_fault_while_the_end_of_a_tick_is_told(own: Stack, fault: str) -
     given, taken = await reconciled(own, [user])
     assert given == taken
     assert await stays_booked(own, user) == served + len(asking)
+
+
+@pytest.mark.parametrize("body", [b"", b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]}'])
+async def test_who_leaves_while_zion_is_asked_is_gone(own: Stack, body: bytes) -> None:
+    """Issue 11: Zion does not answer about a newcomer, who leaves: the request ends with that, though Zion is asked on."""
+    user = await make_user(own)
+    method, path = ("POST", "/v1/chat/completions") if body else ("GET", "/v1/models")
+    before = await left(own)
+    await own.control("zion", "faults", {"hang": True, "call": "me"})
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", own.port)
+        head = (
+            f"{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {user.token}\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        await asyncio.sleep(STANDS_S)
+        writer.transport.abort()
+        async with asyncio.timeout(WAIT_S):
+            while await left(own) == before:
+                await asyncio.sleep(0.1)
+    finally:
+        await own.control("zion", "reset", {"faults": True})
+    async with sdk(own, user.token) as client:
+        await client.models.list()
+
+
+async def left(stack: Stack) -> float:
+    """How many requests ended because their client had left."""
+    counts = re.findall(r'^sentinel_requests_total\{[^}]*status="499"[^}]*\} (\S+)$', await metrics_page(stack), re.MULTILINE)
+    return sum(map(float, counts))

@@ -18,8 +18,8 @@ ROWS = [
     {"stages"},
     {"edges"},
     # What exchanges with clients share; the HTTP client that edges are made with.
-    {"edges.upload", "edges.section", "edges.pushing", "edges.http"},
-    {"edges.bodies"},
+    {"edges.upload", "edges.listening", "edges.pushing", "edges.http"},
+    {"edges.bodies", "edges.section"},
     {"edges.aside", "edges.shares", "edges.pace"},
     {"protocol.batched"},
     {"protocol.routes", "protocol.finds", "protocol.answered", "protocol.denials", "protocol.whole"},
