@@ -113,7 +113,7 @@ class Worker:
             batches=self._batches,
             admission=self._admission,
             answer_cache=self._answer_cache,
-            forward=parts.forward(settings, self._provider),
+            forward=parts.forward(settings, self._provider, usual=usual),
             relay=Relay(leaving),
             leases=self._leases,
             settlement=self._settlement,

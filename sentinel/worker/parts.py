@@ -109,7 +109,7 @@ def reporting(settings: Settings, ledger: Ledger, gate: Gate, zion: Zion, journa
     return Reporting(ledger, delivery, items_max=settings.report_items_max, interval_ms=settings.report_interval_ms)
 
 
-def forward(settings: Settings, provider: Provider) -> Forward:
+def forward(settings: Settings, provider: Provider, *, usual: bool) -> Forward:
     """What asks the provider, with its patience and its fallbacks."""
     fallbacks = lists.fallback_models(settings.fallback_models)
     return Forward(
@@ -118,6 +118,7 @@ def forward(settings: Settings, provider: Provider) -> Forward:
         Patience(settings.upstream_first_byte_s, settings.upstream_total_s),
         {label: Patience(seconds, seconds) for label, seconds in lists.route_timeouts(settings.route_timeouts).items()},
         Fallbacks({model: lists.fallback_chain(fallbacks, model) for model in fallbacks}),
+        usual=usual,
     )
 
 
