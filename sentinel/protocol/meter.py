@@ -5,6 +5,7 @@ passes before it is whole, and is read abridged. Only an event that can hold usa
 searched for two byte strings and forwarded as the very object that came in.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from sentinel.protocol import ends, kept, sse
@@ -75,11 +76,8 @@ class StreamMeter:
     ) -> None:
         self.events = 0
         self.usage: Usage | None = None
-        self.terminated = False
-        self.object_id = ""
-        self.long_event = b""
-        self.unfinished = False
-        self.working_id = ""
+        self.terminated = self.unfinished = False
+        self.object_id = self.working_id = ""
         self.hidden = Hidden()
         self._dialect = dialect
         self._grammar = GRAMMARS[dialect]
@@ -92,15 +90,12 @@ class StreamMeter:
         # Whether the next bytes go on with an event that has begun.
         self._carries = False
         # The events read last; b"" where a later one may have been the end. `_long` goes down before it is whole.
-        self._latest = b""
+        self._latest = self.long_event = b""
         self._long: ends.LongEvent | None = None
-        self._opened = False
-        self._failed_first = False
-        self._failed_last = False
+        self._opened = self._finished = self._failed_first = self._failed_last = False
         self._nameless_events = _NAMELESS_EVENTS_MAX if names else 0
         # Whether the next event is read in any case: the first, and more where the id is wanted and not yet seen.
         self._looks = True
-        self._finished = False
 
     @property
     def failed(self) -> bool:
@@ -135,13 +130,19 @@ class StreamMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """What goes downstream now; a chunk of whole events without a usage object is returned itself."""
+        passed: list[bytes] = []
+        self.pour(passed.append, chunk)
+        return passed[0] if passed else b""
+
+    def pour(self, push: Callable[[bytes], bool | None], chunk: bytes) -> bool:
+        """Give what goes downstream now to `push`. Whether it takes more, and there may be more."""
         chunk_bytes = len(chunk)
         if self._carries or self._looks or chunk_bytes > WORDS_BYTES_MAX or not chunk.endswith(sse.ENDS):
-            return self._feed_unusual(chunk)
+            return self._pour_unusual(push, chunk)
         at = chunk.find(self._mark)
         # Written out, and `find` instead of `in`: these lines are the cost of a usual event.
         if (at >= 0 and self._marked.search(chunk, at)) or chunk.find(self._end) >= 0 or chunk.find(_ERROR) >= 0:
-            return self._feed_unusual(chunk)
+            return self._pour_unusual(push, chunk)
         self._latest = chunk
         self.events += chunk.count(b"data:")
         if self.counts:
@@ -150,9 +151,9 @@ class StreamMeter:
             unpaid.latest_bytes += chunk_bytes
             if unpaid.latest_bytes > WORDS_BYTES_MAX:
                 unpaid.store()
-        return chunk
+        return push(chunk) or False
 
-    def _feed_unusual(self, chunk: bytes) -> bytes:
+    def _pour_unusual(self, push: Callable[[bytes], bool | None], chunk: bytes) -> bool:
         """The same for a chunk that is not whole events of words alone."""
         before, region, after = self._splitter.split(chunk)
         self._carries = self._splitter.carries
@@ -177,7 +178,8 @@ class StreamMeter:
                 # It must be known before the client can have it.
                 self.object_id = self._long.object_id(after)
             after = self.hidden.in_start(after)
-        return before + region + after if before or after else region
+        passed = before + region + after if before or after else region
+        return (not passed or push(passed) or False) and not self.terminated
 
     def finish(self) -> bytes:
         """What is still to go downstream when the provider sends no more: the held tail, as a whole event.
@@ -232,11 +234,9 @@ class StreamMeter:
             else:
                 self._pay(reading, reading.usage, [*unpaid, event])
                 unpaid.clear()
-            if reading.alone and self._usage_hidden and not (first and reading.greets):
-                changes = True
-                passed.append(sse.comments(event))
-            else:
-                passed.append(event)
+            hides = reading.alone and self._usage_hidden and not (first and reading.greets)
+            changes = changes or hides
+            passed.append(sse.comments(event) if hides else event)
         if unpaid:
             self._unpaid.add(b"".join(unpaid))
         return b"".join(passed) if changes else region

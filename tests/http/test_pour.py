@@ -2,9 +2,12 @@
 
 import asyncio
 import gc
+import itertools
 import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sentinel.edges.http import BrokenError, Connection, LateError, UnreachableError
 from sentinel.edges.http.outgoing import BUFFERED_BYTES_MAX
@@ -182,3 +185,52 @@ async def test_a_cancelled_pouring_gives_nothing_more() -> None:
         assert sink.taken == [b"one"]
         assert await connection.read(10, math.inf) == b"two"
         connection.end(sent=True)
+
+
+EVENT = b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n'
+
+
+@given(
+    st.lists(st.integers(0, len(b"2f\r\n" + EVENT + b"\r\n") * 4 + 5), max_size=8),
+    st.sets(st.integers(0, 9)),
+    st.none() | st.integers(0, 9),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_stream_is_poured_the_same_however_it_is_cut(cuts: list[int], full: set[int], fails: int | None) -> None:
+    """Whole chunks in a read of their own, or cut and joined anywhere; a sink that is full at any part, or fails at one."""
+    data = (b"%x\r\n%b\r\n" % (len(EVENT), EVENT)) * 4 + b"0\r\n\r\n"
+    places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+
+    async def run() -> None:
+        said: list[bytes] = []
+
+        def sink(part: bytes) -> bool:
+            if len(said) == fails:
+                raise RuntimeError("the sink failed")
+            said.append(part)
+            return len(said) not in full
+
+        async with wire(lambda _: []) as peer, client(peer.url) as one:
+            connection = await ask(one)
+            connection.data_received(CHUNKED)
+            await connection.answered()
+
+            async def pour() -> None:
+                while await connection.pour(sink, 10, math.inf):
+                    pass
+
+            pouring = asyncio.create_task(pour())
+            try:
+                for start, end in itertools.pairwise(places):
+                    await asyncio.sleep(0)
+                    connection.data_received(data[start:end])
+                await pouring
+            except RuntimeError:
+                assert len(said) == fails
+                assert (EVENT * 4).startswith(b"".join(said))
+            else:
+                assert fails is None or fails >= len(said)
+                assert b"".join(said) == EVENT * 4
+            connection.end(sent=True)
+
+    asyncio.run(run())

@@ -11,6 +11,7 @@ from typing import Final
 import httptools
 
 from sentinel.edges.http.failures import BrokenError
+from sentinel.protocol import chunks
 from sentinel.protocol.whole import timeout_s
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -35,7 +36,8 @@ class Answer:
     `begun`: status and headers are here. `whole`: so is the body's last byte. `keeps`: the connection may be used again, for
     `keep_s` where the other side says how long it keeps it. `media` and `codings` are what the head says of the body.
 
-    `arrivals` wait to be taken: what came of the body in one read each, `buffered` bytes in all.
+    `arrivals` wait to be taken: what came of the body in one read each, `buffered` bytes in all. `between`: the next byte
+    begins a chunk, so that whole ones need not pass the parser, which then knows nothing of them.
     """
 
     __slots__ = (
@@ -49,6 +51,7 @@ class Answer:
         "_until_close",
         "arrivals",
         "begun",
+        "between",
         "buffered",
         "codings",
         "headers",
@@ -92,6 +95,7 @@ class Answer:
         # Bytes of the body to come where its length is known, or all until the connection ends; of no meaning for chunks.
         self._left = 0
         self._until_close = False
+        self.between = False
 
     def feed(self, data: bytes) -> None:
         """What arrived. Raises BrokenError; nothing may be fed after that."""
@@ -99,6 +103,12 @@ class Answer:
         if parser is None:
             self._pass(data)
             return
+        if self.between:
+            content = chunks.content(data)
+            if content is not None:
+                self.arrivals.append(content)
+                self.buffered += len(content)
+                return
         size = len(data)
         self._idle_bytes += size
         try:
@@ -108,6 +118,8 @@ class Answer:
             if not self.whole:
                 raise BrokenError(f"not an answer: {error.__context__ or error}") from None
             self.keeps = False
+        # The parser is silent while a size is arriving.
+        self.between = self.between and data.endswith(b"\r\n")
         pieces, last = self._pieces, b""
         if pieces and not self._bodiless:
             self._check_interim()
@@ -198,6 +210,14 @@ class Answer:
         self._read_head(parser.get_http_version())
         self.begun = True
         self.whole = self._bodiless
+
+    def on_chunk_header(self) -> None:
+        """A chunk has begun, or the last one, behind which trailers may come."""
+        self.between = False
+
+    def on_chunk_complete(self) -> None:
+        """A chunk is here, to its last byte."""
+        self.between = True
 
     def on_message_complete(self) -> None:
         """The end of the answer, or of an interim one (RFC 9110 §15.2), of which there may be any number before it."""

@@ -16,6 +16,7 @@ from sentinel.edges.http.failures import BrokenError, LateError
 from sentinel.edges.http.outgoing import BUFFERED_BYTES_MAX, Outgoing
 from sentinel.edges.http.pouring import Pouring
 from sentinel.protocol import whole
+from sentinel.protocol.chunks import begins
 from sentinel.protocol.whole import WholeAnswer
 
 
@@ -203,6 +204,22 @@ class Connection(Outgoing):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        pouring, answer = self._pouring, self._answer
+        if pouring is not None and answer.between and (begun := begins(data)) is not None:
+            start = begun.end()
+            if len(data) - start - 2 == int(begun[1], 16) and data.endswith(b"\r\n"):
+                # One whole chunk, as nearly every event of a stream: all that it costs is written out.
+                try:
+                    pouring.full = not pouring.sink(data[start:-2])
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is raised to the task that pours
+                    pouring.error, pouring.full = error, True
+                if pouring.full:
+                    self._pouring = None
+                    self._wake()
+                else:
+                    idle_ends_s = self.loop.time() + pouring.idle_s
+                    self._deadline.when_s = idle_ends_s if idle_ends_s < pouring.ends_s else pouring.ends_s  # noqa: FURB136
+                return
         if not self._asked:
             # Whatever it is, it must not become the answer to the next request.
             self.abort()
@@ -217,13 +234,12 @@ class Connection(Outgoing):
         elif self._whole is not None:
             self._error = self._error or BrokenError("bytes after the answer")
             return
-        answer = self._answer
         try:
             answer.feed(data)
         except BrokenError as error:
             self.fail(error)
             return
-        if self._pouring is not None and self._poured(self._pouring):
+        if pouring is not None and self._poured(pouring):
             return
         waiter = self._waiter
         if waiter is not None and answer.begun and not waiter.done():

@@ -8,10 +8,10 @@ from sentinel.edges.http.answer import Answer
 class Pouring:
     """`full`: the sink has had enough for now; `error`: what it raised. Times as `Connection.pour` has them."""
 
-    __slots__ = ("_sink", "ends_s", "error", "full", "idle_s")
+    __slots__ = ("ends_s", "error", "full", "idle_s", "sink")
 
     def __init__(self, sink: Callable[[bytes], bool], idle_s: float, ends_s: float) -> None:
-        self._sink = sink
+        self.sink = sink
         self.idle_s = idle_s
         self.ends_s = ends_s
         self.full = False
@@ -21,7 +21,7 @@ class Pouring:
         """Give what has come of `answer` to the sink. Whether it takes more."""
         try:
             while answer.arrivals and not self.full:
-                self.full = not self._sink(answer.take())
+                self.full = not self.sink(answer.take())
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised to the task that pours
             self.error = error
             self.full = True

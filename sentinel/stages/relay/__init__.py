@@ -268,7 +268,9 @@ async def _pour(reply: Reply, exchange: Exchange, meter: Meter) -> None:
         passed = meter.feed(chunk)
         return (not passed or exchange.push(passed)) and not meter.terminated
 
-    while not meter.terminated and await reply.pour(sink):
+    # No function of ours stands between the connection and the meter of a stream.
+    into = partial(meter.pour, exchange.push) if isinstance(meter, StreamMeter) else sink
+    while not meter.terminated and await reply.pour(into):
         await exchange.pushed()
 
 

@@ -1,0 +1,28 @@
+"""Chunks of a body (RFC 9112 §7.1) that came whole: the usual read of a stream, whose framing is taken off without a parser.
+
+Never fails: whatever is not one whole chunk after the other, each of a plain size and none of them the last, is None, and left
+to the parser (`edges/http/answer.py`), which takes all that is taken here and reads the same.
+"""
+
+import re
+from typing import Final
+
+# How a chunk begins: its size, without leading zeros, extensions or blanks.
+begins: Final = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,6})\r\n").match
+
+
+def content(data: bytes) -> bytes | None:
+    """What is in the chunks that `data` is, of which there must be one."""
+    parts: list[bytes] = []
+    at, size = 0, len(data)
+    while at < size:
+        begun = begins(data, at)
+        if begun is None:
+            return None
+        start = begun.end()
+        end = start + int(begun[1], 16)
+        if data[end : end + 2] != b"\r\n":
+            return None
+        parts.append(data[start:end])
+        at = end + 2
+    return b"".join(parts) or None
