@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,13 @@ from sentinel.devstack.child import StackError
 from sentinel.devstack.redis_server import find_server
 
 _LIBRARIES: Final = ("granian", "uvloop", "msgspec", "aiohttp", "redis", "hiredis", "tiktoken", "prometheus-client")
+_INTERPRETER: Final = """
+import os, platform, sys, sysconfig
+debian = sys.base_prefix == "/usr" and os.path.exists("/etc/debian_version")
+guided = debian or "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+built = f"{'with' if guided else 'without'} profile-guided optimisation{' (of Debian)' if debian else ''}"
+print(f"{platform.python_implementation()} {platform.python_version()}, {built}")
+"""
 _ROOT: Final = Path(__file__).parents[1]
 
 
@@ -22,10 +30,19 @@ def describe() -> dict[str, str]:
         "load": load(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "python built": interpreter().partition(", ")[2],
         **{name: library(name) for name in _LIBRARIES},
         "redis-server": redis_version(),
         "commit": commit(),
     }
+
+
+def interpreter(executable: str = sys.executable) -> str:
+    """An interpreter in words: "CPython 3.13.5, with profile-guided optimisation"; "unknown" where it does not run.
+
+    Debian builds its own so without a word of it in the arguments of `configure`.
+    """
+    return _said(executable, "-I", "-S", "-c", _INTERPRETER).strip() or "unknown"
 
 
 def load() -> str:

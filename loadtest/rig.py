@@ -25,6 +25,7 @@ from sentinel.devstack.comparison import NOTHING
 from sentinel.devstack.redis_server import RedisServer
 from sentinel.devstack.simulator import is_ok
 
+_ROOT: Final = Path(__file__).parents[1]
 _START_S: Final = 30.0
 _SETTLED_S: Final = 60.0
 _FILES: Final = 32_768
@@ -103,15 +104,16 @@ class Rig:
     async def __aexit__(self, *_exception: object) -> None:
         await self._open.aclose()
 
-    async def start_gateway(self, log_level: str = "error") -> None:
-        """Sentinel, anew, on its core."""
+    async def start_gateway(self, log_level: str = "error", python: str = sys.executable) -> None:
+        """Sentinel, anew, on its core; on another interpreter where one is given, that has all but Sentinel itself."""
         await self.stop_gateway()
         port = free_port()
         self._gateway_url = f"http://127.0.0.1:{port}"
         settings = everything_on(self._redis.url, self._zion_url, self._provider_url, self.directory)
         settings |= {"SENTINEL_HOST": "127.0.0.1", "SENTINEL_PORT": str(port), "SENTINEL_LOG_LEVEL": log_level}
         settings |= {"SENTINEL_ADMIN_PORT": str(free_port())}
-        command = [sys.executable, "-m", "sentinel", "serve"]
+        settings |= {} if python == sys.executable else {"PYTHONPATH": str(_ROOT)}
+        command = [python, "-m", "sentinel", "serve"]
         self._gateway = Child("Sentinel", command, log=self.directory / "sentinel.log", environ={**os.environ, **settings})
         await self._gateway.start(lambda: is_ok(f"{self._gateway_url}/health/ready"), timeout_s=_START_S)
         processes.pin(self._gateway.pid, self.core)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import machine
-from loadtest import nginx, page, peers, processes, wrk
+from loadtest import interpreters, nginx, page, peers, processes, wrk
 from loadtest.profiles import PROFILES, Profile
 from loadtest.rig import Rig
 from loadtest.slow import slow
@@ -35,6 +35,7 @@ _TABLES: Final = {
     "refusals": refusals,
     "beside": beside,
     "slow": slow,
+    "interpreters": interpreters.interpreters,
     "peers": peers.peers,
 }
 

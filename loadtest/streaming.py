@@ -34,7 +34,7 @@ class _Job:
         self.begun = self.ended = self.events = self.failed = 0
         self.failures: dict[str, int] = {}
         self.measuring = False
-        self.first, self.delays = Histogram(), Histogram()
+        self.opened, self.first, self.delays = Histogram(), Histogram(), Histogram()
 
     def fail(self, why: str) -> None:
         self.failed += 1
@@ -46,10 +46,12 @@ class _Stream(asyncio.Protocol):
         self._job = job
         self._tail = b""
         self._begun = self._ended = False
+        self._asked_ns = 0
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # uvloop's own
+        self._asked_ns = time.monotonic_ns()
         transport.write(self._job.head + STREAMED)  # type: ignore[attr-defined]
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -66,6 +68,7 @@ class _Stream(asyncio.Protocol):
                 self._begun = True
                 job.begun += 1
                 job.first.add(delay_s)
+                job.opened.add((now_ns - self._asked_ns) / 1e9)
             if job.measuring:
                 job.events += len(sent)
                 job.delays.add(delay_s)
@@ -112,6 +115,7 @@ async def stream(job: dict[str, Any]) -> dict[str, Any]:
         "seconds": seconds,
         "cpu_s": used,
         "memory_bytes": memory,
+        "opened": state.opened.buckets,
         "first": state.first.buckets,
         "histogram": state.delays.buckets,
     }

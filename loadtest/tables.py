@@ -164,6 +164,7 @@ async def callers(rig: Rig, profile: Profile) -> Table:
         table.failed(f"{count} callers", seen)
         table.rows.append([count, seen["rate"], seen["ms"]["p50"], seen["ms"]["p99"], seen["cpu_us"], seen["redis_us"]])
         table.point("Sentinel", count, seen["cpu_us"])
+        table.figures[f"cpu of {count}"] = seen["cpu_us"]
     return table
 
 
