@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,10 +75,11 @@ async def start_stand_in(name: str, directory: Path) -> tuple[Child, str]:
 
 
 class InProcess:
-    """The application and what it needs; everything on, log off."""
+    """The application and what it needs; everything on, log off, with `more` settings."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, more: Mapping[str, str] | None = None) -> None:
         self._directory = directory
+        self._more = more or {}
         self._redis = RedisServer(directory / "redis")
         self._children: list[Child] = []
         self._app = app.create()
@@ -92,6 +93,11 @@ class InProcess:
         """The Redis that Sentinel uses."""
         return self._redis.url
 
+    @property
+    def application(self) -> Any:
+        """The ASGI callable."""
+        return self._app
+
     async def open(self) -> None:
         """Start all of it."""
         await self._redis.start()
@@ -102,7 +108,7 @@ class InProcess:
             urls.append(url)
         host, port = urls[1].removeprefix("http://").partition("/")[0].split(":")
         self._steps = socket.create_connection((host, int(port)))
-        os.environ.update(everything_on(self._redis.url, urls[0], urls[1], self._directory))
+        os.environ.update({**everything_on(self._redis.url, urls[0], urls[1], self._directory), **self._more})
         self._lifespan = asyncio.ensure_future(self._app({"type": "lifespan"}, self._inbox.get, self._outbox.put))
         await self._tell("startup")
 

@@ -3,12 +3,14 @@
 A job: `connections`, `seconds` of measured time after `warm_up` seconds, `callers_count` with `callers_prefix`, `body_bytes`,
 `expect` (the status that counts as good), `headers` besides the usual ones, `bearer` where it is not the callers' own; `rate`
 for requests a second by a clock, whose latency then begins when they were due. With `touch_all` the warm-up lasts until every
-caller has asked once.
+caller has asked once. Where `may_be_refused`, 429 and 503 are counted apart, and a connection then asks again at once, or after
+`Retry-After` where it `obeys`.
 """
 
 import asyncio
 import itertools
 import json
+import re
 import time
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -19,6 +21,8 @@ from loadtest import processes
 from loadtest.figures import Histogram
 
 _ENDS_S: Final = 30.0
+_REFUSED: Final = (429, 503)
+_RETRY_AFTER: Final = re.compile(rb"\nretry-after: (\d+)", re.IGNORECASE)
 
 
 class Asking:
@@ -32,7 +36,10 @@ class Asking:
         self.expect: int = job.get("expect", 200)
         self.rate: float = job.get("rate", 0)
         self.measuring = self.over = False
+        self.may_be_refused: bool = job.get("may_be_refused", False)
+        self.obeys: bool = job.get("obeys", False)
         self.latencies = Histogram()
+        self.refusals = Histogram()
         self.good = self.failed = self.asked = self.connected = 0
         self.failures: dict[str, int] = {}
         names = [f"{job.get('callers_prefix', 'caller')}-{number}" for number in range(job.get("callers_count", 1))]
@@ -52,7 +59,10 @@ class Asking:
 
     def answered(self, status: int, latency_s: float) -> None:
         """An answer came whole."""
-        if status != self.expect:
+        if self.may_be_refused and status in _REFUSED:
+            if self.measuring:
+                self.refusals.add(latency_s)
+        elif status != self.expect:
             self.fail(f"status {status}")
         elif self.measuring:
             self.good += 1
@@ -89,9 +99,15 @@ class _Connection(asyncio.Protocol):
         self._buffer += data
         if not whole(self._buffer):
             return
-        self._asking.answered(int(self._buffer[9:12]), time.monotonic() - self._begun_s)
+        status = int(self._buffer[9:12])
+        self._asking.answered(status, time.monotonic() - self._begun_s)
+        told = _RETRY_AFTER.search(self._buffer) if self._asking.obeys and status in _REFUSED else None
+        wait_s = int(told[1]) if told and not self._asking.over else 0
         self._buffer.clear()
-        self._next()
+        if wait_s:
+            asyncio.get_running_loop().call_later(wait_s, self._next)
+        else:
+            self._next()
 
     def _next(self) -> None:
         if self._asking.over and self._transport is not None:
@@ -146,6 +162,7 @@ async def ask(job: dict[str, Any]) -> dict[str, Any]:
         "seconds": seconds,
         "cpu_s": used,
         "histogram": asking.latencies.buckets,
+        "refusals": asking.refusals.buckets,
     }
 
 

@@ -19,6 +19,7 @@ class Profile:
     hanging: int
     unread: int
     slow: int
+    crowd: tuple[int, ...]
 
 
 KIB: Final = 1024
@@ -35,6 +36,7 @@ PROFILES: Final = {
         hanging=100,
         unread=20,
         slow=200,
+        crowd=(400, 1000),
     ),
     "full": Profile(
         seconds=8,
@@ -48,6 +50,7 @@ PROFILES: Final = {
         hanging=1000,
         unread=50,
         slow=1000,
+        crowd=(100, 400, 1000),
     ),
     # A minute, to see that all of it works; its figures say little.
     "smoke": Profile(
@@ -62,5 +65,6 @@ PROFILES: Final = {
         hanging=3,
         unread=2,
         slow=5,
+        crowd=(50,),
     ),
 }

@@ -104,14 +104,14 @@ class Rig:
     async def __aexit__(self, *_exception: object) -> None:
         await self._open.aclose()
 
-    async def start_gateway(self, log_level: str = "error", python: str = sys.executable) -> None:
-        """Sentinel, anew, on its core; on another interpreter where one is given, that has all but Sentinel itself."""
+    async def start_gateway(self, log_level: str = "error", python: str = sys.executable, **more: str) -> None:
+        """Sentinel, anew, on its core, with `more` settings; on another interpreter, which needs no Sentinel."""
         await self.stop_gateway()
         port = free_port()
         self._gateway_url = f"http://127.0.0.1:{port}"
         settings = everything_on(self._redis.url, self._zion_url, self._provider_url, self.directory)
         settings |= {"SENTINEL_HOST": "127.0.0.1", "SENTINEL_PORT": str(port), "SENTINEL_LOG_LEVEL": log_level}
-        settings |= {"SENTINEL_ADMIN_PORT": str(free_port())}
+        settings |= {"SENTINEL_ADMIN_PORT": str(free_port()), **more}
         settings |= {} if python == sys.executable else {"PYTHONPATH": str(_ROOT)}
         command = [python, "-m", "sentinel", "serve"]
         self._gateway = Child("Sentinel", command, log=self.directory / "sentinel.log", environ={**os.environ, **settings})

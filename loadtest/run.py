@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from bench import machine
 from loadtest import interpreters, nginx, page, peers, processes, wrk
+from loadtest.crowd import crowd
 from loadtest.profiles import PROFILES, Profile
 from loadtest.rig import Rig
 from loadtest.slow import slow
@@ -34,6 +35,7 @@ _TABLES: Final = {
     "callers": callers,
     "refusals": refusals,
     "beside": beside,
+    "crowd": crowd,
     "slow": slow,
     "interpreters": interpreters.interpreters,
     "peers": peers.peers,

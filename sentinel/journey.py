@@ -97,7 +97,7 @@ class Journey:
         usual, given = self._usual, exchange.headers
         headers.check_framing(given)
         caller = found if usual and (found := self._auth.known(given)) else await exchange.within(self._auth.identify, given)
-        if not self._turns.at_once():
+        if not self._turns.at_once(caller.external_id):
             await exchange.within(self._turns.begin, caller.external_id)
         exchange.begun, exchange.attempt = True, caller
         if match.route.scope not in self._owners.forwarded:
@@ -145,7 +145,7 @@ class Journey:
         """
         if not exchange.begun:
             exchange.attempt = self._auth.known(exchange.headers)
-            await self._turns.brief()
+            await self._turns.brief(exchange.attempt.external_id if exchange.attempt else "")
         caller = exchange.attempt
         if caller is None or error.source is not Source.DOWNSTREAM or isinstance(error, _UNCOUNTED):
             return error

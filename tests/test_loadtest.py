@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest import page, plots, processes
-from loadtest.asking import sized, whole
+from loadtest.asking import Asking, sized, whole
 from loadtest.figures import Histogram, per
 from loadtest.page import NotPublishedError, Target
 from loadtest.rig import judged
@@ -203,3 +203,14 @@ def test_processor_time_is_exact() -> None:
     before_s = time.process_time()
     used_s = processes.cpu_s([os.getpid(), ended.pid])
     assert before_s <= used_s <= time.process_time()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_refusals_of_a_crowd_are_no_failures(status: int) -> None:
+    """They are counted apart where a job expects them, and are failures elsewhere."""
+    for may_be_refused in (True, False):
+        asking = Asking({"url": "http://127.0.0.1:1", "may_be_refused": may_be_refused})
+        asking.measuring = True
+        asking.answered(status, 0.01)
+        asking.answered(200, 0.01)
+        assert (asking.good, len(asking.refusals), asking.failed) == (1, may_be_refused, not may_be_refused)

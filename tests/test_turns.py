@@ -12,6 +12,7 @@ from sentinel.errors import OverLimitError, OverloadedError, SentinelError
 from sentinel.stages.turns import Turns
 
 WAIT_S = 0.5
+BRIEF = {"brief": 2, "brief_at_once": 20}
 
 
 @dataclass
@@ -20,13 +21,19 @@ class Room:
 
     now_s: float = 0.0
     a_pass: int = 1
+    alone: int = 0
     # (pass of the loop, caller), in the order in which they began.
     begun: list[tuple[int, str]] = field(default_factory=list)
     refused: list[tuple[int, SentinelError]] = field(default_factory=list)
+    told: list[tuple[int, str]] = field(default_factory=list)
+    # (passes until it was told, caller) of each refusal.
+    waits: list[tuple[int, str]] = field(default_factory=list)
     passes: int = 0
 
     def __post_init__(self) -> None:
-        self.turns = Turns(wait_s_max=WAIT_S, a_pass=self.a_pass, now_s=lambda: self.now_s)
+        self.turns = Turns(
+            wait_s_max=WAIT_S, shared=self.a_pass, alone=self.alone or self.a_pass, **BRIEF, now_s=lambda: self.now_s
+        )
         self.tasks: list[asyncio.Task[None]] = []
 
     def come(self, external_id: str, count: int = 1) -> None:
@@ -40,6 +47,16 @@ class Room:
             self.refused.append((self.passes, error))
         else:
             self.begun.append((self.passes, external_id))
+
+    def refuse(self, external_id: str, count: int = 1) -> None:
+        """So many requests of a caller are to be refused in this pass."""
+        self.tasks += [asyncio.create_task(self._tell(external_id)) for _ in range(count)]
+
+    async def _tell(self, external_id: str) -> None:
+        come_in = self.passes
+        await self.turns.brief(external_id)
+        self.waits.append((self.passes - come_in, external_id))
+        self.told.append((self.passes, external_id))
 
     async def run(self, passes: int) -> None:
         """Let the loop pass so often."""
@@ -77,6 +94,36 @@ async def test_few_begin_in_a_pass(a_pass: int) -> None:
     in_passes = list(Counter(number for number, _ in room.begun).values())
     assert sum(in_passes) == 40
     assert set(in_passes[:-1]) <= {a_pass}
+
+
+@pytest.mark.parametrize("other", ["begins", "is refused"])
+async def test_a_caller_alone_has_longer_passes(other: str) -> None:
+    """While one caller asks more requests begin in a pass than after another one did, or was refused."""
+    room = Room(a_pass=2, alone=8)
+    room.come("a", 80)
+    await room.run(6)
+    if other == "begins":
+        room.come("b")
+    else:
+        room.refuse("b")
+    await room.run(2)
+    seen = len(room.begun)
+    await room.all()
+    in_passes = list(Counter(number for number, external_id in room.begun if external_id == "a").values())
+    assert in_passes[0] == 8
+    assert in_passes[-3:-1] == [2, 2]
+    assert seen < 70
+
+
+async def test_who_is_alone_again_has_longer_passes_again() -> None:
+    """The other one is forgotten after some passes, in which a caller that goes on is not."""
+    room = Room(a_pass=2, alone=8)
+    room.come("a", 400)
+    room.come("b")
+    await room.all()
+    in_passes = list(Counter(number for number, external_id in room.begun if external_id == "a").values())
+    assert in_passes[5] == 2
+    assert in_passes[-2] == 8
 
 
 @pytest.mark.parametrize("a_pass", [2, 16])
@@ -164,23 +211,69 @@ async def test_where_all_callers_are_too_many_newcomers_are_refused() -> None:
 
 
 async def test_short_answers_have_turns() -> None:
-    """Of a flood of refusals one is told in each pass, and those who begin wait for none of them."""
+    """Of a flood of refusals some are told at once and then few in each pass, and those who begin wait for none of them."""
     room = Room()
-    answered: list[int] = []
-
-    async def refuse() -> None:
-        await room.turns.brief()
-        answered.append(room.passes)
-
-    refusals = [asyncio.create_task(refuse()) for _ in range(40)]
+    room.refuse("", 60)
     await room.run(2)
     room.come("a")
     await room.run(2)
     assert began(room) == ["a"]
-    assert len(answered) < 40
-    while not all(task.done() for task in refusals):
+    assert len(room.told) < 40
+    await room.all()
+    at_once, *later = Counter(number for number, _ in room.told).values()
+    assert at_once == 20
+    assert set(later[:-1]) == {2}
+
+
+async def test_after_a_flood_of_short_answers_some_are_told_at_once_again() -> None:
+    """What is not asked for in some passes may be given in one, and no pass is asked for when all of it may."""
+    room = Room()
+    for _ in range(2):
+        room.told.clear()
+        room.refuse("", 30)
+        await room.all()
+        assert next(iter(Counter(number for number, _ in room.told).values())) == 20
+        await room.run(20)
+    assert not room.turns._armed
+
+
+@pytest.mark.parametrize("others", [0, 1, 2])
+async def test_of_more_refusals_than_can_be_told_the_newest_are_told_at_once(others: int) -> None:
+    """While more come in each pass than are told, most who are told came now, and the first who came still has its turn."""
+    room = Room()
+    room.refuse("a", 200)
+    for _ in range(40):
+        for number in range(others):
+            room.refuse(f"other-{number}")
+        room.refuse("a", 2)
         await room.run(1)
-    assert max(Counter(answered).values()) == 1
+    waits = [passes for passes, external_id in room.waits[20:] if external_id == "a"]
+    assert sorted(waits)[len(waits) // 2] <= 2
+    assert max(waits) > 10  # of those who came at first, too, some are told
+    await room.all()
+
+
+async def test_few_short_answers_wait_for_nobody() -> None:
+    """A refusal that comes alone is told without giving the loop away, however often."""
+    turns = Turns(wait_s_max=WAIT_S)
+    for _ in range(3):
+        telling = turns.brief("a")
+        with pytest.raises(StopIteration):
+            telling.send(None)
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("many", ["", "many"])
+async def test_who_is_refused_a_flood_of_times_waits_behind_itself(many: str) -> None:
+    """One refusal behind hundreds of another caller, or of nobody known, is told within the next passes."""
+    room = Room()
+    room.refuse(many, 300)
+    await room.run(3)
+    room.refuse("one")
+    await room.all()
+    [waited] = [passes for passes, external_id in room.waits if external_id == "one"]
+    assert waited <= 4
+    assert len(room.told) == 301
 
 
 async def test_who_no_longer_waits_takes_nobodys_turn() -> None:

@@ -3,8 +3,8 @@
 On a loop that keeps up a pass takes less than a millisecond, and so do waits. On a busy one begun requests and streams go on
 before new ones begin, and who has many requests waits for its own. What comes behind a request that has waited for `wait_s_max`
 is refused at once: OverLimitError (429) where its caller has more than its share, OverloadedError (503) where all callers
-together have too many. Short answers that no limit counts have turns too (`brief`). Nothing is kept but who waits, and those
-are no more than there are connections.
+together have too many. Short answers that no limit counts have turns of their own (`brief`). Nothing is kept but who waits, and
+those are no more than there are connections.
 """
 
 import asyncio
@@ -19,8 +19,15 @@ from sentinel.errors import OverLimitError, OverloadedError, SentinelError
 # Who has waited for fewer passes was held up by the loop, which stood still for a moment, not by those before it.
 _PASSES_MIN: Final = 8
 _RETRY_AFTER_S: Final = 1
-# So few that a pass stays short, and so many that passes cost little beside what they begin.
-_BEGIN_A_PASS: Final = 16
+# A pass costs as much as a request, beside those that begin in it; a request needs some ten, and notices their length.
+_ALONE_A_PASS: Final = 16
+_SHARED_A_PASS: Final = 4
+# For so many passes callers share the loop after two have asked in turn, or one was refused.
+_SHARED_PASSES: Final = 64
+# Of short answers, which cost a fifth of a request and more: so few that who comes again at once, whatever it is told, has
+# little of the loop. After a while without, many may be given at once: clients that were told to come later come together.
+_BRIEF_A_PASS: Final = 2
+_BRIEF_AT_ONCE: Final = 512
 
 _Turn = asyncio.Future[None]
 # When a wait began, by the clock and by the count of passes.
@@ -37,26 +44,47 @@ class _Line:
         self.since = since
 
 
-class Turns:
-    """The order in which the requests of this worker begin, at most `a_pass` in each pass of the loop. `now_s` is monotonic."""
+# By caller; the first of them is next.
+_Lines = OrderedDict[str, _Line]
 
-    def __init__(self, *, wait_s_max: float, a_pass: int = _BEGIN_A_PASS, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._a_pass = a_pass
+
+class Turns:
+    """The order in which the requests of this worker begin: in a pass of the loop at most `shared`, or, while one caller alone
+    asks, `alone`. Of short answers `brief` are given in each, and `brief_at_once` after a while without. `now_s` is monotonic.
+    """
+
+    def __init__(
+        self,
+        *,
+        wait_s_max: float,
+        shared: int = _SHARED_A_PASS,
+        alone: int = _ALONE_A_PASS,
+        brief: int = _BRIEF_A_PASS,
+        brief_at_once: int = _BRIEF_AT_ONCE,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most = self._alone = alone
+        self._shared = shared
+        # Who asked last, and until which pass callers share.
+        self._last = ""
+        self._shared_until = 0
         self._wait_s_max = wait_s_max
         self._now_s = now_s
         self._soon = asyncio.get_running_loop().call_soon
-        # By caller; the first of them is next.
-        self._lines: OrderedDict[str, _Line] = OrderedDict()
-        self._brief: deque[_Turn] = deque()
-        # In this pass of the loop: how many began, whether a short answer was given, and whether the next one is asked for.
+        self._lines: _Lines = OrderedDict()
+        self._brief: _Lines = OrderedDict()
+        # In this pass of the loop: how many began, for how many short answers is room, and whether the next one is asked for.
         self._begun = 0
-        self._given = False
+        self._more_room = brief
+        self._room = self._room_max = brief_at_once
         self._armed = False
         self._passes = 0
 
-    def at_once(self) -> bool:
-        """Whether a request may begin now, as nearly all may; else it waits for `begin`."""
-        if self._begun >= self._a_pass or self._lines:
+    def at_once(self, external_id: str) -> bool:
+        """Whether a request of this caller may begin now, as nearly all may; else it waits for `begin`."""
+        if external_id != self._last:
+            self._last, self._shared_until = external_id, self._passes + _SHARED_PASSES
+        if self._begun >= self._most or self._lines:
             return False
         self._begun += 1
         if not self._armed:
@@ -66,29 +94,24 @@ class Turns:
 
     async def begin(self, external_id: str) -> None:
         """Return when a request of this caller may begin. Raises OverLimitError or OverloadedError."""
-        if not self.at_once():
+        if not self.at_once(external_id):
             await self._wait(external_id)
 
-    async def brief(self) -> None:
-        """Return when a short answer may be given that no limit counts, such as a refusal."""
+    async def brief(self, external_id: str = "") -> None:
+        """Return when a short answer may be given that no limit counts, such as a refusal; "" is whoever is not known."""
+        self._shared_until = self._passes + _SHARED_PASSES
         self._arm()
-        if not self._given and not self._brief:
-            self._given = True
+        if self._room > 0 and not self._brief:
+            self._room -= 1
             return
-        turn: _Turn = asyncio.get_running_loop().create_future()
-        self._brief.append(turn)
-        await turn
+        await self._join(self._brief, external_id, (self._now_s(), self._passes))
 
     async def _wait(self, external_id: str) -> None:
         now = now_s, _ = self._now_s(), self._passes
-        line = self._lines.get(external_id)
-        refusal = self._refusal(line, now)
+        refusal = self._refusal(self._lines.get(external_id), now)
         if refusal is not None:
             raise refusal
-        if line is None:
-            line = self._lines[external_id] = _Line(now)
-        turn: _Turn = asyncio.get_running_loop().create_future()
-        line.waiting.append((turn, now))
+        turn = self._join(self._lines, external_id, now)
         self._arm()
         metrics.WAITING.inc()
         try:
@@ -96,6 +119,15 @@ class Turns:
         finally:
             metrics.WAITING.dec()
             metrics.TURN.observe(self._now_s() - now_s)
+
+    def _join(self, lines: _Lines, external_id: str, now: _Since) -> _Turn:
+        """The turn of one more who waits."""
+        line = lines.get(external_id)
+        if line is None:
+            line = lines[external_id] = _Line(now)
+        turn: _Turn = asyncio.get_running_loop().create_future()
+        line.waiting.append((turn, now))
+        return turn
 
     def _refusal(self, line: _Line | None, now: _Since) -> SentinelError | None:
         """Why a request is refused that would wait in `line`, or in a new one."""
@@ -123,30 +155,32 @@ class Turns:
     def _pass(self) -> None:
         """A new pass of the loop."""
         self._passes += 1
-        self._begun = 0
-        while self._lines and self._begun < self._a_pass:
-            self._begun += self._begin_next()
-        self._given = bool(self._brief)
-        if self._brief:
-            _give(self._brief.popleft())
-        self._armed = self._begun > 0 or self._given
+        self._most = self._shared if self._passes < self._shared_until else self._alone
+        self._begun = self._give(self._lines, self._most) if self._lines else 0
+        if self._room < self._room_max:
+            room = min(self._room + self._more_room, self._room_max)
+            self._room = room - (self._give(self._brief, room, newest=True) if self._brief else 0)
+        self._armed = self._begun > 0 or self._room < self._room_max
         if self._armed:
             self._soon(self._pass)
 
-    def _begin_next(self) -> bool:
-        """Let the next one begin; False where it has left."""
-        external_id, line = next(iter(self._lines.items()))
-        turn, _ = line.waiting.popleft()
-        if line.waiting:
-            line.since = self._now_s(), self._passes
-            self._lines.move_to_end(external_id)
-        else:
-            del self._lines[external_id]
-        return _give(turn)
+    def _give(self, lines: _Lines, most: int, *, newest: bool = False) -> int:
+        """Give the turns of this pass, at most so many; how many. Who has left takes none.
 
-
-def _give(turn: _Turn) -> bool:
-    if turn.done():
-        return False
-    turn.set_result(None)
-    return True
+        The oldest of each caller is next. With `newest` it is every fourth time, and else the newest: while more come than can
+        be told, who comes seldom is told at once, and nobody waits for ever.
+        """
+        now = self._now_s(), self._passes
+        given = 0
+        while lines and given < most:
+            external_id, line = next(iter(lines.items()))
+            turn, _ = line.waiting.pop() if newest and (given + self._passes) % 4 else line.waiting.popleft()
+            if line.waiting:
+                line.since = now
+                lines.move_to_end(external_id)
+            else:
+                del lines[external_id]
+            if not turn.done():
+                turn.set_result(None)
+                given += 1
+        return given
