@@ -158,7 +158,7 @@ async def test_after_half_the_time_a_second_connection_is_asked_and_stays_the_fi
 
 async def test_too_many_calls_are_refused_unsent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """E9: the number of calls on their way is bounded; those beyond are told at once that nothing was sent."""
-    monkeypatch.setattr("sentinel.edges.ledger.pipeline._CALLS_MAX", 10)
+    monkeypatch.setattr("sentinel.edges.ledger.link.CALLS_MAX", 10)
     async with running(tmp_path, echo) as (_, pipeline):
         said = await asyncio.gather(*(pipeline.command("get", str(at)) for at in range(15)), return_exceptions=True)
         assert said[:10] == [str(at).encode() for at in range(10)]

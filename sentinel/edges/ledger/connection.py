@@ -120,11 +120,30 @@ class Connection(asyncio.Protocol):
         if self.error is not None:
             return
         self._chunks += 1
+        gets, asked = self._reader.gets, self.asked
+        before = len(asked)
+        missing: list[Call] = []
+        # Written out, since all that Redis says passes here.
         try:
-            answered, missing = self._read(data)
+            self._reader.feed(data)
+            while (reply := gets()) is not _NOTHING:
+                if type(reply) is PushNotification:
+                    continue
+                call = asked.popleft()
+                if call is None:
+                    continue
+                if not call.reply.done():
+                    if type(reply) is ReplyError and not call.loaded and str(reply).startswith("NOSCRIPT"):
+                        missing.append(call)
+                        continue
+                    call.reply.set_result(reply)
+                call.places -= 1
         except (ProtocolError, IndexError):
-            self.fail(ConnectionError("Redis sent what is not a reply"))
+            self.fail(ConnectionError("Redis sent what is not a reply, or what nobody asked for"))
             return
+        answered = len(asked) < before
+        # What is left of this chunk belongs to the next reply.
+        self._partial_bytes = self._reader.len() if answered else self._partial_bytes + len(data)
         if self._partial_bytes > _REPLY_BYTES_MAX:
             self.fail(ConnectionError(f"a reply of Redis is longer than {_REPLY_BYTES_MAX} bytes"))
             return
@@ -151,29 +170,6 @@ class Connection(asyncio.Protocol):
         calls = [call for call in self.asked if call is not None]
         self.asked.clear()
         self._owner.lost(self, calls, self.error)
-
-    def _read(self, data: bytes) -> tuple[bool, list[Call]]:
-        """Whether anything was answered, and calls whose script is missing. ProtocolError; IndexError where nobody asked."""
-        gets, asked = self._reader.gets, self.asked
-        missing: list[Call] = []
-        before = len(asked)
-        self._reader.feed(data)
-        while (reply := gets()) is not _NOTHING:
-            if type(reply) is PushNotification:
-                continue
-            call = asked.popleft()
-            if call is None:
-                continue
-            if not call.reply.done():
-                if type(reply) is ReplyError and not call.loaded and str(reply).startswith("NOSCRIPT"):
-                    missing.append(call)
-                    continue
-                call.reply.set_result(reply)
-            call.places -= 1
-        answered = len(asked) < before
-        # What is left of this chunk belongs to the next reply.
-        self._partial_bytes = self._reader.len() if answered else self._partial_bytes + len(data)
-        return answered, missing
 
     def _watch_on(self) -> None:
         loop = asyncio.get_running_loop()

@@ -21,30 +21,31 @@ from sentinel.edges.ledger.resp import pack
 _PAUSE_S: Final = 0.05
 # Not longer than the breaker's pause between two probes, so that each of them tries.
 _PAUSE_MAX_S: Final = 0.5
+# Calls on their way at once, those that nobody waits for any more among them. More only wait longer, and fill the memory.
+CALLS_MAX: Final = 16_384
 ADMIT: Final = "admit"
 
 
 class Link:
-    """One connection at a time. `loads` are the SCRIPT LOAD commands by script, packed; `heard` is told which link
-    has brought an answer, and when, in s of the loop; `met` which run of Redis a new connection leads to, and says whether
-    admissions may go there.
+    """One connection at a time. `loads` are the SCRIPT LOAD commands by script, packed; `on_heard` is told when an answer has
+    come, in s of the loop; `met` which run of Redis a new connection leads to, and says whether admissions may go there.
     """
 
     def __init__(
         self,
         address: Address,
         loads: Mapping[str, bytes],
-        heard: Callable[["Link", float], None],
+        on_heard: Callable[[float], None],
         met: Callable[[str], bool],
     ) -> None:
         self._address = address
         self._loads = loads
-        self._heard = heard
+        self.on_heard = on_heard
         self._met = met
         self._waiting: deque[Call] = deque()
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._scheduled = self._closing = False
+        self._closing = False
         self._failures = 0
         self._failed = OSError("never connected")
         self._again_at_s = 0.0
@@ -56,14 +57,25 @@ class Link:
         """How many calls stand here, waiting to be sent or to be answered, or dropped."""
         return len(self._waiting) + (0 if self._connection is None else len(self._connection.asked))
 
-    def send(self, call: Call) -> None:
-        """Send `call` at the end of this tick, together with every other that the tick brings."""
+    def send(self, call: Call) -> bool:
+        """Send `call` at the end of this tick, together with every other that the tick brings; False where too many stand here.
+
+        uvloop would write each to the socket at once: a system call for each of us, and one for Redis.
+        """
+        waiting, connection = self._waiting, self._connection
+        if len(waiting) + (0 if connection is None else len(connection.asked)) >= CALLS_MAX:
+            return False
         call.places += 1
         call.link = self
-        self._waiting.append(call)
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        if not waiting:
+            # Where others wait already, they leave with this tick, when the socket takes more, or when there is a connection.
+            loop = asyncio.get_running_loop()
+            if connection is not None:
+                loop.call_soon(connection.write, waiting)
+            else:
+                loop.call_soon(self._flush)
+        waiting.append(call)
+        return True
 
     async def open(self) -> bool:
         """Connect now; whether there is a connection."""
@@ -89,9 +101,10 @@ class Link:
         """Connection: something was answered."""
         if self._connection is not None:
             self._failures = 0  # not for a greeting: a connection that breaks right after it must not be made without a pause
-        self.heard_s = asyncio.get_running_loop().time()
-        self._changed.set()
-        self._heard(self, self.heard_s)
+        self.heard_s = now_s = asyncio.get_running_loop().time()
+        if self._closing:
+            self._changed.set()
+        self.on_heard(now_s)
 
     def missing(self, connection: Connection, calls: list[Call]) -> None:
         """Connection: Redis was restarted or flushed its scripts. Load and send those calls, and only those, again."""
@@ -119,7 +132,6 @@ class Link:
         self._changed.set()
 
     def _flush(self) -> None:
-        self._scheduled = False
         if self._connection is not None:
             self._connection.write(self._waiting)
         elif self._connecting is None and self._waiting:
@@ -165,7 +177,9 @@ class Link:
         if not self._met(run_of(facts) if isinstance(facts, bytes) else ""):
             # What was under way when the connection broke is sent again, but no admission to a Redis that has lost bills.
             held = [call for call in self._waiting if call.name == ADMIT]
-            self._waiting = deque(call for call in self._waiting if call.name != ADMIT)
+            others = [call for call in self._waiting if call.name != ADMIT]
+            self._waiting.clear()
+            self._waiting.extend(others)
             for call in held:
                 _drop(call, ConnectionError("Redis was started again"))
 

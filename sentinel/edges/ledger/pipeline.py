@@ -27,8 +27,6 @@ from sentinel.logs import Log
 
 _log: Final = Log("ledger")
 
-# Calls on their way at once, those that nobody waits for any more among them. More only wait longer, and fill the memory.
-_CALLS_MAX: Final = 16_384
 _PROBE_S: Final = 0.5
 # In which other workers find a Redis that was started again, and tell it what it lost: each looks once a second.
 _PEERS_S: Final = 2.0
@@ -98,7 +96,7 @@ class Pipeline:
         loads = {name: pack("SCRIPT", "LOAD", text) for name, text in texts.items()}
         address = Address(redis)
         # The second one is made when the first leaves a call waiting for half its time.
-        self._first, self._second = (Link(address, loads, self._heard, self._met) for _ in range(2))
+        self._first, self._second = (Link(address, loads, heard, self._met) for heard in (self._breaker.answered, self._heard))
         # Whether anybody tells a Redis that was started again what it lost, and which run that was told last. Until then the
         # present one is `behind`, and admits nobody.
         self.guarded = self.behind = False
@@ -169,10 +167,9 @@ class Pipeline:
             packed = pack(*command)
         loop = asyncio.get_running_loop()
         call = Call(name, packed, loop.create_future(), resend, loop.time() + self._half_s, begun_s=time.perf_counter())
-        if (self._breaker.is_open and not probe) or self._first.load >= _CALLS_MAX:
+        if (self._breaker.is_open and not probe) or not self._first.send(call):
             call.reply.set_result(_REFUSED)
             return call
-        self._first.send(call)
         self._due.append(call)
         if self._timer is None:
             self._timer = loop.call_at(call.due_s, self._halves_over, loop)
@@ -218,11 +215,13 @@ class Pipeline:
         call.due_s = now_s + self._half_s
         self._due.append(call)
 
-    def _heard(self, link: Link, now_s: float) -> None:
+    def _heard(self, now_s: float) -> None:
+        """Over the second connection."""
         self._breaker.answered(now_s)
-        if link is self._second and self._first.load and self._first.heard_s < now_s - self._half_s:
+        if self._first.load and self._first.heard_s < now_s - self._half_s:
             # Redis is there, and the first connection silent: further calls need not wait for half their time.
             self._first, self._second = self._second, self._first
+            self._first.on_heard, self._second.on_heard = self._breaker.answered, self._heard
 
     def _met(self, run_id: str) -> bool:
         """A connection is made, to this run of Redis. Whether it may admit."""
