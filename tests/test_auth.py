@@ -305,6 +305,24 @@ async def test_a_token_that_comes_again_goes_first(world: World) -> None:
     assert went == [False, False, True, True, True]
 
 
+@pytest.mark.parametrize("refused", [False, True])
+async def test_whom_zion_has_vouched_for_is_known(world: World, *, refused: bool) -> None:
+    """Issue 11: a token is a known caller's once Zion has said yes to it, however long ago, until it says no; none other is."""
+    world.profile = ADA
+    await world.identify("token")
+    world.now_s += 10_000
+    await world.redis.flushall()
+    world.status = 401 if refused else 500
+    with pytest.raises(UnauthorizedError if refused else ZionUnavailableError):
+        await world.identify("token")
+    world.now_s += 1
+    world.status = 200
+    await world.identify("token")
+    for _ in range(2):
+        await world.identify("other")
+    assert world.turns == ["new", "known", "new" if refused else "known", "new"]
+
+
 class Checked:
     """What tells signatures, and says of all of them what the test says."""
 

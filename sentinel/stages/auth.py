@@ -83,8 +83,8 @@ class Auth:
         self._now_s = now_s
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[float, Callable[[], SentinelError]]] = OrderedDict()
-        # Tokens that Zion could not be asked about. One that comes again goes first: who sends any text as a token seldom sends
-        # the same again, and a client does.
+        # Tokens that Zion could not be asked about. One that comes again goes first, in every second place: a client sends the
+        # same again, and who sends any text as a token seldom does.
         self._turned_away: OrderedDict[bytes, None] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[_Known]] = {}
 
@@ -170,7 +170,10 @@ class Auth:
         if known is not None and known.until_s > self._now_s():
             metrics.AUTH["redis"] += 1
         else:
-            known = await self._ask_zion(token, digest, expires_s, "new", first=digest in self._turned_away)
+            # What Zion has vouched for once is nobody's invention, however long ago that was.
+            vouched = digest in self._known
+            first = vouched or digest in self._turned_away
+            known = await self._ask_zion(token, digest, expires_s, "known" if vouched else "new", first=first)
         _note(self._known, digest, known, self._entries_max)
         return known
 
@@ -183,7 +186,6 @@ class Auth:
             except ZionUnavailableError:
                 known = msgspec.structs.replace(aged, fresh_s=min(aged.until_s, self._now_s() + _RENEW_AGAIN_S))
             except (UnauthorizedError, ForbiddenError):
-                self._known.pop(digest, None)
                 await self._forget(digest)
                 raise
         _note(self._known, digest, known, self._entries_max)
@@ -202,6 +204,7 @@ class Auth:
         except (UnauthorizedError, ForbiddenError) as refusal:
             # A new exception each time: one that is raised again and again would keep every traceback.
             again = partial(type(refusal), refusal.message, code=refusal.code)
+            self._known.pop(digest, None)
             _note(self._refused, digest, (self._now_s() + self._refusal_ttl_s, again), _REFUSALS_MAX)
             raise
         fresh_s = now_s + self._profile_ttl_s

@@ -63,7 +63,8 @@ class Gate:
         self._shut_until_s = float("-inf")
         self._share = Share(requests_per_s, processes)
         self._lines = {
-            kind: Line(partial(self._ask_or_share, kind), waiting_max=waiting_max, turn_s=turn_s) for kind in ("known", "new")
+            kind: Line(partial(self._ask_or_share, kind), waiting_max=waiting_max, turn_s=turn_s, shared=kind == "new")
+            for kind in ("known", "new")
         }
 
     async def ask(self) -> Pass:

@@ -36,18 +36,23 @@ class Pass(msgspec.Struct, frozen=True):
 
 
 class Line:
-    """Calls of one kind. `ask` asks the gate for a place under an id; `waiting_max` may wait first, and as many behind them."""
+    """Calls of one kind. `ask` asks the gate for a place under an id; `waiting_max` may wait first, and as many behind them.
 
-    def __init__(self, ask: Callable[[str], Awaitable[Pass]], *, waiting_max: int, turn_s: float) -> None:
+    `shared`: those who are first leave every second place to those behind them.
+    """
+
+    def __init__(self, ask: Callable[[str], Awaitable[Pass]], *, waiting_max: int, turn_s: float, shared: bool = False) -> None:
         self._ask = ask
         self._waiting_max = waiting_max
         self._turn_s = turn_s
         self._first: deque[asyncio.Future[None]] = deque()
         self._behind: deque[asyncio.Future[None]] = deque()
+        self._shared = shared
+        self._was_first = False
         self._serving: asyncio.Task[None] | None = None
 
     async def wait(self, *, first: bool) -> None:
-        """Wait for a turn, `first` before all that are not. Raises ZionUnavailableError."""
+        """Wait for a turn, `first` before those that are not. Raises ZionUnavailableError."""
         waiting = self._first if first else self._behind
         if len(waiting) >= self._waiting_max:
             raise ZionUnavailableError(_BUSY, retry_after_s=_RETRY_AFTER_S)
@@ -87,11 +92,13 @@ class Line:
 
     def _let_go(self) -> None:
         """The first one goes. A place that nobody waits for any more stays unused."""
-        for waiting in (self._first, self._behind):
+        lines = (self._first, self._behind)
+        for waiting in reversed(lines) if self._shared and self._was_first else lines:
             while waiting:
                 turn = waiting.popleft()
                 if not turn.done():
                     turn.set_result(None)
+                    self._was_first = waiting is self._first
                     return
 
     def _send_away(self, wait_s: float) -> None:
