@@ -216,6 +216,35 @@ def test_fine_tuned_models_are_seen_at_any_depth(body: str, found: set[str]) -> 
     assert named.models(splice.members(body), body.encode(), top) == found
 
 
+@pytest.mark.parametrize("names", [0, 1, named.MODELS_MAX, named.MODELS_MAX + 1, 600])
+def test_models_are_read_no_further_than_to_one_too_many(names: int) -> None:
+    """Issue 11: reading stops where it is known that there are too many, however many follow; the same name counts once."""
+    texts = [str(at) for at in range(names) for _ in range(2)] * 2
+    read = 0
+
+    def each() -> Iterator[str]:
+        nonlocal read
+        for text in texts:
+            read += 1
+            yield text
+
+    if len(set(texts)) <= named.MODELS_MAX:
+        assert named._few(each()) == set(texts)
+        return
+    with pytest.raises(BadRequestError, match="too many models"):
+        named._few(each())
+    assert len(set(texts[:read])) == named.MODELS_MAX + 1
+
+
+def test_tools_name_few_models() -> None:
+    """The models that make images for a response are bounded as well."""
+    tools = ",".join(f'{{"type":"image_generation","model":"m{at}"}}' for at in range(named.MODELS_MAX + 1))
+    few = splice.members(f'{{"tools":[{tools.rpartition(",{")[0]}]}}')
+    assert len(named.models_of_tools(few)) == named.MODELS_MAX
+    with pytest.raises(BadRequestError, match="too many models"):
+        named.models_of_tools(splice.members(f'{{"tools":[{tools}]}}'))
+
+
 @pytest.mark.parametrize(
     ("shape", "begins"),
     [

@@ -8,6 +8,7 @@ their bytes, so that most cost next to nothing.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice, repeat
 from json import JSONDecoder
 from typing import Any, Final
 
@@ -87,6 +88,8 @@ class _Pairs(list[tuple[str, Any]]):
 
 # Numbers name nothing, and those with thousands of digits are no integers to Python.
 _decode: Final = JSONDecoder(object_pairs_hook=_Pairs, parse_int=float).decode
+# What of it names something, or holds what does.
+_HOLDING: Final = (str, list)
 
 
 def in_chat(body: bytes, places: Places) -> Ids:
@@ -123,12 +126,13 @@ def in_json(body: bytes, places: Places) -> Ids:
         key, value, place = waiting.pop()
         if isinstance(value, _Pairs):
             for name, inner in value:
-                under = place.under(name) if place is not None else None
-                if under is not None or not (name in _OWN or (name == "id" and key == _CALLS)):
-                    waiting.append((key if name == "id" and key in ID_KEYS else name, inner, under))
+                if isinstance(inner, _HOLDING):
+                    under = place.under(name) if place is not None else None
+                    if under is not None or not (name in _OWN or (name == "id" and key == _CALLS)):
+                        waiting.append((key if name == "id" and key in ID_KEYS else name, inner, under))
         elif isinstance(value, list):
-            waiting.extend([(key, inner, place) for inner in value])
-        elif isinstance(value, str) and value:
+            waiting.extend([(key, inner, place) for inner in value if isinstance(inner, _HOLDING)])
+        elif value:
             if place is not None and place.taken:
                 take(objects, key, value)
             elif looks_like_id(key, value):
@@ -159,9 +163,17 @@ def models(members: Mapping[str, Raw], body: bytes, model: str) -> frozenset[str
     found = _NO_MODELS if _NAMING_MODELS.isdisjoint(members) else _models(members)
     if (b"ft:" in body or b"\\u00" in body) and _MAYBE_TUNED.search(body):
         found |= _tuned(body, model)
-    if len(found) > MODELS_MAX:
-        raise BadRequestError(f"The body names too many models: at most {MODELS_MAX} are read.", code="invalid_body")
-    return found
+    return _few(found)
+
+
+def _few(texts: Iterable[str]) -> frozenset[str]:
+    """The different ones among `texts`, which are read no further than to one too many: then BadRequestError is raised."""
+    found: set[str] = set()
+    for text in texts:
+        found.add(text)
+        if len(found) > MODELS_MAX:
+            raise BadRequestError(f"The body names too many models: at most {MODELS_MAX} are read.", code="invalid_body")
+    return frozenset(found)
 
 
 def tuned_name(model: str) -> str:
@@ -182,27 +194,30 @@ def decoded(text: bytes) -> Any:
 
 def _models(members: Mapping[str, Raw]) -> frozenset[str]:
     waiting = [(name, decoded(bytes(members[name]))) for name in MODELS_KEYS if name in members]
-    return frozenset(text for key, text in _texts(waiting, frozenset()) if key == _MODELS)
+    return _few(text for key, text in _texts(waiting, frozenset()) if key == _MODELS)
 
 
 def _tuned(body: bytes, model: str) -> frozenset[str]:
     """The fine-tuned models under members that are called like models; looked for where more is there than `model`."""
-    if model and tuned_name(model) and len(_MAYBE_TUNED.findall(body)) == 1:
+    if model and tuned_name(model) and next(islice(_MAYBE_TUNED.finditer(body), 1, None), None) is None:
         return _NO_MODELS
     texts = _texts([("", decoded(body))], _OWN)
-    return frozenset(text for key, text in texts if key.lower().endswith(MODEL_ENDINGS) and tuned_name(text))
+    return _few(text for key, text in texts if "ft:" in text and key.lower().endswith(MODEL_ENDINGS) and tuned_name(text))
 
 
 def _texts(waiting: list[tuple[str, Any]], left_out: frozenset[str]) -> Iterator[tuple[str, str]]:
     """Every text in decoded JSON with the name of the member it stands under, but for what lies in those `left_out`."""
     while waiting:
         key, value = waiting.pop()
-        if isinstance(value, _Pairs):
-            waiting.extend([pair for pair in value if pair[0] not in left_out])
-        elif isinstance(value, list):
-            waiting.extend([(key, inner) for inner in value])
-        elif isinstance(value, str):
+        if isinstance(value, str):
             yield key, value
+        elif isinstance(value, list):
+            for name, inner in value if isinstance(value, _Pairs) else zip(repeat(key), value, strict=False):
+                if isinstance(inner, _HOLDING) and name not in left_out:
+                    if isinstance(inner, str):
+                        yield name, inner
+                    else:
+                        waiting.append((name, inner))
 
 
 def models_of_tools(members: Mapping[str, Raw]) -> frozenset[str]:
@@ -211,7 +226,7 @@ def models_of_tools(members: Mapping[str, Raw]) -> frozenset[str]:
     if _IMAGES not in tools and not has_escaped(tools):
         return _NO_MODELS
     given = _decode(tools.decode())
-    return frozenset(name for name in _members(given if type(given) is list else (), "model") if isinstance(name, str))
+    return _few(name for name in _members(given if type(given) is list else (), "model") if isinstance(name, str))
 
 
 def looks_like_id(key: str, text: str) -> bool:
