@@ -1,4 +1,4 @@
-"""edges.aside: long work, one at a time, of one caller after the other."""
+"""edges.aside: long work, one at a time, of one caller after the other; or one of each caller at a time."""
 
 import asyncio
 import sys
@@ -6,14 +6,14 @@ import threading
 
 import pytest
 
-from sentinel.edges.aside import Aside
+from sentinel.edges.aside import Aside, OneOfEach
 
 
 class Works:
     """Work that goes on until it is let go; the callers in the order in which theirs began."""
 
-    def __init__(self) -> None:
-        self.aside = Aside()
+    def __init__(self, aside: Aside | OneOfEach | None = None) -> None:
+        self.aside = aside or Aside()
         self.began: list[str] = []
         self.at_a_time = self.most = 0
         self.go = threading.Event()
@@ -81,3 +81,34 @@ async def test_the_loop_gets_the_interpreter_sooner_meanwhile() -> None:
         await asked
     await asyncio.sleep(0)
     assert sys.getswitchinterval() == usual
+
+
+async def test_one_of_each_at_a_time() -> None:
+    """Issue 11: works of one caller come one after the other, those of others go on beside them; nobody is remembered."""
+    works = Works(OneOfEach())
+    asked = [works.begin(name) for name in ("many", "many", "many", "one", "two")]
+    while len(works.began) < 3:
+        await asyncio.sleep(0.001)
+    assert sorted(works.began) == ["many", "one", "two"]
+    works.go.set()
+    assert await asyncio.gather(*asked) == ["many"] * 3 + ["one", "two"]
+    assert works.began.count("many") == 3
+    assert works.most == 3
+    assert works.aside._running == {}  # type: ignore[union-attr]
+
+
+async def test_who_leaves_keeps_its_own_place_until_its_work_has_ended() -> None:
+    """Issue 11: a caller that asks and leaves, over and over, has one thread; what fails holds nobody up."""
+    works = Works(OneOfEach())
+    asked = []
+    for _ in range(5):
+        asked.append(works.begin("fails"))
+        await asyncio.sleep(0.002)
+        asked[-1].cancel()
+    waits = works.begin("fails")
+    await asyncio.wait(asked)
+    assert works.began == ["fails"]
+    works.go.set()
+    with pytest.raises(ValueError, match="fails"):
+        await waits
+    assert works.began == ["fails"] * 2

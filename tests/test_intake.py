@@ -4,6 +4,10 @@ import asyncio
 import gzip
 import json
 import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +16,7 @@ from sentinel.edges.aside import Aside
 from sentinel.edges.bodies import Bodies
 from sentinel.edges.exchange import Exchange
 from sentinel.errors import BadRequestError, BodyTooLargeError, SentinelError
-from sentinel.protocol import routes
+from sentinel.protocol import codings, routes
 from sentinel.protocol.models import Models
 from sentinel.protocol.structure import decoded_bytes
 from sentinel.stages.intake import Intake
@@ -113,6 +117,33 @@ async def test_others_are_served_meanwhile() -> None:
     assert (await reading)[0].body == body
     assert turns > 10
     asked.close()
+
+
+async def test_a_caller_has_one_body_made_plain_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue 11: however many of its compressed bodies have come; those of others are made plain beside them."""
+    lock, at_a_time, most = threading.Lock(), Counter[int](), Counter[int]()
+    real = codings.batch
+
+    def counted(pieces: Iterator[bytes], bytes_min: int) -> bytes:
+        piece = real(pieces, bytes_min)
+        which = piece.count(b"b")
+        with lock:
+            at_a_time[which] += 1
+            most[which] = max(most[which], at_a_time[which])
+        time.sleep(0.005)
+        with lock:
+            at_a_time[which] -= 1
+        return piece
+
+    monkeypatch.setattr(codings, "batch", counted)
+    shared, route = intake(room(64 * MB)), routes.match("POST", "/v1/chat/completions").route
+    packed = {name: gzip.compress(json.dumps(CHAT | {"padding": name * 9}).encode()) for name in ("a", "b")}
+    given = [(exchange(packed[name], "/v1/chat/completions", "application/json", coding="gzip"), name) for name in "aaaaabbbbb"]
+    await asyncio.gather(*(shared.read(one, route, name) for one, name in given))
+    for one, _ in given:
+        one.close()
+    assert set(most.values()) == {1}
+    assert len(most) == 2
 
 
 TEXTS = {

@@ -1,4 +1,5 @@
-"""Work that takes long, done beside the event loop: one at a time in a worker, of one caller after the other.
+"""Work that takes long, done beside the event loop: one at a time in a worker, of one caller after the other; or, where it
+lets go of the interpreter by itself, one at a time of each caller.
 
 A thread that computes and the loop take the interpreter from each other; several threads would keep it from the loop for as
 many turns. Fails by what the work itself raises. What waits here is bounded by the memory that its bodies may take.
@@ -66,3 +67,25 @@ class Aside:
                 return
         self._busy = False
         sys.setswitchinterval(self._usual_switch_s)
+
+
+class OneOfEach:
+    """Work in threads of which one caller has one at a time, and others have theirs beside it. To be used by one loop."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Future[Any]] = {}
+
+    async def do(self, caller: str, work: Callable[..., _T], *arguments: Any) -> _T:
+        """What `work` returns, done in a thread when nothing else of this caller is."""
+        while (before := self._running.get(caller)) is not None:
+            await asyncio.wait((before,))
+        running = asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
+        self._running[caller] = running
+        running.add_done_callback(partial(self._ended, caller))
+        # Shielded, as above.
+        return await asyncio.shield(running)
+
+    def _ended(self, caller: str, running: asyncio.Future[Any]) -> None:
+        del self._running[caller]
+        if not running.cancelled():
+            running.exception()

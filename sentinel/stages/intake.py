@@ -6,13 +6,12 @@ What is not JSON on a pass-through route is not read but streams by. A body that
 in, one that streams by goes on in it.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Final
 
 from msgspec.structs import replace
 
-from sentinel.edges.aside import Aside
+from sentinel.edges.aside import Aside, OneOfEach
 from sentinel.edges.bodies import Bodies
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.upload import Upload
@@ -41,6 +40,7 @@ class Intake:
     ) -> None:
         self._bodies = bodies
         self._aside = aside
+        self._unpacking = OneOfEach()
         self._models = models
         self._upload_bytes_max = upload_bytes_max
         self._searching = searching
@@ -59,7 +59,7 @@ class Intake:
                 codings.check_readable(coded)
             body = await exchange.read_body(self._bodies, caller)
             if coded:
-                body = await self._plain(exchange, body, coded)
+                body = await exchange.within(self._plain, exchange, caller, body, coded)
         asked = (route, route.method, exchange.path.decode("latin-1").removeprefix("/v1"), exchange.query, body, content_type)
         # Others are served while a large body is read (wire.md H12).
         if len(body) <= self._bodies.small_bytes:
@@ -87,14 +87,14 @@ class Intake:
         """The content codings of a body that goes on; of none, and of one that does not, they say nothing."""
         return codings.named(exchange.headers) if route.reads is not Reads.NOTHING and exchange.has_body() else ()
 
-    async def _plain(self, exchange: Exchange, body: bytes, coded: Sequence[bytes]) -> bytes:
+    async def _plain(self, exchange: Exchange, caller: str, body: bytes, coded: Sequence[bytes]) -> bytes:
         """`body` without its codings. What comes out counts as it grows, beside what it comes out of."""
         pieces = codings.plain(body, coded, self._bodies.bytes_max)
         batches = []
         count = 0
         more = True
         while more:
-            batch = await asyncio.to_thread(codings.batch, pieces, _BATCH_BYTES)
+            batch = await self._unpacking.do(caller, codings.batch, pieces, _BATCH_BYTES)
             more = len(batch) >= _BATCH_BYTES  # else the usual body would cost a second thread that finds nothing
             batches.append(batch)
             count += len(batch)
