@@ -1,8 +1,8 @@
 """The bodies of requests that a worker reads into memory: the bounds of one, and what all of them share (wire.md H13).
 
 Fails closed: BodyTooLargeError (413) by declared length before a byte is read and by counted bytes, BodyTimeoutError (408)
-where it is late or too slow, OverLimitError (429) where its caller has taken its share, OverloadedError (503) where all of it
-is taken, ClientGoneError where the client leaves. Nothing waits for room, since whoever waits holds a body too.
+where it is late or too slow, OverLimitError (429) where its caller has taken its share, OverloadedError (503) where others
+leave too little, ClientGoneError where the client leaves. Nothing waits for room, since whoever waits holds a body too.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -115,7 +115,7 @@ class Body:
         more = count - self.bytes_taken
         if more > 0:
             if not self._bodies.memory.take(self._caller, more):
-                raise _no_room(self._bodies.memory, count, more)
+                raise _no_room(self._bodies.memory, self._caller, count, more)
             self.bytes_taken = count
 
     def keep(self, count: int) -> None:
@@ -144,10 +144,10 @@ def too_many() -> OverLimitError:
     )
 
 
-def _no_room(memory: Shares, count: int, more: int) -> BodyTooLargeError | OverLimitError | OverloadedError:
+def _no_room(memory: Shares, caller: str, count: int, more: int) -> BodyTooLargeError | OverLimitError | OverloadedError:
     if count > min(memory.share, memory.total):
         return BodyTooLargeError("The request takes more memory, once it is read, than this gateway has for one caller.")
-    if memory.taken + more > memory.total:
+    if memory.of(caller) + more <= memory.share:
         return OverloadedError("This gateway is busy with other large requests.", retry_after_s=_RETRY_AFTER_S)
     return OverLimitError(
         "The requests of this account under way are too large together. Please try again when one of them has ended.",

@@ -7,7 +7,8 @@ Cannot fail: whether there was room is the answer, and what it means to have non
 class Shares:
     """At most `total` in all, and `share` of it for one caller; `taken` is in use. Both may change at any time.
 
-    A caller who has taken nothing is not remembered.
+    Beside others a caller takes no more than stays free: at most half of what they leave. So callers who take all they can
+    leave room, however many they are: each further one half as much. A caller who has taken nothing is not remembered.
     """
 
     __slots__ = ("_by_caller", "share", "taken", "total")
@@ -20,12 +21,16 @@ class Shares:
 
     def take(self, caller: str, count: int = 1) -> bool:
         """Take `count` for `caller`, all or none. Whether there was room."""
-        own = self._by_caller.get(caller, 0) + count
-        if own > self.share or self.taken + count > self.total:
+        own, taken = self.of(caller) + count, self.taken + count
+        if own > self.share or own > self.total or (own < taken and own > self.total - taken):
             return False
         self._by_caller[caller] = own
-        self.taken += count
+        self.taken = taken
         return True
+
+    def of(self, caller: str) -> int:
+        """What this caller has taken."""
+        return self._by_caller.get(caller, 0)
 
     def give(self, caller: str, count: int = 1) -> None:
         """Give `count` back that were taken for `caller`."""
