@@ -13,7 +13,7 @@ from typing import Any
 from sentinel.edges.http.answer import Answer
 from sentinel.edges.http.deadline import Deadline
 from sentinel.edges.http.failures import BrokenError, LateError
-from sentinel.edges.http.outgoing import BUFFERED_BYTES_MAX, Outgoing
+from sentinel.edges.http.outgoing import BUFFERED_BYTES_MAX, JOINED_BYTES_MAX, Outgoing
 from sentinel.edges.http.pouring import Pouring
 from sentinel.protocol import whole
 from sentinel.protocol.chunks import begins
@@ -88,7 +88,11 @@ class Connection(Outgoing):
         deadline.when_s = until_s
         if until_s < deadline.rings_s:
             deadline.put(until_s)
-        self._begin(head, body)
+        if len(body) <= JOINED_BYTES_MAX:
+            assert self._transport is not None
+            self._transport.write(head + body)
+        else:
+            self._begin(head, body)
         self._first = self._waiter = first = self.loop.create_future()
         return first
 
@@ -254,9 +258,7 @@ class Connection(Outgoing):
         if not pouring.give(self._answer) or self._answer.whole:
             self._pouring = None
             return False
-        idle_ends_s = self.loop.time() + pouring.idle_s
-        # Written out: `min` would be a call for each event of a stream.
-        self._deadline.when_s = idle_ends_s if idle_ends_s < pouring.ends_s else pouring.ends_s  # noqa: FURB136
+        self._deadline.when_s = min(self.loop.time() + pouring.idle_s, pouring.ends_s)
         return True
 
     def eof_received(self) -> None:

@@ -9,7 +9,7 @@ from typing import Final, cast
 # What one connection keeps for a reader that is slower than the other side, and for another side that is slower than we.
 BUFFERED_BYTES_MAX: Final = 65_536
 # Up to here head and body are joined, so that they leave in one piece; above it the copy would cost more than it saves.
-_JOINED_BYTES_MAX: Final = 16_384
+JOINED_BYTES_MAX: Final = 16_384
 
 
 class Outgoing(asyncio.Protocol):
@@ -60,7 +60,7 @@ class Outgoing(asyncio.Protocol):
     def _begin(self, head: bytes, body: bytes) -> None:
         """Send what a request begins with, or all of it, at once."""
         assert self._transport is not None
-        if len(body) <= _JOINED_BYTES_MAX:
+        if len(body) <= JOINED_BYTES_MAX:
             self._transport.write(head + body if body else head)
         else:
             self._transport.writelines((head, body))

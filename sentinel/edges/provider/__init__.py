@@ -139,7 +139,9 @@ class _HttpProvider:
     ) -> Asked | None:
         if self._connections >= self._connections_max or method == "HEAD":
             return None
-        said = head(self._begins(method, path, query), headers, len(body))
+        known = len(path) + len(query) <= _OPENING_CHARACTERS_MAX
+        begins = self._known_opening(method, path, query) if known else self._opening(method, path, query)
+        said = head(begins, headers, len(body))
         connection = self._client.kept()
         if connection is None:
             return None
@@ -185,7 +187,7 @@ class _HttpProvider:
                 sent=False,
             )
         length = len(body) if isinstance(body, bytes) else body.length
-        said = head(self._begins(method, path, query), headers, length)
+        said = head(self._opening(method, path, query), headers, length)
         self._connections += 1
         connection: Connection | None = None
         sending: Sending | None = None
@@ -218,10 +220,6 @@ class _HttpProvider:
 
     async def close(self) -> None:
         await self._client.close()
-
-    def _begins(self, method: str, path: str, query: bytes) -> str:
-        known = len(path) + len(query) <= _OPENING_CHARACTERS_MAX
-        return self._known_opening(method, path, query) if known else self._opening(method, path, query)
 
     def _opening(self, method: str, path: str, query: bytes) -> str:
         """How the request begins: below the base URL, whatever stands in `path` and `query` (wire.md H8).

@@ -38,23 +38,28 @@ _BODILESS: Final = frozenset((204, 205))
 
 
 class RetryBudget:
-    """Allows retries for a tenth of the requests, and ten at once: the rule of the SRE book against retry storms."""
+    """Allows retries for a tenth of the requests, and ten at once: the rule of the SRE book against retry storms.
+
+    `full`: there is nothing to earn.
+    """
 
     def __init__(self, ratio: float = 0.1, burst: float = 10.0) -> None:
         self._ratio = ratio
         self._burst = burst
         self._left = burst
+        self.full = True
 
     def earn(self) -> None:
         """A first attempt earns its share of a retry."""
-        if self._left < self._burst:
-            self._left = min(self._burst, self._left + self._ratio)
+        self._left = min(self._burst, self._left + self._ratio)
+        self.full = self._left == self._burst
 
     def spend(self) -> bool:
         """Whether one more retry is allowed; it is counted if so."""
         if self._left < 1:
             return False
         self._left -= 1
+        self.full = False
         return True
 
 
@@ -118,7 +123,8 @@ class Forward:
         if hold.output_capped or call.cap_unheeded:
             call = wire.capped(call, hold.output_tokens // call.choices, self._provider.chat_cap)
         patience = self._routes.get(call.route, self._patience)
-        self._budget.earn()
+        if not self._budget.full:
+            self._budget.earn()
         asked = None
         if self._usual and upload is None:
             asked = self._provider.ask(call.method, call.path, call.query, lines, call.body, patience)

@@ -66,8 +66,42 @@ class Relay:
         """Copy `reply` to the client under its own headers and `extra`. `watch` is given its meter, `keep` new ids before the
         client knows them, `note` those of work that lasts. Behind the bill the rest is awaited, which raises what is not told.
         """
-        if type(reply) is Plain and call.dialect is Dialect.CHAT and not call.leaves:
-            return await self._copy_plain(reply, exchange, call, extra, keep)
+        if type(reply) is not Plain or call.dialect is not Dialect.CHAT or call.leaves:
+            return await self._copy(reply, exchange, call, extra, watch, keep, note)
+        # The usual case: a chat that is here, all of it, and goes down in one piece, which no meter need watch.
+        answer, failure = reply.answer, None
+        try:
+            with exchange:
+                await exchange.start(200, [*answer.down, *extra])
+                await exchange.finish(answer.body)
+        except (ClientGoneError, DrainingError) as error:
+            failure = error
+        usage = usage_of(answer.body) if failure is None else None
+        if usage is None:
+            meter = BodyMeter(call.dialect)
+            if exchange.started:
+                meter.feed(await reply.read())
+            if failure is None:
+                meter.finish()
+            return await self._ended(failure, reply, exchange, call, meter, Finds(()), keep)
+        if usage.reasoning_tokens or call.model not in self.leaving.known:
+            self.leaving.learn(call, "", usage)
+        upstream_id = answer.request_id.decode("latin-1")[:128]
+        down = exchange.bytes_down
+        outcome = Outcome(Ending.SUCCESS, 200, started=True, usage=usage, bytes_down=down, upstream_request_id=upstream_id)
+        return outcome, None
+
+    async def _copy(
+        self,
+        reply: Reply,
+        exchange: Exchange,
+        call: Call,
+        extra: list[Line],
+        watch: Callable[[Meter], None],
+        keep: Keep,
+        note: Note | None,
+    ) -> tuple[Outcome, Rest | None]:
+        """The same for any answer."""
         meter, head, length = opened(reply.status, reply.headers, call)
         finds = Finds(call.leaves)
         watch(meter)
@@ -91,35 +125,6 @@ class Relay:
         except BaseException:
             reply.close()
             raise
-
-    async def _copy_plain(
-        self, plain: Plain, exchange: Exchange, call: Call, extra: list[Line], keep: Keep
-    ) -> tuple[Outcome, Rest | None]:
-        """`copy` of a chat that is here, all of it, and goes down in one piece: the usual case, which no meter need watch."""
-        answer, failure = plain.answer, None
-        try:
-            with exchange:
-                await exchange.start(200, [*answer.down, *extra])
-                await exchange.finish(answer.body)
-        except (ClientGoneError, DrainingError) as error:
-            failure = error
-        usage = usage_of(answer.body) if failure is None else None
-        if usage is not None:
-            self.leaving.learn(call, "", usage)
-            return Outcome(
-                Ending.SUCCESS,
-                200,
-                started=True,
-                usage=usage,
-                bytes_down=exchange.bytes_down,
-                upstream_request_id=answer.request_id.decode("latin-1")[:128],
-            ), None
-        meter = BodyMeter(call.dialect)
-        if exchange.started:
-            meter.feed(await plain.read())
-        if failure is None:
-            meter.finish()
-        return await self._ended(failure, plain, exchange, call, meter, Finds(()), keep)
 
     async def _ended(
         self, failure: Failure | None, reply: Reply, exchange: Exchange, call: Call, meter: Meter, finds: Finds, keep: Keep

@@ -25,6 +25,8 @@ class Leaving:
     def __init__(self, mode: str, read_on: ReadOn, reasoning: Reasoning, histories: Histories) -> None:
         self._mode = mode
         self._reasoning = reasoning
+        # Models of which nothing more is to be learned but that they have thought.
+        self.known = reasoning.known
         self._histories = histories
         self.read_on = read_on
 
