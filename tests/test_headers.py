@@ -150,6 +150,57 @@ class TestUpstream:
         )
         assert sent("anna", b"\xff").isalnum()
 
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(
+                    [
+                        *(b"accept", b"user-agent", b"x-stainless-os", b"x-stainless-" + b"a" * 70, b"connection", b"cookie"),
+                        *(b"authorization", b"idempotency-key", b"x-client-request-id", b"content-type"),
+                    ]
+                ),
+                st.sampled_from([b"one", b"two", b"accept, user-agent", b"keep-alive", b"\xe9", b"a\x00b", b"x" * 1100]),
+            ),
+            max_size=6,
+        )
+    )
+    def test_what_is_remembered_of_a_client_is_what_it_sent(self, lines: list[tuple[bytes, bytes]]) -> None:
+        """Issue 12: asked again, the same lines go up, whoever has changed what was given; each caller's key is its own."""
+        say = lambda caller: headers.upstream(Fields(lines), request_id="r", key=KEY, caller=caller)  # noqa: E731
+        headers._known_lines.cache_clear()
+        first = say("anna")
+        expected = list(first)
+        first.append("x: y")
+        assert say("anna") == expected
+        keys = [line for line in say("bert") if line.startswith("idempotency-key") and line in expected]
+        assert keys == []
+
+    @pytest.mark.parametrize(
+        ("line", "kept"),
+        [
+            ((b"authorization", b"Bearer canary"), False),
+            ((b"cookie", b"canary"), False),
+            ((b"x-api-key", b"canary"), False),
+            ((b"idempotency-key", b"canary"), False),
+            ((b"x-client-request-id", b"canary"), False),
+            ((b"user-agent", b"canary" * 200), False),
+            ((b"user-agent", b"canary"), True),
+        ],
+    )
+    def test_no_secret_is_remembered(self, line: tuple[bytes, bytes], *, kept: bool) -> None:
+        """Issue 12: of a client that says something of its own, a credential, or at length, nothing of it stays in memory."""
+        headers._known_lines.cache_clear()
+        given_headers = Fields([(b"accept", b"*/*"), line])
+        for _ in range(2):
+            headers.upstream(given_headers, request_id="r", key=KEY)
+        assert b"canary" in line[1]
+        of_accept_alone = headers._known_lines(((b"accept", b"*/*"),))
+        remembered = headers._known_lines.cache_info()
+        alone = line[0] in {b"authorization", b"cookie", b"x-api-key"}
+        assert remembered.currsize == 1 + kept
+        assert remembered.hits == (2 if alone else 1 if kept else 0)
+        assert of_accept_alone == ["accept: */*"]
+
     @pytest.mark.parametrize("name", NEVER_UP.split())
     def test_default_is_deny(self, name: str) -> None:
         """H1, H2, G4, G5: credentials, hop-by-hop headers and unknown names stay here."""

@@ -1,15 +1,16 @@
 """Header rules of both directions: framing, allow-lists, the caller's limits, retry advice.
 
 Fails closed: what no allow-list names does not pass, doubtful framing is BadRequestError, and a value that could end a header
-line is dropped. Names of downstream requests are lower-case, as ASGI
-promises; those of the provider come in any case and leave in lower case.
+line is dropped. Names of downstream requests are lower-case, as ASGI promises; those of the provider come in any case.
 """
 
 import math
 import re
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
+from itertools import chain, compress
+from operator import itemgetter
 from typing import Final
 
 from sentinel.errors import BadRequestError, SentinelError
@@ -33,16 +34,21 @@ _REQUEST_NAMES: Final = frozenset(
         b"x-title",
     }
 )
-_KNOWN_MAX: Final = 1024
-_KNOWN_BYTES_MAX: Final = 256
+# Clients whose lines are remembered, and how long these may be.
+_KNOWN_MAX: Final = 512
+_KNOWN_BYTES_MAX: Final = 1024
 _KEEP_ALIVE: Final = [b"keep-alive"]
 # As a number, which is found several times as fast as a text of one byte.
 _COMMA: Final = ord(",")
 _IDEMPOTENCY: Final = b"idempotency-key"
+_CLIENT_ID: Final = b"x-client-request-id"
 RETRY_MS: Final = b"retry-after-ms"
 _RETRY_NAMES: Final = frozenset({b"retry-after", RETRY_MS, b"x-should-retry"})
-_REQUEST_PREFIX: Final = b"x-stainless-"
-_REQUEST_PREFIXED: Final = re.compile(rb"x-stainless-[a-z0-9-]{1,64}")
+# Of a line, its name; and of a name, whether its line is looked at: no function of ours, since every line is asked.
+_name_of: Final = itemgetter(0)
+_passes: Final = re.compile(
+    rb"x-stainless-[a-z0-9-]{1,64}|" + rb"|".join(map(re.escape, sorted({*_REQUEST_NAMES, _IDEMPOTENCY, b"connection"})))
+).fullmatch
 ANSWER_NAMES: Final = {
     b"content-type": b"content-type",
     b"content-disposition": b"content-disposition",
@@ -124,34 +130,35 @@ def upstream(
     one account, and could give the answer of one caller to another that chose the same key. `trace` is this request's own
     context, where the provider is to have it.
     """
-    sent = []
-    for given in fields.lines:
-        name, value = given
-        if name in _REQUEST_NAMES or name.startswith(_REQUEST_PREFIX):
-            line = _known_line(given) if len(name) + len(value) <= _KNOWN_BYTES_MAX else _line(given)
-            if line is not None:
-                sent.append(line)
-        elif name == _IDEMPOTENCY and not _CONTROL.search(value):
-            sent.append(f"idempotency-key: {_of_caller(caller, value)}")
-    connection = fields.every(b"connection") if b"connection" in fields.first else _KEEP_ALIVE
-    if connection != _KEEP_ALIVE:
-        hop_by_hop = _named_by_connection(connection) - {b"content-type"}
-        sent = [line for line in sent if line.partition(":")[0].encode("ascii") not in hop_by_hop]
+    lines = fields.lines
+    passing = tuple(compress(lines, map(_passes, map(_name_of, lines))))
+    if _IDEMPOTENCY in fields.first or _CLIENT_ID in fields.first or len(b"".join(chain(*passing))) > _KNOWN_BYTES_MAX:
+        sent = _lines(passing, caller)
+    else:
+        sent = _known_lines(passing).copy()
     sent += map(": ".join, trace)
     sent += (f"authorization: Bearer {key}", "accept-encoding: identity", f"x-request-id: {request_id}")
     return sent
 
 
-def _line(line: tuple[bytes, bytes]) -> str | None:
-    """A line with a name of the allow-list as the provider gets it, None where it does not."""
-    name, value = line
-    if _CONTROL.search(value) or (name not in _REQUEST_NAMES and not _REQUEST_PREFIXED.fullmatch(name)):
-        return None
-    return f"{name.decode('ascii')}: {_text(value)}"
+def _lines(passing: tuple[tuple[bytes, bytes], ...], caller: str) -> list[str]:
+    """The lines of a client that go to the provider, of those whose names may pass or speak of the connection."""
+    sent = []
+    connection = []
+    for name, value in passing:
+        if name == b"connection":
+            connection.append(value)
+        elif not _CONTROL.search(value):
+            text = _text(value) if name != _IDEMPOTENCY else _of_caller(caller, value)
+            sent.append(f"{name.decode('ascii')}: {text}")
+    if connection and connection != _KEEP_ALIVE:
+        hop_by_hop = _named_by_connection(connection) - {b"content-type"}
+        sent = [line for line in sent if line.partition(":")[0].encode("ascii") not in hop_by_hop]
+    return sent
 
 
-# A client sends the same lines again and again. No credential is among them.
-_known_line: Final = lru_cache(maxsize=_KNOWN_MAX)(_line)
+# A client sends the same lines again and again. No credential is among them, nor what is another in each request.
+_known_lines: Final = lru_cache(maxsize=_KNOWN_MAX)(partial(_lines, caller=""))
 
 
 # ---- answers -----------------------------------------------------------------------------------------------------------

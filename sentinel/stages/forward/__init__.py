@@ -125,9 +125,8 @@ class Forward:
         patience = self._routes.get(call.route, self._patience)
         if not self._budget.full:
             self._budget.earn()
-        asked = None
-        if self._usual and upload is None:
-            asked = self._provider.ask(call.method, call.path, call.query, lines, call.body, patience)
+        at_once = self._usual and upload is None
+        asked = self._provider.ask(call.method, call.path, call.query, lines, call.body, patience) if at_once else None
         if asked is not None:
             on_sent()
             # No coroutine waits in between: the usual answer is here then, and its connection given back.
