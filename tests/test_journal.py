@@ -462,9 +462,12 @@ async def test_a_directory_that_goes_away_while_redis_is_restarted(
     remove_server(server)
 
 
-async def test_a_redis_that_lost_what_it_took_is_told_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--rename-command", "INFO", "")], ids=["", "that does not say which run it is"])
+async def test_a_redis_that_lost_what_it_took_is_told_again(
+    tmp_path: Path, options: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
     """Started again without its last moments: bills, also zero ones, and adopted journals are told; what is older is not."""
-    server = start_server()
+    server = start_server(*options)
     ledger = await new_ledger(server.url)
     clock = Clock()
     dead = journal(tmp_path, OTHER_BOOT, clock)
@@ -488,6 +491,13 @@ async def test_a_redis_that_lost_what_it_took_is_told_again(tmp_path: Path) -> N
     assert await booked(ledger) == (1020, 0, 3)
     await recovery.look()
     assert await booked(ledger) == (0, 0, 0)
+    # Nothing is refused, over and over, by a Redis that is well.
+    assert [record.message for record in caplog.records if "answers again" in record.message] == []
+    # What was told is deleted in time, and so the journal does not fill up.
+    clock.s += KEEP_S + 1
+    recovery._now_s = lambda: clock.s + 1e9
+    await recovery.look()
+    assert [path.name[:16] for path in tmp_path.iterdir()] == [BOOT]
     await recovery.close()
     own.close()
     await ledger.close()

@@ -21,8 +21,9 @@ _START_S = 10.0
 class RedisServer:
     """One server; `stop` and `start` again keep the socket's path and lose the content."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self._directory = directory
+        self._options = options
         self.socket = directory / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -45,6 +46,7 @@ class RedisServer:
             "",
             "--daemonize",
             "no",
+            *self._options,
         ]
         self._process = subprocess.Popen([executable, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end_s = time.monotonic() + _START_S
@@ -81,9 +83,9 @@ class RedisServer:
                 return False
 
 
-def start_server() -> RedisServer:
-    """A server in a new directory, whose path is short enough for a socket."""
-    server = RedisServer(Path(tempfile.mkdtemp(prefix="sr-", dir="/tmp")))
+def start_server(*options: str) -> RedisServer:
+    """A server in a new directory, whose path is short enough for a socket; with more options of Redis' own."""
+    server = RedisServer(Path(tempfile.mkdtemp(prefix="sr-", dir="/tmp")), *options)
     server.start()
     return server
 

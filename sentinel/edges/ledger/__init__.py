@@ -188,7 +188,13 @@ class Ledger(Outbox, Settling):
         await self._pipeline.script("release", (seat_of(external_id, self.partitions).account,), (self._now_ms(),))
 
     async def run_id(self) -> str:
-        """Which run of which server answers: another one may have lost what the last one acknowledged."""
+        """Which run of which server answers: another one may have lost what the last one acknowledged.
+
+        Where it does not say (INFO may be forbidden), each connection to it counts as one: no run outlives its connections.
+        """
+        if self._pipeline.unsaid:
+            await self._pipeline.command("ping")
+            return f"connection {self._pipeline.connections}"
         return run_of(await self._pipeline.command("info", "server"))
 
     def guard(self) -> None:

@@ -104,6 +104,9 @@ class Pipeline:
         # The run that was met first here. Another may have lost what it was told: that comes before new reports are sealed.
         self.first_run_id = ""
         self._met_s = 0.0
+        # How many connections were made, and whether Redis said to the last one which run it is.
+        self.connections = 0
+        self.unsaid = False
         # Every call has the same time, so they are due in the order in which they came: one timer serves all.
         self._due: deque[Call] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -224,7 +227,9 @@ class Pipeline:
             self._first.on_heard, self._second.on_heard = self._breaker.answered, self._heard
 
     def _met(self, run_id: str) -> bool:
-        """A connection is made, to this run of Redis. Whether it may admit."""
+        """A connection is made, to this run of Redis ("": it does not say). Whether it may admit."""
+        self.connections += 1
+        self.unsaid = not run_id
         if self.guarded and self._run_id and run_id not in {"", self._run_id}:
             self.behind = True
             self._met_s = time.monotonic()
