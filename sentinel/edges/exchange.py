@@ -246,7 +246,8 @@ class Exchange(Listening):
 
     def close(self) -> None:
         """Stop listening for a disconnect and make room for others; nothing may be sent afterwards."""
-        self.forget_body()
+        if self._body is not None and self._body.bytes_taken:
+            self._body.forget()
         if self._upload is not None:
             self._upload.close()
         if self._reason is not None or self.stays is not None:

@@ -73,7 +73,6 @@ FAULTS = st.fixed_dictionaries(
         "cut_after_events": st.integers(0, 6),
         "error_first_event": st.just(True),
         "no_done": st.just(True),
-        "gzip": st.just(True),
         "headers": st.just({"openai-model": "gpt", "connection": "close"}),
     },
 )

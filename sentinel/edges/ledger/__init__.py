@@ -58,9 +58,8 @@ def open_redis(url: str, timeout_s: float) -> Redis:
     )
 
 
-def redis_time() -> int:
-    """The clock of production: 0 tells the scripts to use Redis' own."""
-    return 0
+# The clock of production: 0, which `int()` is without a call to Python, tells the scripts to use Redis' own.
+redis_time: Final[Callable[[], int]] = int
 
 
 class Ledger(Outbox, Settling):

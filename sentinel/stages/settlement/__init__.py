@@ -39,7 +39,9 @@ class Settlement:
 
     def __init__(self, ledger: Ledger, journal: Journal, tokenizer: Tokenizer, report: Callable[[Settled], None]) -> None:
         self._ledger = ledger
-        self._journal = journal
+        self.journal = journal
+        # The request goes to the provider: from now on its end is owed, whatever becomes of this process.
+        self.start = journal.started
         self._tokenizer = tokenizer
         self._report = report
         self._tick = Tick(ledger, journal, self._write, report)
@@ -57,18 +59,13 @@ class Settlement:
         await self._tick.settled()
         await self._tell()
         for _ in range(_LAST_TRIES):
-            if self._journal.waiting:
+            if self.journal.waiting:
                 await asyncio.sleep(_LAST_TRY_S)
                 await self._tell()
 
-    def require_journal(self) -> None:
-        """Raises JournalFullError where new work is refused because nobody could tell of it after a crash."""
-        if self._journal.refuses:
-            raise JournalFullError("This gateway cannot keep its records right now.", retry_after_s=_JOURNAL_RETRY_S)
-
-    def start(self, hold: Hold) -> None:
-        """The request goes to the provider: from now on its end is owed, whatever becomes of this process."""
-        self._journal.started(hold)
+    def no_journal(self) -> JournalFullError:
+        """Why new work is refused where the journal `refuses` it: nobody could tell of it after a crash."""
+        return JournalFullError("This gateway cannot keep its records right now.", retry_after_s=_JOURNAL_RETRY_S)
 
     def usual(self, hold: Hold, outcome: Outcome) -> Bill | None:
         """The bill of an answer that ended well, with the provider's own figures, of a request that Redis holds; it is settled
@@ -90,8 +87,8 @@ class Settlement:
         else:
             bill = await self._estimated(hold, call, outcome)
         _count(hold, bill)
-        receipt = self._journal.settled(hold, bill)
-        self._journal.flush()  # Redis is asked when the journal has it
+        receipt = self.journal.settled(hold, bill)
+        self.journal.flush()  # Redis is asked when the journal has it
         await self._write(hold, bill, receipt)
         return bill
 
@@ -105,9 +102,9 @@ class Settlement:
             _log.debug("settlement waits for redis", request_id=hold.request_id)
         finally:
             if settled is not None:
-                self._journal.take(receipt)
+                self.journal.take(receipt)
             else:
-                self._journal.wait(receipt)
+                self.journal.wait(receipt)
                 self._show()
         if settled is not None:
             self._report(settled)
@@ -181,11 +178,11 @@ class Settlement:
     async def _tell(self) -> None:
         """Tell the ledger what waits, until it is away again."""
         try:
-            for told in self._journal.untold():
+            for told in self.journal.untold():
                 for at in range(0, len(told), _AT_ONCE):
                     await self._tell_some(told[at : at + _AT_ONCE])
         except (LedgerUnavailableError, OSError) as error:
-            _log.debug("settlements wait", error=str(error), count=self._journal.waiting)
+            _log.debug("settlements wait", error=str(error), count=self.journal.waiting)
         self._show()
 
     async def _tell_some(self, told: Sequence[tuple[Entry, Receipt]]) -> None:
@@ -193,7 +190,7 @@ class Settlement:
         answers = await asyncio.gather(*(self._ledger.replay(entry) for entry, _ in told), return_exceptions=True)
         for (_, receipt), answer in zip(told, answers, strict=True):
             if isinstance(answer, Settled):
-                self._journal.take(receipt)
+                self.journal.take(receipt)
                 metrics.REPLAYED["waiting"] += answer.applied
             elif not isinstance(answer, LedgerUnavailableError):
                 raise answer
@@ -202,7 +199,7 @@ class Settlement:
             raise failures[0]
 
     def _show(self) -> None:
-        metrics.SETTLEMENTS_WAITING.set(self._journal.waiting)
+        metrics.SETTLEMENTS_WAITING.set(self.journal.waiting)
 
 
 def _whole(outcome: Outcome) -> Usage | None:
