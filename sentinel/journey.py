@@ -18,12 +18,9 @@ from sentinel.edges.provider import Reply
 from sentinel.edges.upload import Upload
 from sentinel.errors import (
     ClientGoneError,
-    DrainingError,
     OverLimitError,
     SentinelError,
     Source,
-    UpstreamError,
-    UpstreamTimeoutError,
     WebSocketRefusedError,
 )
 from sentinel.logs import Line, Log
@@ -40,6 +37,7 @@ from sentinel.stages.intake import Intake
 from sentinel.stages.leases import Lease, Leases
 from sentinel.stages.owners import Owners, not_forwarded
 from sentinel.stages.relay import Relay
+from sentinel.stages.relay.ended import unanswered
 from sentinel.stages.settlement import Settlement
 from sentinel.stages.turns import Turns
 
@@ -132,7 +130,7 @@ class Journey:
             told = partial(self._owners.keep, caller), partial(self._background.note, hold, match) if call.lasts else None
             outcome, rest = await self._relay.copy(reply, exchange, call, extra, lease.watch, *told)
         except (ClientGoneError, SentinelError) as error:
-            outcome = self._relay.leaving.judge(call, _unanswered(error, sent=lease.sent))
+            outcome = self._relay.leaving.judge(call, unanswered(error, sent=lease.sent))
             raise
         finally:
             self._end(exchange, lease, hold, call, outcome, origin)
@@ -284,18 +282,3 @@ def _tell(exchange: Exchange, hold: Hold, call: Call, outcome: Outcome, origin: 
         retry_count=headers.retry_count(exchange.headers),
     )
     _log.request(line)
-
-
-def _unanswered(error: ClientGoneError | SentinelError, *, sent: bool) -> Outcome:
-    """The outcome where no answer of the provider came down; nothing is billed where nothing was sent to it."""
-    if isinstance(error, ClientGoneError):
-        return Outcome(Ending.CLIENT_CLOSED, 499, started=sent)
-    if isinstance(error, DrainingError):
-        return Outcome(Ending.INTERNAL, error.status, started=sent)
-    if not isinstance(error, UpstreamError):
-        # A body that streamed by and broke its bounds: the provider never had the whole request.
-        return Outcome(Ending.REFUSED, error.status, started=False)
-    started = sent and error.sent
-    if isinstance(error, UpstreamTimeoutError):
-        return Outcome(Ending.UPSTREAM_TIMEOUT, error.status, started=started)
-    return Outcome(Ending.TRUNCATED if started else Ending.UPSTREAM_ERROR, error.status, started=started)

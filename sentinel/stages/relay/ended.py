@@ -86,3 +86,18 @@ async def outcome_of(
         bytes_down=bytes_down,
         upstream_request_id=b"".join(values(reply.headers, b"x-request-id")[:1]).decode("latin-1")[:128],
     )
+
+
+def unanswered(error: ClientGoneError | SentinelError, *, sent: bool) -> Outcome:
+    """The outcome where no answer of the provider came down; nothing is billed where nothing was sent to it."""
+    if isinstance(error, ClientGoneError):
+        return Outcome(Ending.CLIENT_CLOSED, 499, started=sent)
+    if isinstance(error, DrainingError):
+        return Outcome(Ending.INTERNAL, error.status, started=sent)
+    if not isinstance(error, UpstreamError):
+        # A body that streamed by and broke its bounds: the provider never had the whole request.
+        return Outcome(Ending.REFUSED, error.status, started=False)
+    started = sent and error.sent
+    if isinstance(error, UpstreamTimeoutError):
+        return Outcome(Ending.UPSTREAM_TIMEOUT, error.status, started=started)
+    return Outcome(Ending.TRUNCATED if started else Ending.UPSTREAM_ERROR, error.status, started=started)
