@@ -16,7 +16,7 @@ import pytest_asyncio
 from sentinel.devstack.stack import Stack
 from tests.process.test_crash import CHAT, WAIT_S, at_work, settled, until
 from tests.process.test_redis_away import nothing_held
-from tests.support.running import User, booked, kill_workers, make_user, metrics_page, reconciled, sdk
+from tests.support.running import User, booked, compared, kill_workers, make_user, metrics_page, reconciled, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
@@ -60,7 +60,9 @@ async def stays_booked(stack: Stack, user: User) -> int:
     at the journals.
     """
     await nothing_held(stack, user)
-    await asyncio.sleep(1)
+    async with asyncio.timeout(WAIT_S):
+        while any((await compared(stack, [user], wait_s=0)).waiting.get(user.email, ())):
+            await asyncio.sleep(0.1)
     before = await booked(stack)
     await asyncio.sleep(1)
     assert await booked(stack) == before
