@@ -95,7 +95,7 @@ class AddressError(Exception):
 def serve(settings: Settings, application: str = APPLICATION) -> None:
     """Serve `application` until SIGTERM or SIGINT. Raises AddressError or VocabError before anything is started."""
     logs.start(settings.log_level)
-    # Workers are copies of this process, and share what it has read: 80 MB of each, and half a second of its start.
+    # Workers are copies of this process, and share what it has read: 65 MB of each, and half a second of its start.
     read_encodings(vocab.ranks)
     address = address_of(settings.host)
     # Granian listens with SO_REUSEPORT, which would quietly share a port that somebody else already serves.

@@ -437,6 +437,13 @@ def test_counts_are_the_same_from_many_threads() -> None:
     assert len(tokenizer._counters["o200k_base"]) <= 20
 
 
+@pytest.mark.parametrize("name", PATTERNS)
+def test_the_ranks_are_kept_once(name: str) -> None:
+    """The encoder has its own, and 20 MiB of Python's objects beside them would be kept for nothing."""
+    assert not ENCODINGS[name]._mergeable_ranks
+    assert ENCODINGS[name].encode_ordinary("a river")
+
+
 def test_the_counts_are_tiktokens_own(tmp_path: Path) -> None:
     """wire.md K6, K7: built by hand from the shipped ranks, the encodings are those of tiktoken's registry; no network."""
     cached = {
