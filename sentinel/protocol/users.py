@@ -8,7 +8,7 @@ import msgspec
 from sentinel.records import Caller
 
 # Of a caller with a model, each kept with at most some 2 KiB: the name of a model has a bound (protocol/formats.py).
-_KEPT_MAX: Final = 4096
+_KEPT_MAX: Final = 16_384
 
 _encode: Final = msgspec.json.Encoder().encode
 

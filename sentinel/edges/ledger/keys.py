@@ -7,7 +7,8 @@ import zlib
 from functools import lru_cache
 from typing import Final
 
-_CALLERS_MAX: Final = 8192
+# Above the callers whose tokens a worker remembers by default, so that as many in turn are found here too.
+_CALLERS_MAX: Final = 16_384
 
 
 def partition_of(external_id: str, partitions: int) -> int:
