@@ -1,6 +1,8 @@
 """protocol.named, places and forms: which objects of the provider a body names, and what only looks like one."""
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -449,3 +451,15 @@ class TestForms:
                 assert all(isinstance(one, str) for one in [*found.objects, *found.alike])
             except BadRequestError as error:
                 assert error.code
+
+
+@pytest.mark.parametrize("value", [b'{"a":"b"}', b"{}", b"1", b"1.5"])
+def test_others_run_while_many_values_are_read(value: bytes) -> None:
+    """Issue 11 B3: Python runs at each object and number of a long body, where the interpreter goes to who waits for it."""
+    calls = Counter[str]()
+    sys.setprofile(lambda _frame, event, _argument: calls.update((event,)))
+    try:
+        named.decoded(b'{"x":[' + b",".join([value] * 1000) + b"]}")
+    finally:
+        sys.setprofile(None)
+    assert calls["call"] >= 1000

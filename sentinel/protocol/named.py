@@ -86,8 +86,16 @@ class _Pairs(list[tuple[str, Any]]):
     """The members of an object, repeated ones too: the provider may take another one than the last."""
 
 
-# Numbers name nothing, and those with thousands of digits are no integers to Python.
-_decode: Final = JSONDecoder(object_pairs_hook=_Pairs, parse_int=float).decode
+def _pairs(members: list[tuple[str, Any]]) -> _Pairs:
+    """In Python, so that the decoder, which is C, gives others the interpreter at each object; so does the next one."""
+    return _Pairs(members)
+
+
+def _number(_text: str) -> None:
+    """Numbers name nothing, and those with thousands of digits are no integers to Python."""
+
+
+_decode: Final = JSONDecoder(object_pairs_hook=_pairs, parse_int=_number, parse_float=_number).decode
 # What of it names something, or holds what does.
 _HOLDING: Final = (str, list)
 
