@@ -350,25 +350,30 @@ FAILURES: dict[str, tuple[Exception, Ending]] = {
     "silent": (UpstreamTimeoutError("It fell silent.", code="upstream_timeout"), Ending.UPSTREAM_TIMEOUT),
 }
 NAMING = list(dict.fromkeys((route.dialect, route.leaves) for route in ROUTES if route.leaves))
+LASTING_NAMING = list(dict.fromkeys((route.dialect, route.leaves) for route in ROUTES if route.polls))
 
 
 @pytest.mark.parametrize("why", FAILURES)
-@pytest.mark.parametrize(("dialect", "leaves"), NAMING)
+@pytest.mark.parametrize(
+    ("dialect", "leaves", "lasts"), [(*naming, False) for naming in NAMING] + [(*naming, True) for naming in LASTING_NAMING]
+)
 async def test_a_plain_answer_that_names_objects_breaks_off_honestly(
-    dialect: Dialect, leaves: tuple[str, ...], why: str
+    dialect: Dialect, leaves: tuple[str, ...], lasts: bool, why: str
 ) -> None:
     """Issue 11 E1: cut at every byte, of every such route: an error that can still be told, or a body that is short, and either
-    way the cost of what came; never a head alone, which the server would answer with a 500 of its own.
+    way the cost of what came; never a head alone, which the server would answer with a 500 of its own. Of work that lasts
+    nothing goes down before it is whole, so that it is always an error.
     """
     body = b'{"id":"x_1","usage":{"prompt_tokens":7,"completion_tokens":3}}'
     failure, ending = FAILURES[why]
     for cut_at in range(len(body)):
         for pieces in ([body[:cut_at]], [body[: cut_at // 2], body[cut_at // 2 : cut_at]]):
             chunks = [piece for piece in pieces if piece]
-            down = await copy(Answer(b"application/json", chunks, failure=failure), call(dialect, leaves=leaves))
-            assert (down.body, down.whole) == (b"".join(chunks[:-1]), False)
-            assert down.untold is (failure if len(chunks) < 2 else None)
-            assert down.outcome.status == (failure.status if len(chunks) < 2 else 200)  # type: ignore[attr-defined]
+            down = await copy(Answer(b"application/json", chunks, failure=failure), call(dialect, leaves=leaves, lasts=lasts))
+            nothing = lasts or len(chunks) < 2
+            assert (down.body, down.whole) == (b"" if nothing else chunks[0], False)
+            assert down.untold is (failure if nothing else None)
+            assert down.outcome.status == (failure.status if nothing else 200)  # type: ignore[attr-defined]
             assert (down.outcome.ending, down.outcome.started, down.kept) == (ending, True, [])
 
 

@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sentinel
 from tests.chaos import verdict
 from tests.chaos.clients import Note
 from tests.chaos.schedule import LANES, plan
@@ -85,7 +87,14 @@ def test_what_is_wrong_is_said() -> None:
     assert verdict.over_the_limit([row(), row("req_2")], {ADA: 1}) == [f"{ADA}: 2 requests were served of 1"]
     assert verdict.held({ADA: {"input": [0, 0, 5, 5, 0], "requests": [0, 0, 1, 1, 1]}}) == [f"{ADA}: 1 requests are still held"]
     lines = ['{"event":"redis is away"}', '{"event":"defect"}', "Traceback (most recent call last):"]
+    lines.append('{"level":"error","event":"Task was destroyed but it is pending!","logger":"asyncio"}')
     assert verdict.strange_lines("\n".join(lines)) == lines[1:]
+
+
+def test_what_is_looked_for_in_the_log_is_said_by_sentinel() -> None:
+    """An event that nobody writes any more would be looked for in vain."""
+    code = "".join(path.read_text() for path in (Path(sentinel.__file__).parent).rglob("*.py"))
+    assert all(f'"{event}"' in code for event in verdict._LOSES)
 
 
 @pytest.mark.parametrize(
