@@ -138,17 +138,22 @@ class Stack:
             await self._start_sentinel()
 
     async def stop(self, *names: str) -> None:
-        """Stop these pieces in order, or all and release the directory. Never fails on what is not running."""
-        for name in reversed(PIECES):
-            if name not in (names or PIECES):
-                continue
-            if name == "redis" and self._redis is not None:
-                await self._redis.stop()
-            elif (child := self._children()[name]) is not None:
-                await child.stop(timeout_s=_STOP_S)
+        """Stop these pieces, or all and release the directory: Sentinel first, then at a time what it needs. Never fails on
+        what is not running.
+        """
+        wanted = names or PIECES
+        if "sentinel" in wanted:
+            await self._stop("sentinel")
+        await asyncio.gather(*(self._stop(name) for name in wanted if name != "sentinel"))
         if not names and self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    async def _stop(self, name: str) -> None:
+        if name == "redis" and self._redis is not None:
+            await self._redis.stop()
+        elif (child := self._children()[name]) is not None:
+            await child.stop(timeout_s=_STOP_S)
 
     async def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to the whole process group of a piece; with SIGKILL, wait until it is gone."""
