@@ -69,7 +69,7 @@ def plain(body: bytes, head: bytes = b"") -> Plain:
     said = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
     answer = whole.read(said)
     assert answer is not None
-    return Plain(answer)
+    return Plain(answer, body, fits=True)
 
 
 async def both(body: bytes, head: bytes = b"", **how: Any) -> tuple[Down, Down]:

@@ -22,6 +22,7 @@ from sentinel.edges.provider.reply import Begun, Opened, Plain, Reply, Through, 
 from sentinel.edges.provider.upload import Patience, Sending, Upload
 from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
 from sentinel.protocol import wire
+from sentinel.protocol.kinds import is_usual
 from sentinel.protocol.whole import WholeAnswer
 
 __all__ = [
@@ -153,7 +154,7 @@ class _HttpProvider:
     def taken(self, asked: Asked, whole: WholeAnswer) -> Plain:
         asked.connection.end(sent=True)
         self._connections -= 1
-        return Plain(whole)
+        return Plain(whole, whole.body, is_usual(whole.body) is not None)
 
     async def answered(self, asked: Asked) -> Opened:
         connection = asked.connection

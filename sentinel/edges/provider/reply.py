@@ -9,7 +9,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from sentinel.protocol.kinds import Kind, is_usual
+from msgspec import Struct
+
+from sentinel.protocol.kinds import Kind
 from sentinel.protocol.whole import WholeAnswer
 from sentinel.records import Origin
 
@@ -113,18 +115,15 @@ class Through:
 
 
 class _AtOnce:
-    """A success whose body is here."""
+    """A success whose `body` is here."""
 
-    __slots__ = ("_body", "origin", "status")
+    __slots__ = ()
 
-    def __init__(self, body: bytes, origin: Origin) -> None:
-        self.status = 200
-        self.origin = origin
-        self._body = body
+    body: bytes
 
     async def read(self) -> bytes:
         """See Reply."""
-        body, self._body = self._body, b""
+        body, self.body = self.body, b""  # type: ignore[misc]  # each subclass has its own place for it
         return body
 
     async def pour(self, sink: Callable[[bytes], bool]) -> bool:
@@ -146,28 +145,25 @@ class _AtOnce:
 class Whole(_AtOnce):
     """One that was kept, or that was changed. `headers` are those beside its length."""
 
-    __slots__ = ("headers",)
+    __slots__ = ("body", "headers", "origin", "status")
 
     def __init__(self, headers: Headers, body: bytes, origin: Origin) -> None:
-        super().__init__(body, origin)
+        self.status = 200
         self.headers: Headers = (*headers, (b"content-length", b"%d" % len(body)))
+        self.origin = origin
+        self.body = body
 
 
-class Plain(_AtOnce):
+class Plain(_AtOnce, Struct, eq=False):
     """The `answer` of the provider in JSON, which came whole and in one read, so that its connection is given back."""
 
-    __slots__ = ("answer", "fits")
-
-    ready: Final = True
-    kind: Final = Kind.JSON
-
-    def __init__(self, answer: WholeAnswer) -> None:
-        # Written out: this is done for nearly every answer.
-        self.status = 200
-        self.origin = PLAINLY
-        self._body = answer.body
-        self.answer = answer
-        self.fits = is_usual(answer.body) is not None
+    answer: WholeAnswer
+    body: bytes
+    fits: bool
+    origin: Origin = PLAINLY
+    status: int = 200
+    ready: bool = True
+    kind: Kind = Kind.JSON
 
     @property
     def headers(self) -> Headers:
