@@ -3,7 +3,7 @@
 import pytest
 
 from bench.counting import Bytecodes, Calls, usual
-from bench.guard import TOLERANCE, compare, differing
+from bench.guard import TOLERANCE, compare, differing, least
 from sentinel.protocol import sse
 
 KNOWN = {"plain": {"calls": 400, "library_calls": 600, "builtin_calls": 1000, "peak_bytes": 17000}}
@@ -24,6 +24,13 @@ def test_growth_beyond_it_is_told() -> None:
 def test_every_count_is_held(count: str) -> None:
     """Each of them that doubles is told."""
     assert compare({"plain": {count: 10}}, {"plain": {count: 20}}) == [f"plain: {count} 10 -> 20 (+100 %)"]
+
+
+def test_the_least_of_two_counts_counts() -> None:
+    """What is counted again counts by its smaller figure, each by itself."""
+    assert least({"plain": {"calls": 3, "bytecodes": 9}}, {"plain": {"calls": 4, "bytecodes": 7}}) == {
+        "plain": {"calls": 3, "bytecodes": 7}
+    }
 
 
 def test_a_new_shape_has_not_grown() -> None:
