@@ -93,7 +93,7 @@ async def test_what_was_received_ahead_is_the_request(chunks: list[bytes], said:
 
 async def test_a_turn_of_who_left_is_somebody_elses() -> None:
     """A request whose client leaves while it waits for its turn begins no more, and holds nobody up."""
-    turns = Turns(wait_s_max=5, shared=1, alone=1)
+    turns = Turns(wait_s_max=5, a_pass=1)
     line = Line(*parts(SMALL))
     exchange = line.exchange(length(9))
     before = asyncio.create_task(turns.begin("a"))

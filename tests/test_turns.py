@@ -32,7 +32,7 @@ class Room:
 
     def __post_init__(self) -> None:
         self.turns = Turns(
-            wait_s_max=WAIT_S, shared=self.a_pass, alone=self.alone or self.a_pass, **BRIEF, now_s=lambda: self.now_s
+            wait_s_max=WAIT_S, shared=self.a_pass, a_pass=self.alone or self.a_pass, **BRIEF, now_s=lambda: self.now_s
         )
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -113,6 +113,32 @@ async def test_a_caller_alone_has_longer_passes(other: str) -> None:
     assert in_passes[0] == 8
     assert in_passes[-3:-1] == [2, 2]
     assert seen < 70
+
+
+async def test_many_callers_have_as_many_turns_in_a_pass_as_one_alone() -> None:
+    """What is bounded beside others are the requests of one caller, not those of all."""
+    room = Room(a_pass=2, alone=8)
+    for number in range(40):
+        room.come(f"caller-{number}")
+    room.come("many", 40)
+    await room.all()
+    in_passes = list(Counter(number for number, _ in room.begun).values())
+    assert in_passes[1:4] == [8, 8, 8]
+    many = Counter(number for number, external_id in room.begun if external_id == "many")
+    assert set(list(many.values())[:5]) <= {1, 2}
+
+
+@pytest.mark.parametrize("kind", ["begin", "brief"])
+async def test_a_line_of_those_who_have_left_holds_nobody_up(kind: str) -> None:
+    """However many were ended while they waited, who waits behind them has a turn."""
+    room = Room(a_pass=1, alone=4)
+    come = room.come if kind == "begin" else room.refuse
+    come("b")
+    come("a", 60)
+    await room.run(1)
+    for task in room.tasks[2:-1]:
+        task.cancel()
+    await asyncio.wait_for(asyncio.gather(room.tasks[-1], room.tasks[0]), 5)
 
 
 async def test_who_is_alone_again_has_longer_passes_again() -> None:

@@ -20,7 +20,8 @@ from sentinel.errors import OverLimitError, OverloadedError, SentinelError
 _PASSES_MIN: Final = 8
 _RETRY_AFTER_S: Final = 1
 # A pass costs as much as a request, beside those that begin in it; a request needs some ten, and notices their length.
-_ALONE_A_PASS: Final = 16
+_BEGIN_A_PASS: Final = 16
+# Of these, how many are one caller's while callers share the loop.
 _SHARED_A_PASS: Final = 4
 # For so many passes callers share the loop after two have asked in turn, or one was refused.
 _SHARED_PASSES: Final = 64
@@ -49,21 +50,22 @@ _Lines = OrderedDict[str, _Line]
 
 
 class Turns:
-    """The order in which the requests of this worker begin: in a pass of the loop at most `shared`, or, while one caller alone
-    asks, `alone`. Of short answers `brief` are given in each, and `brief_at_once` after a while without. `now_s` is monotonic.
+    """The order in which the requests of this worker begin: at most `a_pass` in a pass of the loop, and `shared` of those
+    of one caller that wait, unless that one asks alone. Of short answers `brief` are given in each, and `brief_at_once` after a
+    while without. `now_s` is monotonic.
     """
 
     def __init__(
         self,
         *,
         wait_s_max: float,
+        a_pass: int = _BEGIN_A_PASS,
         shared: int = _SHARED_A_PASS,
-        alone: int = _ALONE_A_PASS,
         brief: int = _BRIEF_A_PASS,
         brief_at_once: int = _BRIEF_AT_ONCE,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._most = self._alone = alone
+        self._a_pass = a_pass
         self._shared = shared
         # Who asked last, and until which pass callers share.
         self._last = ""
@@ -84,7 +86,7 @@ class Turns:
         """Whether a request of this caller may begin now, as nearly all may; else it waits for `begin`."""
         if external_id != self._last:
             self._last, self._shared_until = external_id, self._passes + _SHARED_PASSES
-        if self._begun >= self._most or self._lines:
+        if self._begun >= self._a_pass or self._lines:
             return False
         self._begun += 1
         if not self._armed:
@@ -155,32 +157,37 @@ class Turns:
     def _pass(self) -> None:
         """A new pass of the loop."""
         self._passes += 1
-        self._most = self._shared if self._passes < self._shared_until else self._alone
-        self._begun = self._give(self._lines, self._most) if self._lines else 0
+        if self._lines:
+            rounds = self._shared if self._passes < self._shared_until else self._a_pass
+            self._begun = self._give(self._lines, self._a_pass, rounds)
+        else:
+            self._begun = 0
         if self._room < self._room_max:
             room = min(self._room + self._more_room, self._room_max)
-            self._room = room - (self._give(self._brief, room, newest=True) if self._brief else 0)
-        self._armed = self._begun > 0 or self._room < self._room_max
+            self._room = room - (self._give(self._brief, room, room, newest=True) if self._brief else 0)
+        self._armed = bool(self._begun or self._lines or self._brief or self._room < self._room_max)
         if self._armed:
             self._soon(self._pass)
 
-    def _give(self, lines: _Lines, most: int, *, newest: bool = False) -> int:
-        """Give the turns of this pass, at most so many; how many. Who has left takes none.
+    def _give(self, lines: _Lines, most: int, rounds: int, *, newest: bool = False) -> int:
+        """Give the turns of this pass, at most so many, of each caller one in a round; how many. Who has left takes none.
 
         The oldest of each caller is next. With `newest` it is every fourth time, and else the newest: while more come than can
         be told, who comes seldom is told at once, and nobody waits for ever.
         """
         now = self._now_s(), self._passes
         given = 0
-        while lines and given < most:
-            external_id, line = next(iter(lines.items()))
-            turn, _ = line.waiting.pop() if newest and (given + self._passes) % 4 else line.waiting.popleft()
-            if line.waiting:
-                line.since = now
-                lines.move_to_end(external_id)
-            else:
-                del lines[external_id]
-            if not turn.done():
-                turn.set_result(None)
-                given += 1
+        while lines and given < most and rounds:
+            rounds -= 1
+            for _ in range(min(len(lines), most - given)):
+                external_id, line = next(iter(lines.items()))
+                turn, _since = line.waiting.pop() if newest and (given + self._passes) % 4 else line.waiting.popleft()
+                if line.waiting:
+                    line.since = now
+                    lines.move_to_end(external_id)
+                else:
+                    del lines[external_id]
+                if not turn.done():
+                    turn.set_result(None)
+                    given += 1
         return given
