@@ -132,3 +132,36 @@ async def test_long_work_of_who_left_is_not_begun() -> None:
     goes_on.set()
     await asyncio.wait_for(third, 5)
     assert done == ["first", "third"]
+
+
+async def test_a_part_that_comes_as_it_is_asked_for_is_given_once() -> None:
+    """The first part is received ahead, and is there in the pass of the loop in which the upload asks for it."""
+    loop = asyncio.get_running_loop()
+    asked: list[asyncio.Future[Any]] = []
+
+    def receive() -> "asyncio.Future[Any]":
+        asked.append(loop.create_future())
+        return asked[-1]
+
+    async def send(_message: Any) -> None:
+        raise AssertionError("nothing is answered")
+
+    scope = {"method": "POST", "path": "/x", "raw_path": b"/x", "query_string": b"", "headers": [length(12)]}
+    exchange = Exchange(scope, receive, send, "req_1")
+    begins = loop.create_future()
+
+    async def read() -> list[bytes]:
+        await begins
+        return [part async for part in exchange.upload(bodies(), "a", 100)]
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    exchange.look(loop.time(), 60)
+    begins.set_result(None)
+    for number, message in enumerate(parts(b"AAAA", b"BBBB", b"CCCC")):
+        while len(asked) <= number:
+            await asyncio.sleep(0)
+        asked[number].set_result(message)
+    async with asyncio.timeout(5):
+        assert await reading == [b"AAAA", b"BBBB", b"CCCC"]
+    exchange.close()

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import threading
+from types import FrameType
 
 import pytest
 
@@ -94,7 +95,7 @@ async def test_one_of_each_at_a_time() -> None:
     assert await asyncio.gather(*asked) == ["many"] * 3 + ["one", "two"]
     assert works.began.count("many") == 3
     assert works.most == 3
-    assert works.aside._running == {}  # type: ignore[union-attr]
+    assert works.aside._lines == {}  # type: ignore[union-attr]
 
 
 async def test_who_leaves_keeps_its_own_place_until_its_work_has_ended() -> None:
@@ -112,3 +113,21 @@ async def test_who_leaves_keeps_its_own_place_until_its_work_has_ended() -> None
     with pytest.raises(ValueError, match="fails"):
         await waits
     assert works.began == ["fails"] * 2
+
+
+async def test_each_end_wakes_one_who_waits() -> None:
+    """However many works of one caller wait, they come in their order, and the end of one is told to the next alone."""
+    aside, count, steps = OneOfEach(), 200, 0
+
+    def step(frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal steps
+        steps += event == "call" and frame.f_code is OneOfEach.do.__code__
+
+    done: list[int] = []
+    sys.setprofile(step)
+    try:
+        await asyncio.gather(*(aside.do("many", done.append, number) for number in range(count)))
+    finally:
+        sys.setprofile(None)
+    assert done == list(range(count))
+    assert steps <= 3 * count  # it begins, has its turn, and its work is done

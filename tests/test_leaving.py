@@ -265,3 +265,26 @@ async def test_a_failure_is_not_waited_for(leaves_first: bool) -> None:
                     section.interrupt(ClientGoneError())
                 await asyncio.sleep(60)
     section.close()
+
+
+async def test_a_failure_behind_which_nothing_is_waited_for_cancels_nobody() -> None:
+    """The client has left, the provider refuses, all of that is here: the task goes on, and is gone at the next block."""
+    section, gone = Section(), []
+
+    async def request() -> None:
+        with section:
+            await asyncio.sleep(0)
+            section.stay_no_more()
+        try:
+            with section:
+                raise AssertionError("the client has left")
+        except ClientGoneError:
+            gone.append(True)
+        await asyncio.sleep(0)
+
+    section.stays = lambda _reason: lambda: None
+    asking = asyncio.create_task(request())
+    asyncio.get_running_loop().call_soon(section.interrupt, ClientGoneError())
+    await asking
+    assert gone
+    section.close()

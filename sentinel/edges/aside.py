@@ -73,19 +73,38 @@ class OneOfEach:
     """Work in threads of which one caller has one at a time, and others have theirs beside it. To be used by one loop."""
 
     def __init__(self) -> None:
-        self._running: dict[str, asyncio.Future[Any]] = {}
+        # Of each caller whose work is done now: who waits.
+        self._lines: dict[str, deque[_Turn]] = {}
 
     async def do(self, caller: str, work: Callable[..., _T], *arguments: Any) -> _T:
         """What `work` returns, done in a thread when nothing else of this caller is."""
-        while (before := self._running.get(caller)) is not None:
-            await asyncio.wait((before,))
+        line = self._lines.get(caller)
+        if line is None:
+            self._lines[caller] = deque()
+        else:
+            turn: _Turn = asyncio.get_running_loop().create_future()
+            line.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._next(caller)
+                raise
         running = asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
-        self._running[caller] = running
         running.add_done_callback(partial(self._ended, caller))
         # Shielded, as above.
         return await asyncio.shield(running)
 
     def _ended(self, caller: str, running: asyncio.Future[Any]) -> None:
-        del self._running[caller]
         if not running.cancelled():
             running.exception()
+        self._next(caller)
+
+    def _next(self, caller: str) -> None:
+        line = self._lines[caller]
+        while line:
+            turn = line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._lines[caller]

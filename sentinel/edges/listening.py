@@ -67,8 +67,8 @@ class Listening(Section):
         self._watch.add_done_callback(self._heard)
 
     def _heard(self, watch: "asyncio.Future[Message]") -> None:
-        if watch.cancelled():
-            return
+        if watch.cancelled() or watch is not self._watch:
+            return  # whoever took it, when it had come already, has the message
         message = watch.result()
         if message["type"] == "http.disconnect":
             self.leave()

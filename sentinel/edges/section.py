@@ -53,6 +53,12 @@ class Section:
         """Nothing is worth staying for: it ends now if it was interrupted before, and from now on when it is."""
         self.stays = None
         if self._staying is not None:
+            # A task that cancels itself, and then waits no more in the block, would be cancelled behind it.
+            asyncio.get_running_loop().call_soon(self._stayed)
+
+    def _stayed(self) -> None:
+        """What was stayed for has failed; nothing happens where the block has ended since."""
+        if self._staying is not None:
             assert self._reason is not None
             self.interrupt(self._reason)
 
