@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.in_process import BODY, everything_on, start_stand_in, token_of
-from loadtest import processes
+from loadtest import nginx, processes
 from sentinel import settings
 from sentinel.devstack.child import Child
 from sentinel.devstack.claims import free_port
@@ -123,7 +123,7 @@ async def measure(requests: int, pause_s: float) -> dict[str, dict[str, float]]:
                 environ |= {"SENTINEL_HOST": "127.0.0.1", "SENTINEL_PORT": str(port), "SENTINEL_ADMIN_PORT": str(free_port())}
                 command = [sys.executable, "-m", "bench.hops", "--serve", application]
                 served = Child(title, command, log=directory / "log", environ={**os.environ, **environ})
-                await served.start(lambda port=port: _listens(port), timeout_s=_START_S)
+                await served.start(lambda port=port: nginx.listens(port), timeout_s=_START_S)
                 processes.pin(served.pid, {cores[0]})
                 columns[title] = await asyncio.to_thread(column, port, processes.of_group(served.pid), requests, pause_s)
                 await served.stop(timeout_s=10)
@@ -132,15 +132,6 @@ async def measure(requests: int, pause_s: float) -> dict[str, dict[str, float]]:
                 await child.stop(timeout_s=5)
             await redis.stop()
     return columns
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 def main() -> int:

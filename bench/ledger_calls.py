@@ -70,11 +70,17 @@ def _hold(request_id: str, caller: Caller, verdict: Verdict) -> Hold:
     return Hold(request_id, caller, "gpt-4o", 100, verdict.granted_output, *said)
 
 
+async def _admit(ledger: Ledger, caller: Caller, request_id: str) -> Verdict:
+    asked = ledger.ask(caller, request_id, 100, 200, 1, "gpt-4o")
+    await asked.reply
+    return ledger.verdict(asked)
+
+
 async def _ask(ledger: Ledger, caller: Caller, prefix: str, numbers: Iterator[int], until_s: float) -> int:
     pairs = 0
     while time.perf_counter() < until_s:
         request_id = f"req_{prefix}_{next(numbers):x}"
-        verdict = await ledger.admit(caller, request_id, 100, 200, 1, "gpt-4o")
+        verdict = await _admit(ledger, caller, request_id)
         assert verdict.code == "admitted", verdict
         assert (await ledger.settle(_hold(request_id, caller, verdict), Bill(1, 100, 20))).why == "ok"
         pairs += 1
@@ -108,7 +114,7 @@ async def _inside_s(redis: Redis) -> float:
 async def _batch(name: str, ledger: Ledger, users: list[Caller], ids: list[str], verdicts: dict[str, Verdict]) -> None:
     asked = [(one, users[int(one.rpartition("_")[2], 16) % _USERS]) for one in ids]
     if name == "admit":
-        said = await asyncio.gather(*(ledger.admit(user, one, 100, 200, 1, "gpt-4o") for one, user in asked))
+        said = await asyncio.gather(*(_admit(ledger, user, one) for one, user in asked))
         verdicts.update(zip(ids, said, strict=True))
     else:
         held = [_hold(one, user, verdicts[one]) for one, user in asked]

@@ -47,7 +47,9 @@ def measure_admit_settle(benchmark, loop, ledger, at_once):
 
     async def round_trip():
         request_id = f"req_bench_{next(_numbers):x}"
-        verdict = await ledger.admit(caller, request_id, 57, 256, 1, "gpt-4o-mini")
+        asked = ledger.ask(caller, request_id, 57, 256, 1, "gpt-4o-mini")
+        await asked.reply
+        verdict = ledger.verdict(asked)
         assert verdict.code == "admitted"
         left = (verdict.requests, verdict.input, verdict.output, verdict.rate)
         await ledger.settle(Hold(request_id, caller, "gpt-4o-mini", 57, 256, *left), Bill(1, 57, 120))

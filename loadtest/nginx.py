@@ -72,8 +72,8 @@ class Nginx:
 
     async def start(self) -> None:
         """Start both. StackError where one does not come up."""
-        await self._answering.start(lambda: _listens(self._ports["answering"]), timeout_s=_START_S)
-        await self._proxying.start(lambda: _listens(self._ports["proxying"]), timeout_s=_START_S)
+        await self._answering.start(lambda: listens(self._ports["answering"]), timeout_s=_START_S)
+        await self._proxying.start(lambda: listens(self._ports["proxying"]), timeout_s=_START_S)
 
     async def stop(self) -> None:
         """Stop both."""
@@ -90,7 +90,8 @@ def _child(executable: str, directory: Path, rest: str) -> Child:
     return Child(f"nginx ({directory.name})", command, log=directory / "nginx.log", environ=os.environ)
 
 
-async def _listens(port: int) -> bool:
+async def listens(port: int) -> bool:
+    """Whether somebody takes connections on this port."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:

@@ -16,13 +16,7 @@ from sentinel import metrics
 from sentinel.edges.exchange import Exchange
 from sentinel.edges.provider import Reply
 from sentinel.edges.upload import Upload
-from sentinel.errors import (
-    ClientGoneError,
-    OverLimitError,
-    SentinelError,
-    Source,
-    WebSocketRefusedError,
-)
+from sentinel.errors import ClientGoneError, OverLimitError, SentinelError, Source, WebSocketRefusedError
 from sentinel.logs import Line, Log
 from sentinel.protocol import headers, routes, wire
 from sentinel.protocol.routes import Match
@@ -54,8 +48,9 @@ _UNCOUNTED: Final = (OverLimitError, WebSocketRefusedError)
 class Journey:
     """The way of one request through the stages, which are given by constructor.
 
-    Most stages have a plain function for the usual case, which says None where a request needs more than that, and then the
-    coroutine for every case is asked. Without `usual` it always is: tests compare both.
+    Some stages have a plain function for the usual case, which says None where a request needs more than that, and then the
+    coroutine for every case is asked. Without `usual` it always is, of authentication, owners and settlement, so that tests can
+    compare both.
     """
 
     def __init__(
@@ -170,6 +165,10 @@ class Journey:
         exchange.stays = partial(self._stay, exchange, call)
         if not self._usual or self._answer_cache.keeps or call.method == "DELETE" or call.route == "models":
             return self._open(exchange, call, upload, hold, lease)
+        return self._ask(exchange, call, upload, hold, lease)
+
+    def _ask(self, exchange: Exchange, call: Call, upload: Upload | None, hold: Hold, lease: Lease) -> Awaitable[Reply]:
+        """The provider's answer, to be awaited."""
         self._settlement.start(hold)
         on_failed = partial(_failed, exchange, lease)
         return self._forward.open(call, exchange.headers, hold, lease.mark_sent, on_failed, upload)
@@ -182,9 +181,7 @@ class Journey:
             return kept
         if call.method == "DELETE":
             await self._background.before_delete(hold.caller, call.path)
-        self._settlement.start(hold)
-        on_failed = partial(_failed, exchange, lease)
-        reply = await self._forward.open(call, exchange.headers, hold, lease.mark_sent, on_failed, upload)
+        reply = await self._ask(exchange, call, upload, hold, lease)
         if call.route == "models":
             return await self._owners.show_models(hold.caller, reply)
         return self._answer_cache.watch(name, reply) if name else reply
@@ -194,15 +191,7 @@ class Journey:
         while self._settling:
             await asyncio.wait(self._settling)
 
-    def _end(
-        self,
-        exchange: Exchange,
-        lease: Lease,
-        hold: Hold,
-        call: Call,
-        outcome: Outcome,
-        origin: Origin,
-    ) -> None:
+    def _end(self, exchange: Exchange, lease: Lease, hold: Hold, call: Call, outcome: Outcome, origin: Origin) -> None:
         """It is over: as usual, and settled with all others of this tick, or else in a task that first waits for its answer."""
         usual = self._usual and not (call.lasts or outcome.unfinished or origin.cache)
         if usual and (bill := self._settlement.usual(hold, outcome)) is not None:
@@ -213,15 +202,7 @@ class Journey:
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 
-    async def _settle(
-        self,
-        exchange: Exchange,
-        lease: Lease,
-        hold: Hold,
-        call: Call,
-        outcome: Outcome,
-        origin: Origin,
-    ) -> None:
+    async def _settle(self, exchange: Exchange, lease: Lease, hold: Hold, call: Call, outcome: Outcome, origin: Origin) -> None:
         """Settle, at once or when the work is done that goes on at the provider."""
         if lease.opening is not None and (reply := await self._background.opened(lease.opening)) is not None:
             outcome, origin = await self._relay.abandon(reply, call, partial(self._owners.keep, hold.caller)), reply.origin

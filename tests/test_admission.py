@@ -30,6 +30,7 @@ from sentinel.protocol.limits import Snapshot
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.records import Bill, Call, Caller, Hold, TextPrompt
 from sentinel.stages.admission import Admission
+from tests.support.ledgers import verdict_of
 from tests.support.redis_server import RedisServer, redis_server
 from tests.test_ledger import NOON_MS, UNLIMITED, limited
 
@@ -126,7 +127,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Close the edges."""
-        await self.admission.close()
+        await self.admission.learning.close()
         self.journal.close()
         shutil.rmtree(self.journal.directory)
         await self.zion.close()
@@ -288,7 +289,9 @@ async def test_raised_limits_are_seen_within_a_second(redis_server: RedisServer)
         kept = {"asked_at_ms": asked_at_ms, "acked": [0, 0, 0], "limits": {"limits": [entry]}}
         await running.ledger.keep_limits(ADA.external_id, json.dumps(kept).encode(), 60)
         running.clock.passes(1)
-        await running.admission.learn(ADA.external_id, await running.ledger.admit(ADA, running.next_id(), 1, 1, 1))
+        await running.admission.learning.learn(
+            ADA.external_id, await verdict_of(running.ledger, ADA, running.next_id(), 1, 1, 1)
+        )
         assert running.recalled() is None
         assert await running.ask()
 
@@ -368,7 +371,7 @@ class Life:
         error = self.running.recalled()
         if error is not None:
             self.recalled += 1
-            verdict = await self.running.ledger.admit(ADA, self.running.next_id(), 3, 5, 5)
+            verdict = await verdict_of(self.running.ledger, ADA, self.running.next_id(), 3, 5, 5)
             new = self.clock.now_us - self.given_back_us < BOUND_MS * 1000
             if verdict.code == "admitted" and not new:
                 self.wrong.append(f"{error.message} But it is admitted.")

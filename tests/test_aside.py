@@ -95,7 +95,7 @@ async def test_one_of_each_at_a_time() -> None:
     assert await asyncio.gather(*asked) == ["many"] * 3 + ["one", "two"]
     assert works.began.count("many") == 3
     assert works.most == 3
-    assert works.aside._lines == {}  # type: ignore[union-attr]
+    assert works.aside._asides == {}  # type: ignore[union-attr]
 
 
 async def test_who_leaves_keeps_its_own_place_until_its_work_has_ended() -> None:

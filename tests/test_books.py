@@ -10,7 +10,7 @@ from sentinel.edges.ledger.books import Account, Sum, Use
 from sentinel.protocol.increments import Item
 from sentinel.protocol.limits import MetricLimit, Snapshot
 from sentinel.records import Bill, Caller, Hold, Metric, Remaining
-from tests.support.ledgers import open_ledger, redis
+from tests.support.ledgers import open_ledger, redis, verdict_of
 from tests.support.redis_server import RedisServer, redis_server
 
 __all__ = ["redis", "redis_server"]
@@ -55,7 +55,7 @@ async def know(ledger: Ledger, caller: Caller = CALLER, *, used: int = 0, period
 
 async def hold(ledger: Ledger, request_id: str, caller: Caller = CALLER) -> Hold:
     """Hold one request, 10 input and 20 output tokens."""
-    verdict = await ledger.admit(caller, request_id, 10, 20, 1, "m")
+    verdict = await verdict_of(ledger, caller, request_id, 10, 20, 1, "m")
     assert verdict.code == "admitted"
     shown = (verdict.requests, verdict.input, verdict.output, verdict.rate)
     return Hold(request_id, caller, "m", 10, verdict.granted_output, *shown)
@@ -146,7 +146,7 @@ async def test_an_unknown_caller_has_an_account_that_says_so(ledger: Ledger, red
     assert (account.fetched_ms, account.acked, account.rate.remaining) == (0, (0, 0, 0), 5)
     assert {use.limit for use in account.uses.values()} == {None}
     assert await content(redis) == {}
-    assert (await ledger.admit(Caller("half", ""), "req_a_1", 1, 1, 1)).refresh
+    assert (await verdict_of(ledger, Caller("half", ""), "req_a_1", 1, 1, 1)).refresh
     assert await collected(ledger.books.accounts()) == []
 
 
@@ -240,7 +240,7 @@ async def test_dropping_makes_the_next_admission_ask_zion_anew(ledger: Ledger, c
     assert letter is not None
     clock.now_ms += 1000
     assert await ledger.books.drop(letter)
-    verdict = await ledger.admit(CALLER, "req_x_9", 1, 1, 1)
+    verdict = await verdict_of(ledger, CALLER, "req_x_9", 1, 1, 1)
     assert (verdict.code, verdict.refresh) == ("admitted", True)
 
 

@@ -22,7 +22,7 @@ from sentinel.protocol.limits import MetricLimit, Snapshot
 from sentinel.records import Bill, Caller, Entry, Hold, Remaining
 from sentinel.stages.recovery import Recovery
 from tests.support.journals import entries_of
-from tests.support.ledgers import emptied, open_ledger
+from tests.support.ledgers import emptied, open_ledger, verdict_of
 from tests.support.redis_server import RedisServer, redis_server, remove_server, start_server
 
 __all__ = ["redis_server"]
@@ -370,7 +370,7 @@ async def test_what_a_dead_worker_left_is_told_once(ledger: Ledger, tmp_path: Pa
     clock = Clock()
     dead = journal(tmp_path, OTHER_BOOT, clock)
     for sequence in (1, 2, 3):
-        await ledger.admit(CALLER, hold(sequence, OTHER_BOOT).request_id, 10, 5, 1, "m")
+        await verdict_of(ledger, CALLER, hold(sequence, OTHER_BOOT).request_id, 10, 5, 1, "m")
     for sequence in (1, 2, 3, 4, 5):
         dead.started(hold(sequence, OTHER_BOOT))
     for sequence in (1, 2, 5):

@@ -20,7 +20,7 @@ from sentinel.errors import LedgerUnavailableError
 from sentinel.protocol.increments import Item, Seal
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict
 from sentinel.records import Bill, Caller, Entry, Hold, Remaining
-from tests.support.ledgers import emptied, open_ledger
+from tests.support.ledgers import emptied, open_ledger, verdict_of
 from tests.support.redis_server import RedisServer, redis_server, remove_server, start_server
 
 __all__ = ["redis_server"]
@@ -159,7 +159,7 @@ def void(request_id: str) -> Entry:
 
 async def admit(ledger: Ledger, request_id: str, input_tokens: int = 10, output_tokens: int = 20, least: int = 1) -> Verdict:
     """Admit one request of CALLER."""
-    return await ledger.admit(CALLER, request_id, input_tokens, output_tokens, least)
+    return await verdict_of(ledger, CALLER, request_id, input_tokens, output_tokens, least)
 
 
 async def take_all(ledger: Ledger) -> list[Item]:
@@ -199,10 +199,10 @@ async def test_refusals_consume_nothing(ledger: Ledger, redis_server: RedisServe
     """A refused request leaves no trace: Redis holds the same bytes as before."""
     strict = new_ledger(redis_server.url, Clock(), rate_requests=1)
     await ledger.install(CALLER.external_id, limited(input=100, output=100, requests=5), (0, 0, 0))
-    assert (await strict.admit(CALLER, "req_a_0", 1, 1, 1)).code == "admitted"
+    assert (await verdict_of(strict, CALLER, "req_a_0", 1, 1, 1)).code == "admitted"
     redis = open_redis(redis_server.url, 5.0)
     before = {key: await redis.dump(key) for key in sorted(await redis.keys())}
-    assert (await strict.admit(CALLER, "req_a_1", 1, 1, 1)).why == "rate"
+    assert (await verdict_of(strict, CALLER, "req_a_1", 1, 1, 1)).why == "rate"
     assert (await admit(ledger, "req_a_2", input_tokens=100)).why == "input"
     assert (await admit(ledger, "req_a_3", output_tokens=100, least=100)).why == "output"
     assert {key: await redis.dump(key) for key in sorted(await redis.keys())} == before
@@ -251,12 +251,12 @@ async def test_attempts_count_in_the_window_once(redis_server: RedisServer, ledg
     """With the request that is admitted, and not where it is refused, nor a second time where the call is made again."""
     rated = new_ledger(redis_server.url, clock, rate_requests=5)
     await rated.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
-    refused = await rated.admit(CALLER, "req_a_1", 1, 1, 1, attempts=5)
+    refused = await verdict_of(rated, CALLER, "req_a_1", 1, 1, 1, attempts=5)
     assert (refused.code, refused.why, refused.rate) == ("denied", "rate", Remaining(5, 0, 66_000))
     for _ in range(2):
-        verdict = await rated.admit(CALLER, "req_a_2", 1, 1, 1, attempts=2)
+        verdict = await verdict_of(rated, CALLER, "req_a_2", 1, 1, 1, attempts=2)
         assert verdict.code == "admitted"
-    assert (await rated.admit(CALLER, "req_a_3", 1, 1, 1)).rate.remaining == 1
+    assert (await verdict_of(rated, CALLER, "req_a_3", 1, 1, 1)).rate.remaining == 1
     await rated.close()
 
 
@@ -276,7 +276,7 @@ async def test_the_window_runs_on_redis_own_time_in_production(redis_server: Red
     plain = open_ledger(redis_server.url, partitions=4, rate_requests=5, stale_ms=3_600_000)
     redis = open_redis(redis_server.url, 5.0)
     seconds, _ = await redis.time()
-    verdict = await plain.admit(CALLER, "req_a_1", 1, 1, 1)
+    verdict = await verdict_of(plain, CALLER, "req_a_1", 1, 1, 1)
     assert seconds * 1000 <= verdict.clock_ms <= (seconds + 60) * 1000
     await redis.aclose()
     await plain.close()
@@ -372,7 +372,7 @@ async def test_a_settled_request_is_a_duplicate_to_every_kind(ledger: Ledger, re
 async def test_a_lost_request_is_left_to_its_lease_or_charged_by_estimate(ledger: Ledger, clock: Clock) -> None:
     """Where the hold stands the sweeper charges it; where Redis lost it the journal does; the truth corrects either."""
     await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
-    await ledger.admit(CALLER, f"req_{BOOT}_1", 10, 50, 1, "m")
+    await verdict_of(ledger, CALLER, f"req_{BOOT}_1", 10, 50, 1, "m")
     assert (await ledger.replay(entry("started", 1, 10, 0))).why == "held"
     clock.now_ms += 60_000
     assert await ledger.sweep(ledger.partition(CALLER.external_id)) == 1
@@ -400,7 +400,7 @@ async def test_another_run_of_redis_is_known_by_its_id(clock: Clock) -> None:
 async def test_an_expired_hold_is_charged_by_estimate_and_corrected_by_the_truth(ledger: Ledger, clock: Clock) -> None:
     """A dead worker's hold costs its input and the output of its last beat; the truth that comes late replaces that."""
     await ledger.install(CALLER.external_id, limited(input=100, output=100, requests=5), (0, 0, 0))
-    hold = held("req_a_1", await ledger.admit(CALLER, "req_a_1", 10, 50, 1, "m"))
+    hold = held("req_a_1", await verdict_of(ledger, CALLER, "req_a_1", 10, 50, 1, "m"))
     partition = ledger.partition(CALLER.external_id)
     clock.now_ms += 59_999
     assert await ledger.beat(hold, 30)
@@ -421,14 +421,14 @@ async def test_an_expired_hold_is_charged_by_estimate_and_corrected_by_the_truth
 async def test_a_correction_after_the_report_nets_with_later_usage(ledger: Ledger, clock: Clock) -> None:
     """What was reported too much is never reported as negative; later usage of the caller is reported less by it."""
     await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
-    hold = held("req_a_1", await ledger.admit(CALLER, "req_a_1", 100, 50, 1, "m"))
+    hold = held("req_a_1", await verdict_of(ledger, CALLER, "req_a_1", 100, 50, 1, "m"))
     clock.now_ms += 60_000
     await ledger.sweep(ledger.partition(CALLER.external_id))
     assert [item.input_tokens for item in await take_all(ledger)] == [100]
     await ledger.settle(hold, Bill(1, 40, 7))
     assert [(item.input_tokens, item.output_tokens, item.requests) for item in await take_all(ledger)] == [(0, 7, 0)]
     assert await take_all(ledger) == []
-    await ledger.settle(held("req_a_2", await ledger.admit(CALLER, "req_a_2", 70, 0, 0, "m")), Bill(1, 70, 0))
+    await ledger.settle(held("req_a_2", await verdict_of(ledger, CALLER, "req_a_2", 70, 0, 0, "m")), Bill(1, 70, 0))
     assert [(item.input_tokens, item.output_tokens, item.requests) for item in await take_all(ledger)] == [(10, 0, 1)]
 
 
@@ -666,7 +666,7 @@ async def test_a_frozen_redis_costs_one_deadline_and_no_more(ledger: Ledger, red
     async with asyncio.timeout(5):
         for at in range(500):
             with pytest.raises(LedgerUnavailableError) as caught:
-                await (hasty.profile("a token") if at % 2 else hasty.admit(CALLER, f"req_h_{at}", 1, 1, 1))
+                await (hasty.profile("a token") if at % 2 else verdict_of(hasty, CALLER, f"req_h_{at}", 1, 1, 1))
             sent.append(caught.value.sent)
         assert sent == [True] + [False] * 499
         assert hasty.away
@@ -674,8 +674,8 @@ async def test_a_frozen_redis_costs_one_deadline_and_no_more(ledger: Ledger, red
         while hasty.away:
             await asyncio.sleep(0.01)
         await hasty.replay(void("req_h_0"))
-    assert (await hasty.admit(CALLER, "req_a_1", 1, 1, 1)).requests.remaining == 9
-    assert (await hasty.admit(CALLER, "req_h_0", 1, 1, 1)).code == "settled"
+    assert (await verdict_of(hasty, CALLER, "req_a_1", 1, 1, 1)).requests.remaining == 9
+    assert (await verdict_of(hasty, CALLER, "req_h_0", 1, 1, 1)).code == "settled"
     await hasty.close()
 
 
@@ -709,11 +709,11 @@ async def test_a_call_that_is_lost_on_the_way_is_sent_again_within_its_deadline(
     through = new_ledger(relay.url, Clock(), timeout_s=2.0)
     await through.ping()
     relay.stall()
-    verdict = await through.admit(CALLER, "req_a_1", 1, 1, 1)
+    verdict = await verdict_of(through, CALLER, "req_a_1", 1, 1, 1)
     assert (verdict.code, verdict.requests.remaining) == ("admitted", 9)
     relay.flow()
-    assert (await through.admit(CALLER, "req_a_1", 1, 1, 1)).why == "dup"
-    assert (await through.admit(CALLER, "req_a_2", 1, 1, 1)).requests.remaining == 8
+    assert (await verdict_of(through, CALLER, "req_a_1", 1, 1, 1)).why == "dup"
+    assert (await verdict_of(through, CALLER, "req_a_2", 1, 1, 1)).requests.remaining == 8
     assert not through.away
     await through.close()
     await relay.close()
@@ -736,7 +736,7 @@ async def test_no_name_breaks_a_key_or_a_report(ledger: Ledger, name: str) -> No
     """External ids, e-mails and models are bytes to the ledger and come out as they went in."""
     caller = Caller(name, name)
     await ledger.install(name, limited(requests=3), (0, 0, 0))
-    verdict = await ledger.admit(caller, "req_n_1", 1, 1, 1, name)
+    verdict = await verdict_of(ledger, caller, "req_n_1", 1, 1, 1, name)
     assert verdict.requests.remaining == 2
     await ledger.settle(held("req_n_1", verdict, caller=caller, model=name), Bill(1, 1, 1))
     shown = name.encode("utf-8", "backslashreplace").decode()

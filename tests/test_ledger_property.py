@@ -23,7 +23,7 @@ from sentinel.edges.ledger.books import DeadLetter
 from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict
 from sentinel.records import Bill, Caller, Hold
 from tests.support.accounts import read_account
-from tests.support.ledgers import open_ledger, settle_together
+from tests.support.ledgers import open_ledger, settle_together, verdict_of
 from tests.support.redis_server import RedisServer, redis_server
 
 __all__ = ["redis_server"]
@@ -137,7 +137,7 @@ class Histories(RuleBasedStateMachine):
         self.alone = alone
         for name, caller in CALLERS.items():
             self.run(self.ledger.names.learn(f"u-{name}", caller))
-            self.verdicts[name] = self.run(self.ledger.admit(caller, f"req_{BOOT}_0", 0, 0, 0))
+            self.verdicts[name] = self.run(verdict_of(self.ledger, caller, f"req_{BOOT}_0", 0, 0, 0))
             assert self.verdicts[name].why == "unknown"
             self.ask_zion(name)
             self.install(0)
@@ -160,7 +160,7 @@ class Histories(RuleBasedStateMachine):
         request_id = f"req_{BOOT}_{self.sequence:x}"
         account = self.account(name)
         caller = self.seen[name][known % len(self.seen[name])]
-        verdict = self.run(self.ledger.admit(caller, request_id, tokens, asked, least, "m"))
+        verdict = self.run(verdict_of(self.ledger, caller, request_id, tokens, asked, least, "m"))
         self.verdicts[name] = verdict
         granted = min(asked, self.left(name, "output"))
         width_ms = WINDOW_MS // 10
@@ -201,7 +201,7 @@ class Histories(RuleBasedStateMachine):
         """The same request is sent once more: the same grant, and nothing held."""
         request_id = choice.choice(sorted(self.live))
         hold = self.live[request_id].hold
-        verdict = self.run(self.ledger.admit(hold.caller, request_id, 1, 1, 1, "m"))
+        verdict = self.run(verdict_of(self.ledger, hold.caller, request_id, 1, 1, 1, "m"))
         assert (verdict.code, verdict.why, verdict.granted_output) == ("admitted", "dup", hold.output_tokens)
 
     @precondition(lambda self: self.live)

@@ -9,7 +9,7 @@ from sentinel.edges.ledger import Batch, Ledger, names
 from sentinel.protocol.increments import Item
 from sentinel.protocol.limits import MetricLimit, Snapshot
 from sentinel.records import Bill, Caller, Hold, Remaining
-from tests.support.ledgers import open_ledger, redis
+from tests.support.ledgers import open_ledger, redis, verdict_of
 from tests.support.redis_server import RedisServer, redis_server
 
 __all__ = ["redis", "redis_server"]
@@ -195,7 +195,7 @@ async def test_sums_of_one_caller_under_two_emails_are_one_increment(world: Worl
 async def test_a_credit_nets_with_what_comes_under_another_email(world: World, redis: Any) -> None:
     """An estimate was reported, the truth is less, and the caller is renamed before anything more comes."""
     await world.ledger.install("ada", UNLIMITED, (0, 0, 0))
-    verdict = await world.ledger.admit(ADA, "req_a", 100, 50, 1, "m")
+    verdict = await verdict_of(world.ledger, ADA, "req_a", 100, 50, 1, "m")
     shown = (verdict.requests, verdict.input, verdict.output, verdict.rate)
     world.clock_ms += 60_001
     assert await world.ledger.sweep(world.ledger.partition("ada")) == 1

@@ -17,7 +17,7 @@ from sentinel.edges.ledger.replicas import Replicas
 from sentinel.protocol.increments import Refusal
 from sentinel.protocol.limits import MetricLimit, Snapshot
 from sentinel.records import Bill, Caller, Hold, Remaining
-from tests.support.ledgers import open_ledger, redis
+from tests.support.ledgers import open_ledger, redis, verdict_of
 from tests.support.redis_server import RedisServer, redis_server
 
 __all__ = ["redis", "redis_server"]
@@ -134,7 +134,7 @@ async def test_only_what_was_refused_of_an_item_is_buried(ledger: Ledger) -> Non
     await ledger.install("ada", unlimited, (0, 0, 0))
     await use(ledger, "ada", Bill(3, 10, 20))
     assert await ledger.bury(await take(ledger), {0: Refusal("no such limit", (0, 20, 3))})
-    assert (await ledger.admit(caller, "req_next", 0, 0, 0)).acked == (10, 0, 0)
+    assert (await verdict_of(ledger, caller, "req_next", 0, 0, 0)).acked == (10, 0, 0)
     (letter,) = [letter async for letter in ledger.books.dead_letters()]
     assert (letter.reason, letter.sum.input_tokens, letter.sum.output_tokens, letter.sum.requests) == (
         "no such limit",

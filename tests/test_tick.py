@@ -22,7 +22,7 @@ from sentinel.records import Bill, Call, Caller, Ending, Hold, Outcome
 from sentinel.stages.settlement import Settlement
 from sentinel.stages.settlement.tick import Tick
 from tests.support.journals import entries_of
-from tests.support.ledgers import open_ledger, redis, settle_together
+from tests.support.ledgers import open_ledger, redis, settle_together, verdict_of
 from tests.support.redis_server import RedisServer, redis_server
 
 __all__ = ["redis", "redis_server"]
@@ -42,7 +42,7 @@ async def hold_all(ledger: Ledger, asked: list[tuple[int, int, int, int]], first
     holds = []
     for sequence, (who, model, given_tokens, produced) in enumerate(asked, first):
         request_id = f"req_{BOOT}_{sequence:x}"
-        verdict = await ledger.admit(CALLERS[who], request_id, given_tokens, produced, 1, MODELS[model])
+        verdict = await verdict_of(ledger, CALLERS[who], request_id, given_tokens, produced, 1, MODELS[model])
         assert verdict.code == "admitted"
         nothing = verdict.requests
         holds.append(Hold(request_id, CALLERS[who], MODELS[model], given_tokens, produced, nothing, nothing, nothing, nothing))

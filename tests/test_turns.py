@@ -139,6 +139,7 @@ async def test_a_line_of_those_who_have_left_holds_nobody_up(kind: str) -> None:
     for task in room.tasks[2:-1]:
         task.cancel()
     await asyncio.wait_for(asyncio.gather(room.tasks[-1], room.tasks[0]), 5)
+    assert room.tasks[-1].exception() is None
 
 
 async def test_who_is_alone_again_has_longer_passes_again() -> None:

@@ -11,6 +11,7 @@ from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.unfinished import Work
 from sentinel.protocol import routes, wire
 from sentinel.records import Bill, Call, Dialect, Reads
+from tests.support.ledgers import verdict_of
 from tests.support.redis_server import RedisServer, redis_server
 from tests.test_admission import gateway
 from tests.test_ledger import CALLER, NOON_MS, UNLIMITED, Clock, admit, clock, held, ledger, limited, new_ledger
@@ -42,12 +43,12 @@ async def test_unseen_input_shrinks_to_what_remains(
 ) -> None:
     """Issue 11 A3: a default for input nobody sees is held as far as it fits; only what is seen can be refused."""
     await ledger.install(CALLER.external_id, UNLIMITED if left is None else limited(input=left), (0, 0, 0))
-    verdict = await ledger.admit(CALLER, "req_a_1", asked, 20, 1, "m", input_min=min(least, asked))
+    verdict = await verdict_of(ledger, CALLER, "req_a_1", asked, 20, 1, "m", input_min=min(least, asked))
     assert verdict.code == ("denied" if granted is None else "admitted")
     if granted is not None:
         assert verdict.granted_input == granted
         assert verdict.input.remaining == (None if left is None else left - granted)
-        again = await ledger.admit(CALLER, "req_a_1", asked, 20, 1, "m", input_min=least)
+        again = await verdict_of(ledger, CALLER, "req_a_1", asked, 20, 1, "m", input_min=least)
         assert (again.why, again.granted_input) == ("dup", granted)
 
 
@@ -55,7 +56,7 @@ async def test_the_window_of_tokens_bounds_it_too(redis_server: RedisServer, led
     """Issue 11 A3: neither default is more than the window of tokens has left, and what must fit comes first."""
     windowed = new_ledger(redis_server.url, clock, rate_tokens=100)
     await windowed.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
-    verdict = await windowed.admit(CALLER, "req_a_1", 500, 500, 16, "m", input_min=10)
+    verdict = await verdict_of(windowed, CALLER, "req_a_1", 500, 500, 16, "m", input_min=10)
     assert (verdict.granted_input, verdict.granted_output, verdict.tokens.remaining) == (84, 16, 0)
     await windowed.close()
 
@@ -66,7 +67,7 @@ async def test_unfinished_work_is_bounded(redis_server: RedisServer, ledger: Led
     await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
 
     async def begin(name: str) -> Any:
-        return await bounded.admit(CALLER, name, 10, 20, 1, "m", input_min=10, work=True)
+        return await verdict_of(bounded, CALLER, name, 10, 20, 1, "m", input_min=10, work=True)
 
     verdicts = await asyncio.gather(*(begin(f"req_a_{at}") for at in range(10)))
     admitted = [at for at, verdict in enumerate(verdicts) if verdict.code == "admitted"]
@@ -87,7 +88,7 @@ async def test_noted_work_keeps_its_hold(ledger: Ledger, clock: Clock) -> None:
     """Issue 11 A3: work whose worker died is not charged by an estimate: whoever finds its record settles it."""
     await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
     partition = ledger.partition(CALLER.external_id)
-    verdict = await ledger.admit(CALLER, "req_a_1", 10, 20, 1, "m", input_min=10, work=True)
+    verdict = await verdict_of(ledger, CALLER, "req_a_1", 10, 20, 1, "m", input_min=10, work=True)
     noted = Work("req_a_1", CALLER.external_id, CALLER.email, "m", 10, "/batches/b", 0, 20)
     await ledger.unfinished.add(noted)
     clock.now_ms = NOON_MS + 60_001
@@ -102,7 +103,7 @@ async def test_any_number_where_it_is_not_bounded(ledger: Ledger) -> None:
     """Issue 11 A3: 0 bounds nothing."""
     await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
     for at in range(30):
-        assert (await ledger.admit(CALLER, f"req_a_{at}", 1, 1, 1, "m", input_min=1, work=True)).code == "admitted"
+        assert (await verdict_of(ledger, CALLER, f"req_a_{at}", 1, 1, 1, "m", input_min=1, work=True)).code == "admitted"
 
 
 @pytest.mark.parametrize(

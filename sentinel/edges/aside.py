@@ -21,11 +21,14 @@ _Turn = asyncio.Future[None]
 
 
 class Aside:
-    """Whose turn it is. To be used by one loop."""
+    """Whose turn it is. To be used by one loop. `on_busy` is called when work begins after none, `on_idle` when all has ended;
+    by default they see to it that the loop gets the interpreter sooner meanwhile.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, on_busy: Callable[[], object] | None = None, on_idle: Callable[[], object] | None = None) -> None:
         self._busy = False
-        self._usual_switch_s = sys.getswitchinterval()
+        self._on_busy = on_busy or partial(sys.setswitchinterval, _SWITCH_S)
+        self._on_idle = on_idle or partial(sys.setswitchinterval, sys.getswitchinterval())
         self._lines: OrderedDict[str, deque[_Turn]] = OrderedDict()
 
     async def do(self, caller: str, work: Callable[..., _T], *arguments: Any) -> _T:
@@ -39,7 +42,7 @@ class Aside:
     async def _begin(self, caller: str) -> None:
         if not self._busy:
             self._busy = True
-            sys.setswitchinterval(_SWITCH_S)
+            self._on_busy()
             return
         turn: _Turn = asyncio.get_running_loop().create_future()
         self._lines.setdefault(caller, deque()).append(turn)
@@ -66,45 +69,23 @@ class Aside:
                 turn.set_result(None)
                 return
         self._busy = False
-        sys.setswitchinterval(self._usual_switch_s)
+        self._on_idle()
 
 
 class OneOfEach:
     """Work in threads of which one caller has one at a time, and others have theirs beside it. To be used by one loop."""
 
     def __init__(self) -> None:
-        # Of each caller whose work is done now: who waits.
-        self._lines: dict[str, deque[_Turn]] = {}
+        # Of each caller that has work: whose turn it is.
+        self._asides: dict[str, Aside] = {}
 
     async def do(self, caller: str, work: Callable[..., _T], *arguments: Any) -> _T:
         """What `work` returns, done in a thread when nothing else of this caller is."""
-        line = self._lines.get(caller)
-        if line is None:
-            self._lines[caller] = deque()
-        else:
-            turn: _Turn = asyncio.get_running_loop().create_future()
-            line.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._next(caller)
-                raise
-        running = asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
-        running.add_done_callback(partial(self._ended, caller))
-        # Shielded, as above.
-        return await asyncio.shield(running)
+        aside = self._asides.get(caller)
+        if aside is None:
+            aside = self._asides[caller] = Aside(on_busy=_nothing, on_idle=partial(self._asides.pop, caller))
+        return await aside.do(caller, work, *arguments)
 
-    def _ended(self, caller: str, running: asyncio.Future[Any]) -> None:
-        if not running.cancelled():
-            running.exception()
-        self._next(caller)
 
-    def _next(self, caller: str) -> None:
-        line = self._lines[caller]
-        while line:
-            turn = line.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        del self._lines[caller]
+def _nothing() -> None:
+    """What lets go of the interpreter by itself needs no help."""

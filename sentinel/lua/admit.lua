@@ -1,4 +1,4 @@
--- admit: check three limits and the windows of one caller, then hold all or nothing. Python: Ledger.admit, read_verdict.
+-- admit: check three limits and the windows of one caller, then hold all or nothing. Python: Ledger.ask, read_verdict.
 -- KEYS    1 q account  2 r holds  3 z deadlines  4 d tombstone  5 t settled requests  6 w unfinished work of the caller, only for
 --         more of it    (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 request id  3 JSON [external id, e-mail, model]  4 input tokens  5 output tokens asked

@@ -47,7 +47,7 @@ class UsagePage:
         account = await self._books.account(caller.external_id)
         if account.clock_ms - account.fetched_ms > self._limits_stale_ms:
             try:
-                await self._admission.learn(caller.external_id, account)
+                await self._admission.learning.learn(caller.external_id, account)
             except ZionUnavailableError:
                 if not account.fetched_ms:
                     raise

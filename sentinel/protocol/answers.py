@@ -95,12 +95,6 @@ def usage_of(body: bytes) -> Usage | None:
     figures = head.usage
     if figures is None or head.error or head.type is not None or head.status is not None:
         return None
-    given, produced = figures.prompt_tokens, figures.completion_tokens
-    # Written out: `read_usage` says the same.
-    if type(given) is int and type(produced) is int and 0 < given <= TOKENS_MAX and 0 < produced <= TOKENS_MAX:
-        details = figures.completion_tokens_details or figures.output_tokens_details
-        if details is None or details.reasoning_tokens is None:
-            return Usage(given, produced)
     usage = read_usage(figures)
     return usage if usage is not None and usage.output_tokens else None
 

@@ -186,7 +186,7 @@ class Worker:
         await self._recovery.close()
         await self._reporting.close()
         await self._leases.close()
-        await self._admission.close()
+        await self._admission.learning.close()
         await self._answer_cache.close()
         await self._provider.close()
         await self._auth.close()

@@ -156,15 +156,14 @@ async def account(stack: Stack, caller: User) -> dict[str, Any]:
             await asyncio.sleep(0.01)
 
 
-async def compare(pair: Pair, path: str, lines: list[str], body: dict[str, Any], broken: int) -> None:
-    """The same request both ways: the same answer, and the same bill."""
+async def both(pair: Pair, path: str, lines: list[str], body: dict[str, Any], broken: int = 0) -> list[tuple[Any, ...]]:
+    """What comes of the same request each way: the answer, and the account of its caller afterwards."""
     callers = await make_user(pair.usual), await make_user(pair.usual)
-    both = (pair.usual, "a", callers[0]), (pair.general, "b", callers[1])
-    contents = [asked(caller, path, lines, body, way, broken=broken) for _, way, caller in both]
-    answers = await asyncio.gather(*(answered(stack, content) for (stack, *_), content in zip(both, contents, strict=True)))
-    assert answers[0] == answers[1]
+    ways = (pair.usual, "a", callers[0]), (pair.general, "b", callers[1])
+    contents = [asked(caller, path, lines, body, way, broken=broken) for _, way, caller in ways]
+    answers = await asyncio.gather(*(answered(stack, content) for (stack, *_), content in zip(ways, contents, strict=True)))
     accounts = await asyncio.gather(*(account(pair.usual, caller) for caller in callers))
-    assert accounts[0] == accounts[1]
+    return list(zip(answers, accounts, strict=True))
 
 
 EXAMPLES = settings(
@@ -178,7 +177,8 @@ EXAMPLES = settings(
 @given(lines=HEADERS, body=USUAL_CHATS)
 async def test_a_chat_is_answered_and_billed_alike(pair: Pair, lines: list[str], body: dict[str, Any]) -> None:
     """Issue 12: whatever becomes of a chat, its status, headers, bytes and bill are those of the general way."""
-    await compare(pair, "/v1/chat/completions", lines, body, 0)
+    usual, general = await both(pair, "/v1/chat/completions", lines, body)
+    assert usual == general
 
 
 @EXAMPLES
@@ -187,4 +187,5 @@ async def test_any_request_is_answered_and_billed_alike(
     pair: Pair, path: str, lines: list[str], body: dict[str, Any], broken: int
 ) -> None:
     """Issue 12: so it is of requests that are not usual, or not even well formed."""
-    await compare(pair, path, lines, body, broken)
+    usual, general = await both(pair, path, lines, body, broken)
+    assert usual == general

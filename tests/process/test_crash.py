@@ -27,18 +27,21 @@ WAIT_S = 20.0
 CHAT = {"model": "gpt-4o", "messages": HELLO}
 
 
+# Whatever is given up is given up soon.
+SETTINGS = {
+    "SENTINEL_RATE_LIMIT_REQUESTS": "0",
+    "SENTINEL_LEASE_SECONDS": "5",
+    "SENTINEL_REPORT_RETRY_SECONDS": "0.2",
+    "SENTINEL_ZION_BREAKER_SECONDS": "0.2",
+    "SENTINEL_REDIS_TIMEOUT_SECONDS": "0.2",
+    "SENTINEL_DRAIN_SECONDS": "1",
+}
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """A stack whose parts are killed; each test leaves all of them running."""
-    settings = {
-        "SENTINEL_RATE_LIMIT_REQUESTS": "0",
-        "SENTINEL_LEASE_SECONDS": "5",
-        "SENTINEL_REPORT_RETRY_SECONDS": "0.2",
-        "SENTINEL_ZION_BREAKER_SECONDS": "0.2",
-        "SENTINEL_REDIS_TIMEOUT_SECONDS": "0.2",
-        "SENTINEL_DRAIN_SECONDS": "1",
-    }
-    async with Stack(tmp_path_factory.mktemp("crash"), settings=settings) as running:
+    async with Stack(tmp_path_factory.mktemp("crash"), settings=SETTINGS) as running:
         yield running
 
 

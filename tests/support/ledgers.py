@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from sentinel.edges.ledger import Ledger, open_redis
+from sentinel.protocol.limits import Verdict
 from sentinel.records import Bill, Hold
 from tests.support.redis_server import RedisServer
 
@@ -20,6 +21,13 @@ _RULES = {"lease_ms": 60_000, "rate_requests": 0, "rate_window_ms": 60_000, "fre
 def open_ledger(url: str, *, partitions: int = 1, timeout_s: float = _TIMEOUT_S, **rules: Any) -> Ledger:
     """A ledger over the Redis at `url`, with these rules of its own. Close it."""
     return Ledger(open_redis(url, _TIMEOUT_S), partitions=partitions, timeout_s=timeout_s, **(_RULES | rules))
+
+
+async def verdict_of(ledger: Ledger, *asked: Any, **more: Any) -> Verdict:
+    """What comes of `ledger.ask` of this."""
+    call = ledger.ask(*asked, **more)
+    await call.reply
+    return ledger.verdict(call)
 
 
 async def settle_together(ledger: Ledger, ended: Sequence[tuple[Hold, Bill]]) -> set[int]:

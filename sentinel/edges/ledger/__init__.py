@@ -111,25 +111,6 @@ class Ledger(Outbox, Settling):
         """Where the account of a caller lies; the same on every host."""
         return partition_of(external_id, self.partitions)
 
-    async def admit(
-        self,
-        caller: Caller,
-        request_id: str,
-        input_tokens: int,
-        output_tokens: int,
-        output_min: int,
-        model: str = "",
-        *,
-        input_min: int | None = None,
-        work: bool = False,
-        attempts: int = 0,
-    ) -> Verdict:
-        """Hold one request, as `ask` says: admit.lua. Raises LedgerUnavailableError."""
-        amounts = (input_tokens, output_tokens, output_min)
-        asked = self.ask(caller, request_id, *amounts, model, input_min=input_min, work=work, attempts=attempts)
-        await asked.reply
-        return self.verdict(asked)
-
     def ask(
         self,
         caller: Caller,

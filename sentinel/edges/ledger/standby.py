@@ -54,7 +54,7 @@ class Standby:
         known.told = (verdict.input, verdict.output, verdict.requests, verdict.rate, int(self._now_s() * 1000))
 
     def admit(self, external_id: str, input_tokens: int, output_tokens: int, output_min: int) -> Verdict | None:
-        """Admit or deny one request, amounts as in Ledger.admit; None for a caller not known here, or a spent slice."""
+        """Admit or deny one request, amounts as in Ledger.ask; None for a caller not known here, or a spent slice."""
         verdict = self._decide(external_id, input_tokens, output_tokens, output_min)
         admitted = verdict is not None and verdict.code == "admitted"
         metrics.DEGRADED[self.mode, "admitted" if admitted else "refused"] += 1
