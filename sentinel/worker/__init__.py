@@ -194,7 +194,7 @@ class Worker:
         self._gate.close()
         self._journal.close()
         await self._ledger.close()
-        self._count_open()
+        self._hand_over_now()
         _log.info("worker closed", boot=self._boot)
 
     def _admitting(self) -> str:
@@ -239,11 +239,11 @@ class Worker:
         while True:
             await asyncio.sleep(_HAND_OVER_S)
             try:
-                self._count_open()
+                self._hand_over_now()
             except Exception as error:  # noqa: BLE001 - without it, what is observed would be kept for ever
                 _log.error("defect", exception=error)
 
-    def _count_open(self) -> None:
+    def _hand_over_now(self) -> None:
         metrics.IN_FLIGHT.set(len(self._exchanges))
         metrics.hand_over()
 
