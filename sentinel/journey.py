@@ -103,12 +103,13 @@ class Journey:
             call = await self._owners.check(caller, match, call)
         if self._settlement.journal.refuses:
             raise self._settlement.no_journal()
-        hold = await self._admission.admit(caller, call, exchange.request_id, exchange)
-        exchange.attempt, call = None, wire.counted(call)  # in the window, and by its tokens
-        exchange.keep_body(len(call.body))
-        lease, outcome, origin = self._leases.take(hold), _UNSENT, _PLAINLY
+        lease, outcome, origin = None, _UNSENT, _PLAINLY
         try:
             with exchange:
+                hold = await self._admission.admit(caller, call, exchange.request_id)
+                lease = self._leases.take(hold)
+                exchange.attempt, call = None, wire.counted(call)  # in the window, and by its tokens
+                exchange.keep_body(len(call.body))
                 sent_s = time.perf_counter()
                 metrics.OVERHEAD[call.route].observe(sent_s - exchange.begun_s)
                 reply = await self._opening(exchange, call, upload, hold, lease)
@@ -117,7 +118,7 @@ class Journey:
                     call = wire.shed(call)  # a long stream must not keep in memory the request that it answers
                     exchange.forget_body()
                 if (origin := reply.origin).model:  # what answered is what is paid for, under the same request id
-                    call, hold = replace(call, model=origin.model), replace(hold, model=origin.model)
+                    call, lease.hold = replace(call, model=origin.model), (hold := replace(hold, model=origin.model))
                 metrics.FIRST_BYTE[call.route].observe(time.perf_counter() - sent_s)
             extra = [(b"x-request-id", hold.request_id.encode()), *headers.limits(hold, int(time.time()))]
             if origin != _PLAINLY:
@@ -125,10 +126,12 @@ class Journey:
             told = partial(self._owners.keep, caller), partial(self._background.note, hold, match) if call.lasts else None
             outcome, rest = await self._relay.copy(reply, exchange, call, extra, lease.watch, *told)
         except (ClientGoneError, SentinelError) as error:
-            outcome = self._relay.leaving.judge(call, unanswered(error, sent=lease.sent))
+            if lease is not None:
+                outcome = self._relay.leaving.judge(call, unanswered(error, sent=lease.sent))
             raise
         finally:
-            self._end(exchange, lease, hold, call, outcome, origin)
+            if lease is not None:
+                self._end(exchange, lease, call, outcome, origin)
         if rest is not None:
             await rest()  # nothing is held for it any more
 
@@ -191,19 +194,20 @@ class Journey:
         while self._settling:
             await asyncio.wait(self._settling)
 
-    def _end(self, exchange: Exchange, lease: Lease, hold: Hold, call: Call, outcome: Outcome, origin: Origin) -> None:
+    def _end(self, exchange: Exchange, lease: Lease, call: Call, outcome: Outcome, origin: Origin) -> None:
         """It is over: as usual, and settled with all others of this tick, or else in a task that first waits for its answer."""
         usual = self._usual and not (call.lasts or outcome.unfinished or origin.cache)
-        if usual and (bill := self._settlement.usual(hold, outcome)) is not None:
+        if usual and (bill := self._settlement.usual(lease.hold, outcome)) is not None:
             self._leases.drop(lease)
-            _tell(exchange, hold, call, outcome, origin, bill)
+            _tell(exchange, lease.hold, call, outcome, origin, bill)
             return
-        task = asyncio.create_task(self._settle(exchange, lease, hold, call, outcome, origin))
+        task = asyncio.create_task(self._settle(exchange, lease, call, outcome, origin))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 
-    async def _settle(self, exchange: Exchange, lease: Lease, hold: Hold, call: Call, outcome: Outcome, origin: Origin) -> None:
+    async def _settle(self, exchange: Exchange, lease: Lease, call: Call, outcome: Outcome, origin: Origin) -> None:
         """Settle, at once or when the work is done that goes on at the provider."""
+        hold = lease.hold
         if lease.opening is not None and (reply := await self._background.opened(lease.opening)) is not None:
             outcome, origin = await self._relay.abandon(reply, call, partial(self._owners.keep, hold.caller)), reply.origin
         self._leases.drop(lease)

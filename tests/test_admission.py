@@ -20,7 +20,6 @@ from sentinel.edges.counting import Counting
 from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger, open_redis
 from sentinel.edges.ledger.standby import Standby
-from sentinel.edges.section import Section
 from sentinel.edges.sessions import open_session
 from sentinel.edges.zion import Zion
 from sentinel.errors import LedgerUnavailableError, OverLimitError
@@ -109,7 +108,7 @@ class Gateway:
     async def ask(self, caller: Caller = ADA, call: Call = CALL) -> Hold:
         """One request. Raises OverLimitError or LedgerUnavailableError."""
         self.admission.recall(caller)
-        return await self.admission.admit(caller, call, self.next_id(), Section())
+        return await self.admission.admit(caller, call, self.next_id())
 
     async def refused(self, caller: Caller = ADA, call: Call = CALL) -> OverLimitError:
         """The refusal of one request."""
@@ -384,7 +383,7 @@ class Life:
                     self.wrong.append(f"{error.message} But it is {verdict.why}, for {told.reset_ms} ms.")
             return
         try:
-            self.live.append(await self.running.admission.admit(ADA, CALL, self.running.next_id(), Section()))
+            self.live.append(await self.running.admission.admit(ADA, CALL, self.running.next_id()))
         except OverLimitError:
             return
 

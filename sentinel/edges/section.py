@@ -3,14 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Final, TypeVar
-
-from sentinel.errors import ClientGoneError, DrainingError
+from typing import Any, TypeVar
 
 _T = TypeVar("_T")
-
-# What ends whoever waits for something: its own task, its client or its worker.
-ENDS: Final = (asyncio.CancelledError, ClientGoneError, DrainingError)
 
 
 class Section:

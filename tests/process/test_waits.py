@@ -27,7 +27,7 @@ STANDS_S = 0.3
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """A stack that waits long for Redis, of one worker, which knows who asks; each test leaves all of it running."""
-    settings = SETTINGS | {"SENTINEL_REDIS_TIMEOUT_SECONDS": "8"}
+    settings = SETTINGS | {"SENTINEL_REDIS_TIMEOUT_SECONDS": "30"}
     async with Stack(tmp_path_factory.mktemp("waits"), workers=1, settings=settings) as running:
         yield running
 

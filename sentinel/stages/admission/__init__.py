@@ -6,6 +6,7 @@ Fails closed: a limit that is used up is `OverLimitError` (429, named), limits n
 set; what it does not admit is `LedgerUnavailableError`, and a void in the journal where Redis may hold it all the same.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,6 @@ from sentinel.edges.counting import Counting
 from sentinel.edges.journal import Journal
 from sentinel.edges.ledger import Ledger
 from sentinel.edges.ledger.standby import Standby
-from sentinel.edges.section import ENDS, Section
 from sentinel.edges.zion import Zion
 from sentinel.errors import LedgerUnavailableError, OverLimitError, ZionUnavailableError
 from sentinel.protocol import denials, headers, limits, wire
@@ -75,12 +75,12 @@ class Admission:
         if denial is not None and (now_ns := self._monotonic_ns()) < denial.until_ns:
             raise self._refusal(denial.why, denial.hold_at(now_ns))
 
-    async def admit(self, caller: Caller, call: Call, request_id: str, waiting: Section) -> Hold:
-        """Hold what `call` may cost its caller; what may take long is done in `waiting`, which another may end. Raises
-        OverLimitError, ForbiddenError, ZionUnavailableError or LedgerUnavailableError.
+    async def admit(self, caller: Caller, call: Call, request_id: str) -> Hold:
+        """Hold what `call` may cost its caller. Raises OverLimitError, ForbiddenError, ZionUnavailableError or
+        LedgerUnavailableError. Who cancels it holds nothing: what Redis may hold by then is void.
         """
         if len(call.body) > _INLINE_BYTES_MAX:
-            input_tokens = await waiting.within(self._counting.long, call, caller.external_id)
+            input_tokens = await self._counting.long(call, caller.external_id)
         else:
             input_tokens = 0 if call.prompt is None else self._counting.tokenizer.prompt(call.prompt, call.model)
         amounts = (input_tokens, *self._output(call))
@@ -95,11 +95,11 @@ class Admission:
                 verdict = self._ledger.verdict(asked)
             if verdict.refresh or verdict.code == "snapshot":
                 asks = partial(self._ask, caller, call, request_id, amounts)
-                verdict = await waiting.within(self.learning.known, verdict, caller, asks)
+                verdict = await self.learning.known(verdict, caller, asks)
             self._standby.learn(caller.external_id, verdict)
         except LedgerUnavailableError as error:
             verdict, degraded = self._stand_in(caller, request_id, amounts, error), self._standby.mode
-        except ENDS:
+        except asyncio.CancelledError:
             self._void(caller, request_id)
             raise
         hold = Hold(
