@@ -45,12 +45,32 @@ class App:
         self.listener: socket.socket | None = None
         self._worker: Worker | None = None
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """ASGI 3. The coroutine of what is asked itself: one around it would be gone through at each of its steps."""
-        if scope["type"] == "http":
-            assert self._worker is not None
-            return self._answer(self._worker, scope, receive, send)
-        return self._lifespan(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI 3. A request ends with exactly one answer, or with a client that left."""
+        if scope["type"] != "http":
+            await self._lifespan(scope, receive, send)
+            return
+        worker = self._worker
+        assert worker is not None
+        exchange = worker.begin(scope, receive, send)
+        try:
+            await self._answering(worker, exchange)
+        except ClientGoneError:
+            await _tell_gone(exchange)
+        except SentinelError as error:
+            await _tell(exchange, await worker.journey.refuse(exchange, error))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody has cancelled the request, but the worker ends, and with it what the request has waited for.
+            await _tell(exchange, DrainingError())
+        except Exception as error:  # noqa: BLE001 - a defect: the caller gets a bare 500, the log gets everything
+            _log.error("defect", exception=error, request_id=exchange.request_id, route=exchange.route)
+            await _tell(exchange, SentinelError("The gateway failed to handle this request."))
+        finally:
+            worker.end(exchange)
+            metrics.REQUESTS[exchange.route, str(exchange.status)] += 1
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -83,28 +103,6 @@ class App:
             os._exit(0)  # all is closed; what is raised here would be logged as a failure that nobody has read
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOP_SIGNALS, DRAIN_SIGNAL})
 
-    async def _answer(self, worker: Worker, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; ends with exactly one answer, or with a client that left."""
-        exchange = worker.begin(scope, receive, send)
-        try:
-            await self._answering(worker, exchange)
-        except ClientGoneError:
-            await _tell_gone(exchange)
-        except SentinelError as error:
-            await _tell(exchange, await worker.journey.refuse(exchange, error))
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # Nobody has cancelled the request, but the worker ends, and with it what the request has waited for.
-            await _tell(exchange, DrainingError())
-        except Exception as error:  # noqa: BLE001 - a defect: the caller gets a bare 500, the log gets everything
-            _log.error("defect", exception=error, request_id=exchange.request_id, route=exchange.route)
-            await _tell(exchange, SentinelError("The gateway failed to handle this request."))
-        finally:
-            worker.end(exchange)
-            metrics.REQUESTS[exchange.route, str(exchange.status)] += 1
-
     def _answering(self, worker: Worker, exchange: Exchange) -> Coroutine[Any, Any, None]:
         """The path table: what answers it, to be awaited."""
         path = exchange.path.decode("latin-1")
@@ -116,7 +114,7 @@ class App:
             return _grant(worker, exchange, granted)
         if path == _USAGE:
             return _show_usage(worker, exchange, path)
-        match = routes.match(exchange.method, path)
+        match = routes.DIRECT.get((exchange.method, path)) or routes.match(exchange.method, path)
         exchange.match, exchange.route = match, match.route.label
         if not exchange.query.isascii():
             # It would go up in another encoding than it came in (wire.md H8).

@@ -35,7 +35,8 @@ class Match(Struct, frozen=True):
 
 
 def match(method: str, path: str) -> Match:
-    """The row for `path` (raw, with `/v1`). HEAD is answered where GET is (RFC 9110 §9.3.2, wire.md H16).
+    """The row for `path` (raw, with `/v1`), also where it is none of DIRECT. HEAD is answered where GET is (RFC 9110 §9.3.2,
+    wire.md H16).
 
     Raises UnknownPathError, ForbiddenError or WrongMethodError.
     """
@@ -251,3 +252,5 @@ def _read_table() -> tuple[dict[str, _Rows], dict[str, list[tuple[re.Pattern[str
 
 
 _EXACT, _PATTERNS = _read_table()
+# The rows whose path names nothing, by method and path.
+DIRECT: Final = {(method, path): row for path, rows in _EXACT.items() for method, row in rows.items()}
