@@ -6,6 +6,7 @@ is never text (T3), and nothing is ever fetched. Every figure here is an estimat
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
+from operator import contains
 from typing import Any, Final
 
 from msgspec import Struct
@@ -17,7 +18,7 @@ from sentinel.records import ChatPrompt, Prompt, ResponsesPrompt, TextPrompt
 _MESSAGE: Final = 3
 _NAME: Final = 1
 _REPLY: Final = 3
-_NOTHING_BESIDE: Final = (_REPLY,)
+_OBJECTS: Final = {dict}
 _TEXTS: Final = {str}
 # What opens a function differs by encoding; the rest of the formula for tools is in schemas.py.
 _FUNCTION_O200K: Final = 7
@@ -67,39 +68,38 @@ def rates(model: str, encoding_name: str) -> Rates:
 
 def pieces(prompt: Prompt, constants: Rates) -> Iterable[str | int]:
     """Everything that becomes input tokens, found as it is asked for: texts to be tokenised, and ints, which are tokens."""
+    texts, tokens, others = parts(prompt, constants)
+    return chain(texts, (tokens,), others)
+
+
+def parts(prompt: Prompt, constants: Rates) -> tuple[Sequence[str], int, Iterable[str | int]]:
+    """The same in three parts: texts that are here already, tokens that are known, and what else is found as it is asked for,
+    () where there is nothing else. The messages of nearly all chats are nothing but texts.
+    """
     if isinstance(prompt, TextPrompt):
-        return chain(prompt.texts, (prompt.tokens_given,))
-    said: Iterable[str | int]
+        return prompt.texts, prompt.tokens_given, ()
+    beside = _beside(prompt, constants) if prompt.tools or prompt.rest else ()
     if isinstance(prompt, ResponsesPrompt):
-        said = _response(prompt, constants)
-    else:
-        said = _of_texts(prompt.messages) or chain.from_iterable(map(_message, prompt.messages, repeat(constants)))
-    return chain(said, _beside(prompt, constants) if prompt.tools or prompt.rest else _NOTHING_BESIDE)
+        return (), _REPLY, chain(_response(prompt, constants), beside)
+    messages: Sequence[Any] = prompt.messages
+    if set(map(type, messages)) == _OBJECTS and not any(map(contains, messages, repeat("name"))):
+        texts: list[Any] = list(chain.from_iterable(map(dict.values, messages)))
+        if set(map(type, texts)) == _TEXTS:
+            return texts, _REPLY + _MESSAGE * len(messages), beside
+    return (), _REPLY, chain(chain.from_iterable(map(_message, messages, repeat(constants))), beside)
 
 
 def _beside(prompt: ChatPrompt | ResponsesPrompt, constants: Rates) -> Iterator[str | int]:
-    """What is read beside the messages, and the start of the reply."""
+    """What is read beside the messages."""
     for tool in prompt.tools:
         yield from schemas.tool(tool, constants.function)
     if prompt.tools:
         yield _TOOLS_END
     for name, value in prompt.rest.items():
         yield from _rest(name, value, constants)
-    yield _REPLY
 
 
 # ---- messages ----------------------------------------------------------------------------------------------------------
-
-
-def _of_texts(messages: Sequence[Any]) -> list[str | int]:
-    """Messages of nothing but texts, as nearly all are: none where there is another one."""
-    said: list[str | int] = []
-    for message in messages:
-        if type(message) is not dict or "name" in message or set(map(type, message.values())) != _TEXTS:
-            return []
-        said.append(_MESSAGE)
-        said += message.values()
-    return said
 
 
 def _message(message: Any, constants: Rates) -> Iterator[str | int]:

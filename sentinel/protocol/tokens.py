@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
+from itertools import chain
 from typing import Final, Self
 
 import tiktoken
@@ -64,21 +65,21 @@ class _Counter:
     """One encoding and the counts of the texts it saw last.
 
     Conversations repeat their earlier messages, so counts are kept: in two generations of at most `entries_max` each, the
-    older one dropped when the younger is full. A text is known by its hash and length, so that no prompt stays in memory; two
+    older one dropped when the `younger` is full. A text is known by its hash and length, so that no prompt stays in memory; two
     texts that share both would make one estimate wrong, no more. Safe to call from any thread.
     """
 
-    __slots__ = ("_encoding", "_entries_max", "_lock", "_older", "_younger")
+    __slots__ = ("_encoding", "_entries_max", "_lock", "_older", "younger")
 
     def __init__(self, encoding: tiktoken.Encoding, entries_max: int) -> None:
         self._encoding = encoding
         self._entries_max = entries_max
         self._lock = threading.Lock()
-        self._younger: dict[tuple[int, int], int] = {}
+        self.younger: dict[tuple[int, int], int] = {}
         self._older: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
-        return len(self._younger) + len(self._older)
+        return len(self.younger) + len(self._older)
 
     def count(self, text: str) -> int:
         """Tokens of `text`; special tokens in it are text like any other (wire.md K1)."""
@@ -98,20 +99,23 @@ class _Counter:
                 tokens += _approximate(piece)
                 continue
             exact_chars -= size
-            known = self._younger.get((hash(piece), size))
-            tokens += self._count_once(piece) if known is None else known
+            known = self.younger.get((hash(piece), size))
+            tokens += self.count_once(piece) if known is None else known
         return tokens
 
-    def _count_once(self, text: str) -> int:
-        """Tokens of `text`, remembered among the younger counts, where it is not."""
+    def count_once(self, text: str) -> int:
+        """Tokens of `text`, remembered among the younger counts."""
         key = (hash(text), len(text))
+        tokens = self.younger.get(key)
+        if tokens is not None:
+            return tokens
         tokens = self._older.get(key)
         if tokens is None:
             tokens = self.count(text)
         with self._lock:
-            if len(self._younger) >= self._entries_max:
-                self._younger, self._older = {}, self._younger
-            self._younger[key] = tokens
+            if len(self.younger) >= self._entries_max:
+                self.younger, self._older = {}, self.younger
+            self.younger[key] = tokens
         return tokens
 
 
@@ -149,7 +153,17 @@ class Tokenizer:
     def prompt(self, prompt: Prompt, model: str) -> int:
         """Input tokens of `prompt` for `model`, by the formula of wire.md T1-T4."""
         name, constants = _judged(model)
-        return self._counters[name].count_all(prompts.pieces(prompt, constants), self._exact_chars_max)
+        counter = self._counters[name]
+        texts, tokens, others = prompts.parts(prompt, constants)
+        sizes = list(map(len, texts))
+        left = self._exact_chars_max - sum(sizes)
+        if left < 0:
+            return tokens + counter.count_all(chain(texts, others), self._exact_chars_max)
+        try:
+            tokens += sum(map(counter.younger.__getitem__, zip(map(hash, texts), sizes, strict=True)))
+        except KeyError:
+            tokens += sum(map(counter.count_once, texts))
+        return tokens + counter.count_all(others, left) if others else tokens
 
     def characters(self, prompt: Prompt) -> int:
         """How much there is to count, in characters: cheap, and not looked at further once it is plainly large.
