@@ -115,7 +115,8 @@ class Tally:
             check_structure(text)
             line = _lines.decode(text)
             text.decode()
-            splice.check_once(text, splice.members(text), _Line.__struct_fields__)
+            members = splice.members(text)
+            splice.check_once(text, members, splice.shortest(members), _Line.__struct_fields__)
             # Whatever else is odd in it.
             ids = named.in_response(bytes(line.body), self._places)
         except (*refusals.UNREADABLE, BadRequestError) as error:

@@ -1,19 +1,17 @@
 """The bodies of requests, each format read as far as it is priced (OpenAI's openapi.yaml; wire.md U2-U4, T4, H9-H12).
 
 Only the named members are decoded; the bytes stay the client's own, at most with `stream_options.include_usage` spliced in.
-Fails closed: a body that is not JSON, too deep or too large a structure, a wrong type, or a parameter given twice (two readers
-could take different ones) raises BadRequestError, which is OpenAI's 400. Nothing else is raised, whatever the bytes are.
+Fails closed: what cannot be priced raises BadRequestError, which is OpenAI's 400, and nothing else, whatever was read.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Final, NoReturn, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, NoReturn
 
 from msgspec import Meta, Raw, Struct
 from msgspec.json import Decoder
 
 from sentinel.errors import BadRequestError
 from sentinel.protocol import inputs, media, named, refusals, splice, unseen
-from sentinel.protocol.structure import check_structure
 from sentinel.records import Call, ChatPrompt, Dialect, Reads, ResponsesPrompt, Route
 
 MODEL_CHARACTERS_MAX: Final = 256
@@ -23,6 +21,7 @@ OUTPUT_TOKENS_MAX: Final = 2**31
 OUTPUT_TOKENS_DECLARED_MAX: Final = 2**48
 _ECHOED_MAX: Final = 4096  # so many texts are known when they are said again; others are taken for the model's
 
+_Members = Mapping[str, Raw]
 _Model = Annotated[str, Meta(min_length=1, max_length=MODEL_CHARACTERS_MAX)]
 # Whether 0 means something is the provider's to judge; what is held for it is what is held where nothing is said.
 _Choices = Annotated[int, Meta(ge=0, le=CHOICES_MAX)] | None
@@ -98,16 +97,6 @@ class _Any(Struct):
     max_completion_tokens: Any = None
 
 
-_Read = TypeVar("_Read", _Chat, _Completions, _Embeddings, _Responses, _Any)
-_chat: Final = Decoder(_Chat)
-_completions: Final = Decoder(_Completions)
-_embeddings: Final = Decoder(_Embeddings)
-_responses: Final = Decoder(_Responses)
-_any: Final = Decoder(_Any)
-_KINDS: Final = (_Chat, _Completions, _Embeddings, _Responses, _Any)
-_NAMES: Final = {kind: (*kind.__struct_fields__, splice.STREAM_OPTIONS, *named.MODELS_KEYS) for kind in _KINDS}
-
-
 # What of a chat besides its messages and tools becomes input tokens.
 _REST_OF_CHAT: Final = frozenset({"response_format", "tool_choice", "function_call", "prediction", "web_search_options"})
 _UNUSUAL_IN_CHAT: Final = _REST_OF_CHAT | unseen.HIDDEN
@@ -115,9 +104,8 @@ _UNUSUAL_IN_CHAT: Final = _REST_OF_CHAT | unseen.HIDDEN
 # ---- the formats -------------------------------------------------------------------------------------------------------
 
 
-def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
+def _chat(route: Route, method: str, path: str, query: bytes, body: bytes, read: _Chat, members: _Members) -> Call:
     """A chat. Its cap is the largest that it declares, for each choice; that of a response is heeded by no provider."""
-    read, members = _read(body, _chat)
     sent, hidden = splice.with_usage(body, members.get(splice.STREAM_OPTIONS)) if read.stream else (body, False)
     unusual = not _UNUSUAL_IN_CHAT.isdisjoint(members)
     tools = _tools(read) if read.tools or read.functions else ()
@@ -139,16 +127,14 @@ def chat(route: Route, method: str, path: str, query: bytes, body: bytes) -> Cal
         dialect=route.dialect,
         stored=read.store is True,
         named=named.in_chat(body, route.names),
-        models=named.models(members, body, read.model),
         unseen_input=read.web_search_options is not None,
         cap_unheeded=cap > heeded,
         unseen_output=unusual and not unseen.HIDDEN.isdisjoint(members),
     )
 
 
-def completion(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
+def _completion(route: Route, method: str, path: str, query: bytes, body: bytes, read: _Completions, members: _Members) -> Call:
     """A completion. Each prompt of a list is answered on its own, max(n, best_of) times."""
-    read, members = _read(body, _completions)
     sent, hidden = splice.with_usage(body, members.get(splice.STREAM_OPTIONS)) if read.stream else (body, False)
     prompt, prompts = inputs.read("" if read.prompt is None else read.prompt, "prompt")
     choices = max(read.n or 1, read.best_of or 1) * prompts
@@ -169,15 +155,13 @@ def completion(route: Route, method: str, path: str, query: bytes, body: bytes) 
         dialect=route.dialect,
         stored=read.store is True,
         named=named.in_chat(body, route.names),
-        models=named.models(members, body, read.model),
         echoed=frozenset(map(hash, prompt.texts[:_ECHOED_MAX])) if read.echo else frozenset(),
     )
 
 
-def embedding(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
+def _embedding(route: Route, method: str, path: str, query: bytes, body: bytes, read: _Embeddings, _: _Members) -> Call:
     """An embedding, which produces no tokens."""
-    read, members = _read(body, _embeddings)
-    prompt, _ = inputs.read(read.input, "input")
+    prompt = inputs.read(read.input, "input")[0]
     if isinstance(read.input, list) and [] in read.input:
         raise refusals.empty_array("input")
     return Call(
@@ -191,13 +175,11 @@ def embedding(route: Route, method: str, path: str, query: bytes, body: bytes) -
         output_tokens_declared=0,
         dialect=route.dialect,
         named=named.in_chat(body, route.names),
-        models=named.models(members, body, read.model),
     )
 
 
-def response(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
+def _response(route: Route, method: str, path: str, query: bytes, body: bytes, read: _Responses, members: _Members) -> Call:
     """A response. Its body never changes: its streams tell their usage unasked (wire.md U3, P1)."""
-    read, members = _read(body, _responses)
     if read.model is None and read.prompt is None:
         raise refusals.missing("model")
     if read.input is None and read.prompt is None and read.previous_response_id is None and read.conversation is None:
@@ -224,19 +206,18 @@ def response(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         stored=read.store is not False,
         background=read.background is True,
         named=named.in_response(body, route.names),
-        models=named.models(members, body, model) | named.models_of_tools(members),
+        models=named.models_of_tools(members),
         unseen_input=hosted or earlier or unseen.refers(body, read.input) or named.has_escaped(body),
         unseen_output=hosted or not unseen.HIDDEN.isdisjoint(members),
     )
 
 
-def anything(route: Route, method: str, path: str, query: bytes, body: bytes) -> Call:
+def _anything(route: Route, method: str, path: str, query: bytes, body: bytes, read: _Any, _: _Members) -> Call:
     """Any other JSON object. Its prompt is what looks like one, and at least a token; of its output nothing is known.
 
     Answers of no dialect are never billed, so that nothing is held for them. Work by models that the body does not all show is
     that of none: the one at its top level says nothing.
     """
-    read, members = _read(body, _any)
     model = read.model
     shown = isinstance(model, str) and len(model) <= MODEL_CHARACTERS_MAX and model.isprintable()
     unbilled = route.dialect is Dialect.NONE
@@ -254,7 +235,6 @@ def anything(route: Route, method: str, path: str, query: bytes, body: bytes) ->
         output_tokens_declared=_cap_of_work(route, read) if route.polls and not unbilled else media.output_tokens(route),
         dialect=route.dialect,
         named=named.in_json(body, route.names),
-        models=named.models(members, body, known),
         of_account=working and named.runs_over_account(body),
     )
 
@@ -266,20 +246,6 @@ def _cap_of_work(route: Route, read: _Any) -> int | None:
 
 
 # ---- their parts -------------------------------------------------------------------------------------------------------
-
-
-def _read(body: bytes, decoder: Decoder[_Read]) -> tuple[_Read, dict[str, Raw]]:
-    """What is read of `body`, and all its members undecoded."""
-    check_structure(body)
-    try:
-        read = decoder.decode(body)
-        if not body.isascii():
-            body.decode()  # msgspec does not look into what it skips; the provider would
-        members = splice.members(body)
-        splice.check_once(body, members, _NAMES[type(read)])
-    except refusals.UNREADABLE as error:
-        raise refusals.refusal(error) from error
-    return read, members
 
 
 def _refuse_model() -> NoReturn:
@@ -297,3 +263,29 @@ def _tools(read: _Chat) -> Sequence[Any]:
     if not read.functions:
         return read.tools or ()
     return [*(read.tools or ()), *({"type": "function", "function": function} for function in read.functions)]
+
+
+# ---- all of them -------------------------------------------------------------------------------------------------------
+
+
+class Format(Struct, frozen=True):
+    """How a body is read: what `decode` reads of it, and the `call` that is made of this and of all its members undecoded. None
+    of `names` may come twice.
+    """
+
+    decode: Callable[[bytes], Any]
+    names: tuple[str, ...]
+    call: Callable[[Route, str, str, bytes, bytes, Any, _Members], Call]
+
+
+def _format(kind: type[Struct], call: Callable[..., Call]) -> Format:
+    return Format(Decoder(kind).decode, (*kind.__struct_fields__, splice.STREAM_OPTIONS, *named.MODELS_KEYS), call)
+
+
+STRICT: Final = {
+    Reads.CHAT: _format(_Chat, _chat),
+    Reads.COMPLETIONS: _format(_Completions, _completion),
+    Reads.EMBEDDINGS: _format(_Embeddings, _embedding),
+    Reads.RESPONSES: _format(_Responses, _response),
+}
+ANY: Final = _format(_Any, _anything)

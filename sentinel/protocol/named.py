@@ -60,7 +60,7 @@ _IMAGES: Final = b"image_generation"
 _BACKSLASH: Final = ord("\\")
 _UNDERSCORE: Final = ord("_")
 MODELS_KEYS: Final = (_MODELS, "providerOptions", "provider_options")
-_NAMING_MODELS: Final = frozenset(MODELS_KEYS)
+NAMING_MODELS: Final = frozenset(MODELS_KEYS)
 MODEL_ENDINGS: Final = ("model", "models")
 # Where a run of an eval has its items from, if not from all that the account has stored.
 _OWN_SOURCES: Final = ("file_content", "file_id")
@@ -168,7 +168,7 @@ def models(members: Mapping[str, Raw], body: bytes, model: str) -> frozenset[str
 
     Raises BadRequestError for too many of them.
     """
-    found = _NO_MODELS if _NAMING_MODELS.isdisjoint(members) else _models(members)
+    found = _NO_MODELS if NAMING_MODELS.isdisjoint(members) else _models(members)
     if (b"ft:" in body or b"\\u00" in body) and _MAYBE_TUNED.search(body):
         found |= _tuned(body, model)
     return _few(found)

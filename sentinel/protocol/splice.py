@@ -40,20 +40,20 @@ class _Name(str):
 
 
 _pairs: Final = Decoder(dict[_Name, Raw], dec_hook=str.__new__)
-_shortest: Final = Encoder().encode
+# The object whose members are given, written down in the shortest way.
+shortest: Final = Encoder().encode
 
 # The members of the object `text`, their values undecoded; of a repeated member the last, as msgspec does.
 members: Final = Decoder(dict[str, Raw]).decode
 
 
-def check_once(text: bytes, found: Mapping[str, Raw], names: Iterable[str]) -> None:
+def check_once(text: bytes, found: Mapping[str, Raw], shortest: bytes, names: Iterable[str]) -> None:
     """Raise BadRequestError if the object `text` holds one of `names` twice, in whatever spelling (wire.md H10).
 
-    `found` is what `members` gave. Where that is `text` itself when written down in the shortest way, each member stands there
-    once, and that is how most SDKs write. Others pay for a second walk, whose length is bounded: too many members, or too much
-    beside them, are refused as well.
+    `found` is what `members` gave, and `shortest` what the function of that name made of it. Where that is `text` itself, each
+    member stands there once, and that is how most SDKs write. Others pay for a second walk, whose length is bounded: too many
+    members, or too much beside them, are refused as well.
     """
-    shortest = _shortest(found)
     if len(found) > MEMBERS_MAX or len(text) - len(shortest) > SPARE_BYTES_MAX:
         raise BadRequestError("The body has too many parameters, repeats of them, or blanks between them.", code="invalid_body")
     if shortest == text:
@@ -86,7 +86,7 @@ def with_usage(body: bytes, options: Raw | None) -> tuple[bytes, bool]:
         start, end = _span(body, STREAM_OPTIONS)
         return b"".join((body[:start], b"{", _MEMBER, b"}", body[end:])), True
     inner = members(given)
-    check_once(given, inner, (_INCLUDE_USAGE,))
+    check_once(given, inner, shortest(inner), (_INCLUDE_USAGE,))
     asked = bytes(inner.get(_INCLUDE_USAGE, b""))
     if asked == b"true":
         return body, False

@@ -41,13 +41,11 @@ _TEXTS_A_SLICE_MAX: Final = 2000
 def check_structure(body: bytes, *, slice_bytes: int = SLICE_BYTES) -> None:
     """Raise BadRequestError where `body` nests deeper than NESTING_MAX or holds more than VALUES_MAX values.
 
-    Ordinary bodies are settled by counting their opening brackets, wherever those stand; only bodies with many of them are
-    looked at with their strings left out. Stops at the first of the slices, `slice_bytes` each, that is too much.
+    Long bodies are settled by counting their opening brackets, wherever those stand; only with many of them they are looked at
+    with their strings left out. Stops at the first of the slices, `slice_bytes` each, that is too much.
     """
     if len(body) <= slice_bytes:
-        # `replace` finds a byte several times as fast as `count` does.
-        if len(body) - len(body.replace(b"{", b"").replace(b"[", b"")) > NESTING_MAX:
-            _measure(body)
+        _measure(body)
         return
     opened = commas = 0
     for start in range(0, len(body), slice_bytes):
