@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sentinel.edges.ledger.pipeline import Pipeline
 
-_TO_REDIS: Final = Pipeline._send.__code__
+_TO_REDIS: Final = Pipeline.ask.__code__
 _HERE: Final = str(Path(__file__).parent)
 _TOOL: Final = 4  # of sys.monitoring's six; 0, 1, 2 and 5 are a debugger's, coverage's, a profiler's and an optimiser's
 

@@ -6,25 +6,22 @@ from sentinel.edges.ledger.breaker import Breaker
 def test_three_failures_in_a_row_open_it() -> None:
     """Refused or broken connections: the third opens it, an answer in between begins the count anew."""
     breaker = Breaker()
-    assert [breaker.failed(None) for _ in range(2)] == [False, False]
-    breaker.answered(1.0)
-    assert [breaker.failed(None) for _ in range(3)] == [False, False, True]
+    assert [breaker.failed(0.5, None) for _ in range(2)] == [False, False]
+    assert [breaker.failed(1.0, None) for _ in range(3)] == [False, False, True]
     assert breaker.is_open
 
 
 def test_silence_opens_it_at_once() -> None:
     """A call that was late while nothing at all came back: one deadline is all a frozen Redis costs."""
     breaker = Breaker()
-    breaker.answered(10.0)
-    assert breaker.failed(10.025)
+    assert breaker.failed(10.0, 10.025)
     assert breaker.is_open
 
 
 def test_one_late_call_among_answers_does_not() -> None:
     """Others were answered after half of its time: Redis is there, this call was only slow."""
     breaker = Breaker()
-    breaker.answered(10.03)
-    assert [breaker.failed(10.025) for _ in range(2)] == [False, False]
+    assert [breaker.failed(10.03, 10.025) for _ in range(2)] == [False, False]
     assert not breaker.is_open
 
 
@@ -33,9 +30,9 @@ def test_it_opens_once_and_only_a_probe_closes_it() -> None:
     breaker = Breaker()
     assert breaker.open()
     assert not breaker.open()
-    assert not breaker.failed(None)
-    breaker.answered(20.0)
+    assert not breaker.failed(10.0, None)
+    assert not breaker.failed(20.0, None)
     assert breaker.is_open
     breaker.close()
     assert not breaker.is_open
-    assert [breaker.failed(None) for _ in range(3)] == [False, False, True]
+    assert [breaker.failed(20.0, None) for _ in range(3)] == [False, False, True]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,13 +16,10 @@ class Heard:
     """The owner of a Connection, who remembers what it is told."""
 
     def __init__(self) -> None:
-        self.answers = 0
         self.missed: list[Call] = []
         self.dropped: list[Call] = []
         self.error: OSError | None = None
-
-    def heard(self) -> None:
-        self.answers += 1
+        self.on_heard: Callable[[], object] | None = None
 
     def missing(self, connection: Connection, calls: list[Call]) -> None:
         self.missed += calls

@@ -136,15 +136,15 @@ class Ledger(Outbox, Settling):
         seat = seat_of(caller.external_id, self.partitions)
         at = seat.partition
         settled, position = settling.place(at, request_id)
-        keys: tuple[str, ...] = (seat.account, at.holds, at.deadlines, at.stones + request_id, settled)
-        amounts = (input_tokens, output_tokens, output_min)
-        arguments: tuple[str | bytes | int, ...]
-        arguments = (self._now_ms(), request_id, who(caller, model), *amounts, position, self._rules)
+        arguments: tuple[str | bytes | int, ...] = (
+            *(5, seat.account, at.holds, at.deadlines, at.stones + request_id, settled),
+            *(self._now_ms(), request_id, who(caller, model), input_tokens, output_tokens, output_min, position, self._rules),
+        )
         if input_min is not None or attempts:
             arguments += (input_tokens if input_min is None else input_min, self._works_max, attempts)
         if work and self._works_max:
-            keys += (key("w", at.number, caller.external_id),)
-        return self._pipeline.ask("admit", keys, arguments, resend=True)
+            arguments = (6, *arguments[1:6], key("w", at.number, caller.external_id), *arguments[6:])
+        return self._pipeline.ask("admit", arguments, resend=True)
 
     def verdict(self, asked: Call) -> Verdict:
         """What came of `ask`. Raises LedgerUnavailableError; unless it says that nothing was `sent`, the request must then be

@@ -15,17 +15,18 @@ class Breaker:
     def __init__(self) -> None:
         self.is_open = False
         self._failures = 0
-        self._answered_s = float("-inf")
+        self._heard_s = float("-inf")
 
-    def answered(self, now_s: float) -> None:
-        """Something came back from Redis. Does not close it: late answers of a slow Redis would open and close it in turn."""
-        self._answered_s = now_s
-        self._failures = 0
+    def failed(self, heard_s: float, silent_since_s: float | None) -> bool:
+        """A call broke, or (`silent_since_s`) was late, and had waited since then at the latest. Whether this opens it.
 
-    def failed(self, silent_since_s: float | None) -> bool:
-        """A call broke, or (`silent_since_s`) was late, and had waited since then at the latest. Whether this opens it."""
+        At `heard_s` something last came back from Redis. That does not close it: late answers of a slow Redis would open and
+        close it in turn.
+        """
+        if heard_s > self._heard_s:
+            self._heard_s, self._failures = heard_s, 0
         self._failures += 1
-        silent = silent_since_s is not None and self._answered_s < silent_since_s
+        silent = silent_since_s is not None and heard_s < silent_since_s
         if self.is_open or not (silent or self._failures >= _FAILURES_MAX):
             return False
         self.is_open = True

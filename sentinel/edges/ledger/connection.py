@@ -7,24 +7,28 @@ call alone. A call that nobody waits for any more keeps its place, and its reply
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from hiredis import ProtocolError, PushNotification, Reader, ReplyError
 from msgspec import Struct
 
+NEVER_S: Final = float("-inf")
 _NOTHING: Final = object()
 # One write; more waits until the socket has taken most of it, so that what waits there is not called sent.
 _WRITE_BYTES_MAX: Final = 2**20
 _REPLY_BYTES_MAX: Final = 2**26
+# Replies that are no plain answers.
+_ODD: Final = frozenset({ReplyError, PushNotification})
 
 
 class Call(Struct, eq=False):
     """One call on its way, `packed` as RESP. `reply` gets a value even where it is an error: nobody may be left to read it.
 
-    `places` counts the queues it stands in, `sent` says that it has left, `again` that its connection broke once, `loaded` that
-    its script was missing once, `resend` that it may go over another connection after half its time. It began at `begun_s` (of
-    `perf_counter`); `due_s` (of the loop) is when the next half of its time is over, `halves` how many are, `half_s` when the
-    first was, `stalls` how often the loop stood still instead, `link` the way that it was sent last.
+    `places` counts the ways on which it is not lost, `sent` says that it has left, `again` that its connection broke
+    once, `loaded` that its script was missing once, `resend` that it may go over another connection after half its time. It
+    began at `begun_s` (of `perf_counter`); `due_s` (of the loop) is when the next half of its time is over, `halves` how many
+    are, `half_s` when the first was, `stalls` how often the loop stood still instead, `link` the way that it was sent last.
     """
 
     name: str
@@ -32,22 +36,21 @@ class Call(Struct, eq=False):
     reply: asyncio.Future[Any]
     resend: bool = False
     due_s: float = 0.0
+    begun_s: float = 0.0
     half_s: float = 0.0
     halves: int = 0
     stalls: int = 0
-    places: int = 0
+    places: int = 1
     sent: bool = False
     again: bool = False
     loaded: bool = False
     link: object = None
-    begun_s: float = 0.0
 
 
 class Owner(Protocol):
-    """Who is told what becomes of a connection."""
+    """Who is told what becomes of a connection. `on_heard` is called when something was answered, where it is set."""
 
-    def heard(self) -> None:
-        """Something was answered."""
+    on_heard: Callable[[], object] | None
 
     def missing(self, connection: "Connection", calls: list[Call]) -> None:
         """Redis does not know the scripts of these calls, none of which ran."""
@@ -62,7 +65,8 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """Made by its owner for one transport. `silence_s` is how long it may say nothing while something is asked.
 
-    `asked` are the calls whose replies it owes; None stands for one that nobody waits for.
+    `asked` are the calls whose replies it owes; None stands for one that nobody waits for. `heard_s` (of the loop) is when
+    something was last answered.
     """
 
     def __init__(self, owner: Owner, silence_s: float) -> None:
@@ -71,9 +75,10 @@ class Connection(asyncio.Protocol):
         self._reader = Reader(notEnoughData=_NOTHING)
         self.asked: deque[Call | None] = deque()
         self._transport: asyncio.Transport | None = None
-        self._paused = False
+        self._paused = self._said = False
         self._partial_bytes = 0
-        self._chunks = self._watched = 0
+        self._time = asyncio.get_running_loop().time
+        self.heard_s = NEVER_S
         self._watch_due_s = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self.error: OSError | None = None
@@ -81,19 +86,19 @@ class Connection(asyncio.Protocol):
     def write(self, waiting: deque[Call]) -> None:
         """Send of `waiting` what the socket takes, in as few writes as that takes."""
         assert self._transport is not None
+        asked = self.asked
         while waiting and not self._paused and self.error is None:
             packed, size = [], 0
             while waiting and size < _WRITE_BYTES_MAX:
                 call = waiting.popleft()
-                if call.reply.done():
-                    continue
-                call.sent = True
-                self.asked.append(call)
-                packed.append(call.packed)
-                size += len(call.packed)
+                if not call.reply.done():
+                    call.sent = True
+                    asked.append(call)
+                    packed.append(call.packed)
+                    size += len(call.packed)
             if packed:
                 self._transport.write(b"".join(packed))
-        if self.asked and self._watch is None:
+        if self._watch is None and asked:
             self._watch_on()
 
     def write_again(self, loads: list[bytes], calls: list[Call]) -> None:
@@ -119,38 +124,46 @@ class Connection(asyncio.Protocol):
         """asyncio: some bytes of replies, wherever they are split."""
         if self.error is not None:
             return
-        self._chunks += 1
-        gets, asked = self._reader.gets, self.asked
-        before = len(asked)
+        self._said = True
+        reader, asked = self._reader, self.asked
         missing: list[Call] = []
-        # Written out, since all that Redis says passes here.
         try:
-            self._reader.feed(data)
-            while (reply := gets()) is not _NOTHING:
-                if type(reply) is PushNotification:
-                    continue
-                call = asked.popleft()
-                if call is None:
-                    continue
-                if not call.reply.done():
-                    if type(reply) is ReplyError and not call.loaded and str(reply).startswith("NOSCRIPT"):
-                        missing.append(call)
-                        continue
+            reader.feed(data)
+            reply = reader.gets()
+            if reply is _NOTHING:
+                self._part_of_reply(len(data))
+                return
+            while reply is not _NOTHING:
+                if type(reply) in _ODD:
+                    self._odd(reply, missing)
+                elif (call := asked.popleft()) is not None and not call.reply.done():
                     call.reply.set_result(reply)
-                call.places -= 1
+                reply = reader.gets()
         except (ProtocolError, IndexError):
             self.fail(ConnectionError("Redis sent what is not a reply, or what nobody asked for"))
             return
-        answered = len(asked) < before
-        # What is left of this chunk belongs to the next reply.
-        self._partial_bytes = self._reader.len() if answered else self._partial_bytes + len(data)
-        if self._partial_bytes > _REPLY_BYTES_MAX:
-            self.fail(ConnectionError(f"a reply of Redis is longer than {_REPLY_BYTES_MAX} bytes"))
-            return
+        self._partial_bytes = 0  # and a part of this chunk, which may have begun the next reply
+        self.heard_s = self._time()
         if missing:
             self._owner.missing(self, missing)
-        if answered:
-            self._owner.heard()
+        if self._owner.on_heard is not None:
+            self._owner.on_heard()
+
+    def _odd(self, reply: object, missing: list[Call]) -> None:
+        """What Redis says unasked is nobody's; an error goes to its call, which is put to `missing` where its script is."""
+        if type(reply) is PushNotification:
+            return
+        call = self.asked.popleft()
+        if call is not None and not call.reply.done():
+            if not call.loaded and str(reply).startswith("NOSCRIPT"):
+                missing.append(call)
+            else:
+                call.reply.set_result(reply)
+
+    def _part_of_reply(self, size: int) -> None:
+        self._partial_bytes += size
+        if self._partial_bytes > _REPLY_BYTES_MAX:
+            self.fail(ConnectionError(f"a reply of Redis is longer than {_REPLY_BYTES_MAX} bytes"))
 
     def pause_writing(self) -> None:
         """asyncio: the socket takes no more."""
@@ -173,7 +186,7 @@ class Connection(asyncio.Protocol):
 
     def _watch_on(self) -> None:
         loop = asyncio.get_running_loop()
-        self._watched = self._chunks
+        self._said = False
         self._watch_due_s = loop.time() + self._silence_s
         self._watch = loop.call_at(self._watch_due_s, self._watch_over)
 
@@ -182,7 +195,7 @@ class Connection(asyncio.Protocol):
         self._watch = None
         late_s = asyncio.get_running_loop().time() - self._watch_due_s
         if self.asked:
-            if self._chunks == self._watched and late_s < self._silence_s / 2:
+            if not self._said and late_s < self._silence_s / 2:
                 self.fail(TimeoutError(f"Redis said nothing for {self._silence_s} s"))
             else:
                 self._watch_on()

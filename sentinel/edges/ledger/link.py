@@ -15,7 +15,7 @@ import hiredis
 from redis.exceptions import RedisError
 
 from sentinel.edges.ledger.address import Address
-from sentinel.edges.ledger.connection import Call, Connection
+from sentinel.edges.ledger.connection import NEVER_S, Call, Connection
 from sentinel.edges.ledger.resp import pack
 
 _PAUSE_S: Final = 0.05
@@ -27,15 +27,15 @@ ADMIT: Final = "admit"
 
 
 class Link:
-    """One connection at a time. `loads` are the SCRIPT LOAD commands by script, packed; `on_heard` is told when an answer has
-    come, in s of the loop; `met` which run of Redis a new connection leads to, and says whether admissions may go there.
+    """One connection at a time. `loads` are the SCRIPT LOAD commands by script, packed; `on_heard` is called when an answer has
+    come, where it is set; `met` is told which run of Redis a new connection leads to, and says whether admissions may go there.
     """
 
     def __init__(
         self,
         address: Address,
         loads: Mapping[str, bytes],
-        on_heard: Callable[[float], None],
+        on_heard: Callable[[], object] | None,
         met: Callable[[str], bool],
     ) -> None:
         self._address = address
@@ -50,7 +50,13 @@ class Link:
         self._failed = OSError("never connected")
         self._again_at_s = 0.0
         self._changed = asyncio.Event()
-        self.heard_s = float("-inf")
+        self._heard_s = NEVER_S
+
+    @property
+    def heard_s(self) -> float:
+        """When something was last answered, in s of the loop."""
+        connection = self._connection
+        return self._heard_s if connection is None else max(self._heard_s, connection.heard_s)
 
     @property
     def load(self) -> int:
@@ -65,7 +71,6 @@ class Link:
         waiting, connection = self._waiting, self._connection
         if len(waiting) + (0 if connection is None else len(connection.asked)) >= CALLS_MAX:
             return False
-        call.places += 1
         call.link = self
         if not waiting:
             # Where others wait already, they leave with this tick, when the socket takes more, or when there is a connection.
@@ -87,7 +92,7 @@ class Link:
 
     async def close(self) -> None:
         """Wait until what is under way is answered, or too long silent, and hang up; later calls are refused."""
-        self._closing = True
+        self._closing, self.on_heard = True, self._changed.set
         while self._connecting is not None or self.load:
             self._changed.clear()
             await self._changed.wait()
@@ -96,15 +101,6 @@ class Link:
         while self._connection is not None:
             self._changed.clear()
             await self._changed.wait()
-
-    def heard(self) -> None:
-        """Connection: something was answered."""
-        if self._connection is not None:
-            self._failures = 0  # not for a greeting: a connection that breaks right after it must not be made without a pause
-        self.heard_s = now_s = asyncio.get_running_loop().time()
-        if self._closing:
-            self._changed.set()
-        self.on_heard(now_s)
 
     def missing(self, connection: Connection, calls: list[Call]) -> None:
         """Connection: Redis was restarted or flushed its scripts. Load and send those calls, and only those, again."""
@@ -127,6 +123,8 @@ class Link:
                 again.append(call)
         self._waiting.extendleft(reversed(again))
         if connection is self._connection:
+            if connection.heard_s > NEVER_S:
+                self._heard_s, self._failures = connection.heard_s, 0
             self._connection = None
             self._fall_back(error)
         self._changed.set()
@@ -157,6 +155,8 @@ class Link:
             self._fall_back(failure)
         else:
             self._connecting = None
+            # Its greeting apart: a connection that breaks right after that must not be made again without a pause.
+            self._heard_s, connection.heard_s = connection.heard_s, NEVER_S
             self._connection = connection
             self._flush()
         self._changed.set()
@@ -210,12 +210,12 @@ def _own(commands: Sequence[bytes]) -> list[Call]:
     loop = asyncio.get_running_loop()
     calls = [Call("", packed, loop.create_future()) for packed in commands]
     for call in calls:
-        call.again, call.loaded, call.places = True, True, 1
+        call.again, call.loaded = True, True
     return calls
 
 
 def _drop(call: Call, error: OSError) -> None:
-    """Take a call out of a queue; if it stands in no other, `error` is what became of it."""
+    """A call is lost on one way; if it was sent over no other, `error` is what became of it."""
     call.places -= 1
     if not call.places and not call.reply.done():
         call.reply.set_result(error)

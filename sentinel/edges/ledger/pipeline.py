@@ -92,11 +92,14 @@ class Pipeline:
         self._probing: asyncio.Task[None] | None = None
         self._broken = False
         texts = {name: lua.source(name).encode() for name in SCRIPTS}
-        self._digests = {name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in texts.items()}
+        digests = {name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in texts.items()}
+        # What a call begins with: a script's digest, or the name of a command.
+        self._begin: dict[str, tuple[str, ...]] = {name: ("EVALSHA", digest) for name, digest in digests.items()}
+        self._begin |= {name: (name.upper(),) for name in COMMANDS}
         loads = {name: pack("SCRIPT", "LOAD", text) for name, text in texts.items()}
         address = Address(redis)
         # The second one is made when the first leaves a call waiting for half its time.
-        self._first, self._second = (Link(address, loads, heard, self._met) for heard in (self._breaker.answered, self._heard))
+        self._first, self._second = (Link(address, loads, heard, self._met) for heard in (None, self._heard))
         # Whether anybody tells a Redis that was started again what it lost, and which run that was told last. Until then the
         # present one is `behind`, and admits nobody.
         self.guarded = self.behind = False
@@ -135,15 +138,11 @@ class Pipeline:
         self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int], *, resend: bool = False
     ) -> Coroutine[Any, Any, Any]:
         """The reply of one of SCRIPTS. Raises LedgerUnavailableError; whether it ran is then unknown, if it was `sent`."""
-        return self._reply(self.ask(name, keys, arguments, resend=resend))
-
-    def ask(self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int], *, resend: bool = False) -> Call:
-        """One of SCRIPTS on its way; `answer` is to be asked when its `reply` is there. Never fails."""
-        return self._send(name, ("EVALSHA", self._digests[name], len(keys), *keys, *arguments), resend=resend)
+        return self._reply(self.ask(name, (len(keys), *keys, *arguments), resend=resend))
 
     def command(self, name: str, *arguments: str | bytes | int) -> Coroutine[Any, Any, Any]:
         """The reply of one of COMMANDS. Raises LedgerUnavailableError."""
-        return self._reply(self._send(name, (name.upper(), *arguments)))
+        return self._reply(self.ask(name, arguments))
 
     async def close(self) -> None:
         """Wait for what is under way, then close the connections."""
@@ -162,14 +161,17 @@ class Pipeline:
             call.packed = b""  # it may still stand in a queue
         return self.answer(call)
 
-    def _send(self, name: str, command: tuple[Any, ...], *, resend: bool = False, probe: bool = False) -> Call:
-        """A call on its way, or one that was refused at once."""
+    def ask(self, name: str, arguments: tuple[Any, ...], *, resend: bool = False, probe: bool = False) -> Call:
+        """One of COMMANDS on its way, or of SCRIPTS (its `arguments` are how many keys it has, the keys, and what else it is
+        told), or refused at once; `answer` is to be asked when its `reply` is there. Never fails.
+        """
+        command = self._begin[name] + arguments
         try:
             packed = pack_plain(command)
         except UnicodeEncodeError:
             packed = pack(*command)
         loop = asyncio.get_running_loop()
-        call = Call(name, packed, loop.create_future(), resend, loop.time() + self._half_s, begun_s=time.perf_counter())
+        call = Call(name, packed, loop.create_future(), resend, loop.time() + self._half_s, time.perf_counter())
         if (self._breaker.is_open and not probe) or not self._first.send(call):
             call.reply.set_result(_REFUSED)
             return call
@@ -187,7 +189,8 @@ class Pipeline:
             if reply is not _REFUSED:
                 self._note(name, reply)
                 silent_since_s = call.half_s if call.halves == _HALVES else None
-                if _broke(reply) and self._breaker.failed(silent_since_s):
+                heard_s = max(self._first.heard_s, self._second.heard_s)
+                if _broke(reply) and self._breaker.failed(heard_s, silent_since_s):
                     self._opened()
             raise LedgerUnavailableError("Limits cannot be checked right now.", retry_after_s=1, sent=call.sent) from reply
         if self._broken:
@@ -214,17 +217,16 @@ class Pipeline:
         else:
             call.halves, call.half_s = 1, now_s
             if call.resend and call.sent:
-                (self._second if call.link is self._first else self._first).send(call)
+                call.places += (self._second if call.link is self._first else self._first).send(call)
         call.due_s = now_s + self._half_s
         self._due.append(call)
 
-    def _heard(self, now_s: float) -> None:
-        """Over the second connection."""
-        self._breaker.answered(now_s)
-        if self._first.load and self._first.heard_s < now_s - self._half_s:
+    def _heard(self) -> None:
+        """Something was answered over the second connection."""
+        if self._first.load and self._first.heard_s < asyncio.get_running_loop().time() - self._half_s:
             # Redis is there, and the first connection silent: further calls need not wait for half their time.
             self._first, self._second = self._second, self._first
-            self._first.on_heard, self._second.on_heard = self._breaker.answered, self._heard
+            self._first.on_heard, self._second.on_heard = None, self._heard
 
     def _met(self, run_id: str) -> bool:
         """A connection is made, to this run of Redis ("": it does not say). Whether it may admit."""
@@ -249,7 +251,7 @@ class Pipeline:
     async def _probe(self) -> None:
         while True:
             try:
-                await self._reply(self._send("ping", ("PING",), resend=True, probe=True))
+                await self._reply(self.ask("ping", (), resend=True, probe=True))
             except LedgerUnavailableError:
                 await asyncio.sleep(_PROBE_S)
             else:

@@ -51,20 +51,15 @@ class Together(msgspec.Struct, eq=False):
     call: Call
 
 
-class _Group:
-    """What one call of settle_all.lua is to be told: requests of one partition, and of one key of settled ones."""
+class _Group(msgspec.Struct, eq=False):
+    """What one call of settle_all.lua is to be told: requests of one partition, and of one key of settled ones (`block`)."""
 
-    __slots__ = ("accounts", "begin", "first", "packed", "partition", "payers", "positions", "settled")
-
-    def __init__(self, partition: Partition, settled: str, begin: str, first: int) -> None:
-        self.partition = partition
-        self.settled = settled
-        self.begin = begin
-        self.first = first
-        self.positions: list[int] = []
-        self.packed = bytearray()
-        self.payers: dict[str, int] = {}
-        self.accounts: list[str] = []
+    partition: Partition
+    block: int
+    positions: list[int]
+    packed: bytearray
+    payers: dict[str, int]
+    accounts: list[str]
 
 
 class Settling:
@@ -83,31 +78,37 @@ class Settling:
         return self._settle(hold.caller, hold.request_id, hold.model, amounts, "blind" if blind else "truth")
 
     def settle_all(self, ended: Sequence[tuple[Hold, Bill]]) -> list[Together]:
-        """Ask Redis to settle requests whose bills are of one request each, a partition at a time: settle_all.lua.
+        """Ask Redis to settle requests of one worker, of which each bill is of one request, by partition: settle_all.lua.
 
         Never fails: what became of a call says `settled_all`, once its reply is there. What has no hold is left for `settle`.
         """
-        open_groups: dict[tuple[int, int], _Group] = {}
+        open_groups: dict[tuple[Partition, int], _Group] = {}
         groups: list[_Group] = []
+        boot = ""
         for position, (hold, bill) in enumerate(ended):
             seat = seat_of(hold.caller.external_id, self.partitions)
-            at = seat.partition
-            parts = _read_id(hold.request_id)
-            assert parts is not None, "an id that no worker gave"
-            block, bit = divmod(int(parts[3], 16), _PLACES)
-            group = open_groups.get((at.number, block))
+            _, boot, sequence = hold.request_id.split("_")
+            block, bit = divmod(int(sequence, 16), _PLACES)
+            group = open_groups.get((seat.partition, block))
             if group is None or len(group.positions) >= _TOGETHER_MAX:
-                group = _Group(at, f"{at.settled}{parts[2]}:{block:x}", parts[1], block * _PLACES)
-                open_groups[at.number, block] = group
+                open_groups[seat.partition, block] = group = _Group(seat.partition, block, [], bytearray(), {}, [])
                 groups.append(group)
             payer = who(hold.caller, hold.model)
-            number = group.payers.get(payer)
-            if number is None:
+            if payer not in group.payers:
                 group.accounts.append(seat.account)
-                number = group.payers[payer] = len(group.accounts)
+                group.payers[payer] = len(group.accounts)
             group.positions.append(position)
-            group.packed += _pack(number, bit, bill.input_tokens, bill.output_tokens)
-        return list(map(self._ask, groups))
+            group.packed += _pack(group.payers[payer], bit, bill.input_tokens, bill.output_tokens)
+        asked = []
+        for group in groups:
+            at = group.partition
+            settled, first = f"{at.settled}{boot}:{group.block:x}", group.block * _PLACES
+            arguments = (
+                *(4 + len(group.accounts), at.holds, at.deadlines, at.unreported, settled, *group.accounts),
+                *(self._now_ms(), f"req_{boot}_", first, bytes(group.packed), *group.payers),
+            )
+            asked.append(Together(at.number, group.positions, self._pipeline.ask("settle_all", arguments)))
+        return asked
 
     def settled_all(self, together: Together) -> tuple[set[int], Settled]:
         """The positions of those that were left for `settle`, and how their partition is now. Raises LedgerUnavailableError."""
@@ -138,13 +139,6 @@ class Settling:
             for entry, (name, position) in zip(entries, places, strict=True)
             if position < 0 or not is_set(bitmaps[name] or b"", position)
         ]
-
-    def _ask(self, group: _Group) -> Together:
-        at = group.partition
-        keys = (at.holds, at.deadlines, at.unreported, group.settled, *group.accounts)
-        arguments: tuple[str | bytes | int, ...]
-        arguments = (self._now_ms(), group.begin, group.first, bytes(group.packed), *group.payers)
-        return Together(at.number, group.positions, self._pipeline.ask("settle_all", keys, arguments))
 
     async def _settle(self, caller: Caller, request_id: str, model: str, amounts: tuple[int, int, int], kind: str) -> Settled:
         seat = seat_of(caller.external_id, self.partitions)
