@@ -34,13 +34,13 @@ KEEP_S = 120.0
 
 
 class Clock:
-    """Monotonic seconds, and Unix ms that go along."""
+    """Monotonic seconds, and Unix time that goes along."""
 
     def __init__(self) -> None:
         self.s = 1000.0
 
-    def ms(self) -> int:
-        return 1_795_262_400_000 + int(self.s * 1000)
+    def unix_s(self) -> float:
+        return 1_795_262_400 + self.s
 
 
 def hold(sequence: int, boot: str = BOOT, input_tokens: int = 10) -> Hold:
@@ -52,7 +52,7 @@ def journal(directory: Path, boot: str = BOOT, clock: Clock | None = None, **cha
     """An open journal."""
     clock = clock or Clock()
     given = {"bytes_max": 2**20, "keep_s": KEEP_S, "refuse_when_full": True, **changes}
-    opened = Journal(directory, boot, now_s=lambda: clock.s, now_ms=clock.ms, **given)
+    opened = Journal(directory, boot, now_s=lambda: clock.s, unix_s=clock.unix_s, **given)
     opened.tend()
     return opened
 
@@ -89,16 +89,15 @@ def waiting(written: Journal) -> list[int]:
 
 
 def test_bills_are_one_write_to_a_private_file(tmp_path: Path) -> None:
-    """Bills gather until they are flushed, what is started stands at once; directory and file are nobody else's."""
+    """What is started, one bill and several stand at once; directory and file are nobody else's."""
     written = journal(tmp_path / "data")
     written.started(hold(1))
     assert lines(tmp_path / "data") == [("started", 10)]
     written.started(hold(2))
-    for sequence, tokens in ((1, 7), (2, 8)):
-        written.settled(hold(sequence), Bill(1, tokens, 5))
-    assert lines(tmp_path / "data") == [("started", 10)] * 2
-    written.flush()
-    assert lines(tmp_path / "data") == [("started", 10), ("started", 10), ("settled", 7), ("settled", 8)]
+    written.settled(hold(1), Bill(1, 7, 5))
+    assert lines(tmp_path / "data") == [("started", 10), ("started", 10), ("settled", 7)]
+    assert len(written.settled_all([(hold(at), Bill(1, at, 5)) for at in (2, 3)])) == 2
+    assert lines(tmp_path / "data")[3:] == [("settled", 2), ("settled", 3)]
     (path,) = (tmp_path / "data").iterdir()
     assert (path.name, path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (
         f"{BOOT}-000001.jsonl",
@@ -126,7 +125,6 @@ def test_names_that_no_json_can_carry_are_written_as_the_ledger_writes_them(tmp_
     written = journal(tmp_path)
     odd = Hold("req_1", Caller("\ud800", 'a"\n'), "\udfff", 1, 0, NONE, NONE, NONE, NONE)
     written.settled(odd, Bill(1, 2, 3))
-    written.flush()
     (entry,) = entries_of(next(tmp_path.iterdir()))
     assert (entry.external_id, entry.email, entry.model) == ("\\ud800", 'a"\n', "\\udfff")
 
@@ -137,7 +135,6 @@ def test_a_file_goes_when_redis_cannot_lose_it_any_more(tmp_path: Path) -> None:
     written = journal(tmp_path, clock=clock, bytes_max=65_536)
     written.started(hold(1))
     receipts = [settle(written, at) for at in range(2, 40)]
-    written.flush()
     assert len(list(tmp_path.iterdir())) > 1
     for receipt in receipts[1:]:
         written.take(receipt)
@@ -268,15 +265,14 @@ def test_a_disk_that_fails_in_the_middle_of_a_line_loses_only_that_tick(tmp_path
     """What the kernel refuses is in memory until the next try; earlier and later lines are whole."""
     written = journal(tmp_path)
     first = settle(written, 1, 1)
-    written.flush()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     written.started(hold(2))
-    second, other = (written.settled(hold(at), Bill(1, at, 5)) for at in (2, 4))
     resource.setrlimit(resource.RLIMIT_FSIZE, (sum(path.stat().st_size for path in tmp_path.iterdir()) + 130, hard))
     try:
-        written.wait(second)
+        second, other = written.settled_all([(hold(at), Bill(1, at, 5)) for at in (2, 4)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    written.wait(second)
     written.wait(first)
     assert (memory(written), written.refuses, waiting(written)) == (2, True, [2, 1])
     third = settle(written, 3, 3)
@@ -299,7 +295,7 @@ sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from tests.test_journal import OTHER_BOOT, Bill, hold, journal
 written = journal(Path(sys.argv[1]), OTHER_BOOT)
 written.started(hold(1, OTHER_BOOT)); written.started(hold(2, OTHER_BOOT, 20))
-written.settled(hold(1, OTHER_BOOT), Bill(1, 7, 8)); written.flush()
+written.settled(hold(1, OTHER_BOOT), Bill(1, 7, 8))
 print("written", flush=True)
 time.sleep(60)
 """
@@ -452,7 +448,6 @@ async def test_a_directory_that_goes_away_while_redis_is_restarted(
         directory.unlink()
     recovery._told = [(-1000.0, orphan) for _, orphan in recovery._told]
     await recovery.look()
-    own.flush()
     assert {entry.input_tokens for path in directory.iterdir() for entry in entries_of(path)} == {20}
     assert said(caplog) == [*gone, "redis was started again"]
     assert (own.state, recovery._told) == ("ok", [])
@@ -482,7 +477,6 @@ async def test_a_redis_that_lost_what_it_took_is_told_again(
     for receipt in receipts:
         assert receipt is not None
         own.take(receipt)
-    own.flush()
     assert await booked(ledger) == (1000, 0, 1)
     server.stop()
     clock.s += 3600
@@ -561,7 +555,7 @@ def test_any_prefix_of_a_journal_is_told_consistently(
 
 def seal(clock: Clock, batch_id: str, items: bytes = b'[["x","","m",0,1,2,3]]') -> Seal:
     """What stands of a batch."""
-    return Seal("sealed", clock.ms(), batch_id, 7, 1, "unified", Raw(items))
+    return Seal("sealed", int(clock.unix_s() * 1000), batch_id, 7, 1, "unified", Raw(items))
 
 
 def sealed(found: Iterator[list[Seal]]) -> list[tuple[str, bytes]]:
@@ -579,8 +573,7 @@ def test_a_seal_stands_among_bills(tmp_path: Path) -> None:
     long = b'["' + b"x" * 200_000 + b'"]'
     assert written.sealed(seal(clock, "second", long))
     settle(written, 2, 8)
-    written.flush()
-    assert sealed(written.sealed_since(clock.ms())) == [("second", long)]
+    assert sealed(written.sealed_since(int(clock.unix_s() * 1000))) == [("second", long)]
     assert [entry.input_tokens for some in written.settled_since(0) for entry in some] == [7, 8]
     written.close()
     orphan = adopt(tmp_path)

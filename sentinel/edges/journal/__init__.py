@@ -1,23 +1,24 @@
 """The journal of one worker: what it started, settled and is about to report, in an append-only file that survives kill -9.
 
-What is started is written at once, so that the page cache has it before the provider is asked. Bills are written by `flush`,
-many by one write: whoever tells them to Redis flushes before. Fails loudly, never the request at hand: a full or unwritable
-disk is an error in the log, a metric, and `state`; bills wait in memory then and are written first thing when it is well
-again, and `refuses` says whether new work is turned away.
+All is written at once, so that the page cache has what is started before the provider is asked, and a bill before Redis is.
+Fails loudly, never the request at hand: a full or unwritable disk is an error in the log, a metric, and `state`; bills wait in
+memory then and are written first thing when it is well again, and `refuses` says whether new work is turned away.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
 from sentinel import metrics
 from sentinel.edges.journal.orphans import Orphan, adopt
 from sentinel.edges.journal.seals import REFUSE, Seals
-from sentinel.edges.journal.segment import Receipt, Segment, create, entries, remove, sizes_in, written
+from sentinel.edges.journal.segment import LINE, Receipt, Segment, batched, create, entries, remove, sizes_in
 from sentinel.edges.journal.unwritten import Unwritten
 from sentinel.logs import Log
+from sentinel.protocol.users import who
 from sentinel.records import Bill, Entry, Hold
 
 __all__ = ["Journal", "Orphan", "Receipt", "adopt"]
@@ -31,13 +32,15 @@ _SEGMENT_S: Final = 300.0
 # From here on space is worth more than a second telling of what Redis has taken.
 _TIGHT: Final = 0.6
 _ALARM: Final = 0.8
+# Lines that are written together where many are.
+_AT_ONCE: Final = 256
 
 
 class Journal(Seals):
     """Append-only files of `boot` in `directory`, which all workers of a host share, bounded to `bytes_max` together.
 
     `keep_s`: how long a bill stays after Redis has taken it, above what Redis loses when it dies. `unwritten_max`: how many
-    bills wait in memory while the disk takes none. `now_s` is a monotonic clock, `now_ms` Unix time.
+    bills wait in memory while the disk takes none. `now_s` is a monotonic clock, `unix_s` Unix time.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Journal(Seals):
         refuse_when_full: bool,
         unwritten_max: int = 100_000,
         now_s: Callable[[], float] = time.monotonic,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        unix_s: Callable[[], float] = time.time,
     ) -> None:
         self.directory = directory
         self.state = "ok"
@@ -60,15 +63,11 @@ class Journal(Seals):
         self._segment_bytes_max = min(_SEGMENT_BYTES_MAX, bytes_max // _SEGMENTS_MIN)
         self._refuse_when_full = refuse_when_full
         self._now_s = now_s
-        self.now_ms = now_ms
+        self._unix_s = unix_s
         self._segments: list[Segment] = []
         self._current: Segment | None = None
         self._number = 0
-        self._buffer = bytearray()
-        # The bills among what is buffered.
-        self._bills: list[Receipt] = []
         self._unwritten = Unwritten(unwritten_max)
-        self._own_bytes = 0
         self._others_bytes = 0
         self._room = 0
         # Whether new work is to be turned away, because nobody could tell of it after a crash.
@@ -81,32 +80,44 @@ class Journal(Seals):
     @property
     def bytes_used(self) -> int:
         """What all journals of this directory take, those of others as of the last `tend`."""
-        return self._others_bytes + self._own_bytes + len(self._buffer)
+        return self._others_bytes + sum(segment.bytes for segment in self._segments)
 
     @property
     def waiting(self) -> int:
         """Bills that Redis has not taken when it was asked."""
         return self._unwritten.waiting + sum(segment.waiting for segment in self._segments)
 
+    def now_ms(self) -> int:
+        """Unix time, as lines are told by it."""
+        return int(self._unix_s() * 1000)
+
     def started(self, hold: Hold) -> None:
         """A request is about to go to the provider: when this returns, that stands on the disk, if it can."""
-        line = written("started", self.now_ms(), hold, hold.input_tokens, 0, 1)
-        segment = self._append(line)
-        if segment is not None:
-            self._running[hold.request_id] = (segment, line)
-            self.flush()
+        names = who(hold.caller, hold.model)[1:-1]
+        line = (LINE % ("started", self._unix_s() * 1000, hold.request_id, names, hold.input_tokens, 0, 1)).encode()
+        if (segment := self._write(line)) is not None:
+            self._running[hold.request_id] = segment, line
 
     def settled(self, hold: Hold, bill: Bill) -> Receipt:
-        """A request is over, and this is its bill, which is written by the next `flush`; `take` it or let it `wait`."""
-        line = written("settled", self.now_ms(), hold, bill.input_tokens, bill.output_tokens, bill.requests)
-        self._running.pop(hold.request_id, None)
-        receipt = Receipt(self._unwritten, 0, line)
-        if (segment := self._append(line)) is None:
-            self._unwritten.keep(receipt)
-        else:
-            self._bills.append(receipt)
-            receipt.place, receipt.position = segment, segment.append()
-        return receipt
+        """A request is over, and this is its bill, which stands on the disk when this returns, if it can; `take` it or let it
+        `wait`.
+        """
+        return self.settled_all(((hold, bill),))[0]
+
+    def settled_all(self, ended: Sequence[tuple[Hold, Bill]]) -> list[Receipt]:
+        """The same of several, by one write; a receipt for each."""
+        at_ms = self._unix_s() * 1000
+        lines = []
+        for hold, bill in ended:
+            names = who(hold.caller, hold.model)[1:-1]
+            amounts = bill.input_tokens, bill.output_tokens, bill.requests
+            lines.append((LINE % ("settled", at_ms, hold.request_id, names, *amounts)).encode())
+            self._running.pop(hold.request_id, None)
+        if (segment := self._write(b"".join(lines))) is not None:
+            return list(map(Receipt, repeat(segment), segment.append(len(lines))))
+        if len(ended) > 1:
+            return [self.settled(*one) for one in ended]  # there may be room for some
+        return [self._unwritten.keep(lines[0])]
 
     def take(self, receipt: Receipt) -> None:
         """Redis has taken the bill."""
@@ -114,7 +125,6 @@ class Journal(Seals):
 
     def wait(self, receipt: Receipt) -> None:
         """Redis has not taken the bill: it will be among `untold`."""
-        self.flush()
         receipt.place.wait(receipt.position)
 
     def untold(self) -> Iterator[list[tuple[Entry, Receipt]]]:
@@ -125,31 +135,10 @@ class Journal(Seals):
 
     def settled_since(self, since_ms: int) -> Iterator[list[Entry]]:
         """All bills written since then (Unix ms), some at a time."""
-        self.flush()
         for segment in list(self._segments):
             for told in entries(segment.file, segment.path.name):
                 if found := [entry for entry in told if entry.kind == "settled" and entry.at_ms >= since_ms]:
                     yield found
-
-    def flush(self) -> None:
-        """Write what this tick has gathered. Bills that the disk does not take stay in memory."""
-        segment, lines = self._current, bytes(self._buffer)
-        if segment is None or not lines:
-            return
-        self._buffer.clear()
-        bills, self._bills = self._bills, []
-        try:
-            left = memoryview(lines)
-            while left:
-                left = left[os.write(segment.file, left) :]
-        except OSError as error:
-            for receipt in bills:
-                self._unwritten.keep(receipt, waits=segment.waits(receipt.position))
-            segment.forget(segment.bills - len(bills))
-            self._fail(error)
-        else:
-            segment.bytes += len(lines)
-            self._own_bytes += len(lines)
 
     def confirm(self) -> None:
         """The run of Redis that took the bills still answers: those that are old enough need not be told again."""
@@ -159,7 +148,6 @@ class Journal(Seals):
         """At the start and once a second: delete what nobody needs, begin a new file in time, try a disk that failed, write
         down what is in memory, show how full it is.
         """
-        self.flush()
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             sizes = sizes_in(self.directory)
@@ -191,47 +179,57 @@ class Journal(Seals):
             if not segment.bytes:
                 remove(segment.path)
             os.close(segment.file)
-        self._segments, self._own_bytes, self._room, self._current = [], 0, 0, None
+        self._segments, self._room, self._current = [], 0, None
 
     def _write_down(self) -> None:
         """What is in memory alone, oldest first, as far as there is room."""
-        while self._unwritten and (segment := self._append(self._unwritten.first.line)) is not None:
-            receipt, waits = self._unwritten.pop()
-            receipt.place, receipt.position = segment, segment.append()
-            self._bills.append(receipt)
-            if waits:
-                segment.wait(receipt.position)
-        self.flush()
+        at_once = _AT_ONCE
+        while lines := self._unwritten.lines(at_once):
+            if (segment := self._write(b"".join(lines))) is not None:
+                for position in segment.append(len(lines)):
+                    self._unwritten.move(segment, position)
+            elif at_once > 1:
+                at_once = 1  # there may be room for some
+            else:
+                return
 
-    def _append(self, line: bytes) -> Segment | None:
-        """The file that gets the line with the next flush; None where there is none, or no room."""
-        if len(line) > self._room and not self._make_room(len(line)):
+    def _write(self, lines: bytes) -> Segment | None:
+        """The file that has all of it now; None where there is none, no room, or where it failed."""
+        size = len(lines)
+        segment = self._current if size <= self._room else self._make_room(size)
+        if segment is None:
             return None
-        self._room -= len(line)
-        self._buffer += line
-        return self._current
+        try:
+            taken = os.write(segment.file, lines)
+            while taken < size:
+                taken += os.write(segment.file, lines[taken:])
+        except OSError as error:
+            self._fail(error)
+            return None
+        segment.bytes += size
+        self._room -= size
+        return segment
 
-    def _make_room(self, size: int) -> bool:
-        """Whether a line of `size` bytes can be taken, in a new file where this one is full."""
+    def _make_room(self, size: int) -> Segment | None:
+        """The file that takes `size` bytes, a new one where this one is full; None where there is none, or no room."""
         if self.bytes_used + size > self._bytes_max:
-            return False
-        if self._current is not None and self._current.bytes + len(self._buffer) + size > self._segment_bytes_max:
+            return None
+        if self._current is not None and self._current.bytes + size > self._segment_bytes_max:
             self._rotate()
         self._measure()
-        return self._current is not None
+        return self._current
 
     def _measure(self) -> None:
-        """How many bytes may come before `_make_room` is asked, and whether new work is refused; a flush changes nothing."""
+        """How many bytes may come before `_make_room` is asked, and whether new work is refused."""
         self._room, full = 0, True
         if self._current is not None:
-            left = self._segment_bytes_max - self._current.bytes - len(self._buffer)
+            left = self._segment_bytes_max - self._current.bytes
             used, refuse_bytes = self.bytes_used, int(REFUSE * self._bytes_max)
             full = used > refuse_bytes
             self._room = min(left, (self._bytes_max if full else refuse_bytes) - used)
         self.refuses = self._refuse_when_full and full
 
     def _rotate(self) -> None:
-        self.flush()
         try:
             self._begin()
         except OSError as error:
@@ -256,17 +254,13 @@ class Journal(Seals):
 
     def _delete(self, segment: Segment) -> None:
         """Delete a file that has nothing left to tell but what still runs, which moves on: a long stream keeps no file."""
-        running = {name: line for name, (at, line) in self._running.items() if at is segment}
-        for name, line in running.items():
-            if (moved := self._append(line)) is None:
+        running = [(name, line) for name, (at, line) in self._running.items() if at is segment]
+        for some in batched(running, _AT_ONCE):
+            if (moved := self._write(b"".join(line for _, line in some))) is None:
                 return
-            self._running[name] = (moved, line)
-        self.flush()
-        if self._current is None:
-            return
+            self._running |= {name: (moved, line) for name, line in some}
         remove(segment.path)
         os.close(segment.file)
-        self._own_bytes -= segment.bytes
         self._segments.remove(segment)
 
     def _fail(self, error: OSError) -> None:

@@ -21,24 +21,21 @@ class Seals(ABC):
 
     _bytes_max: int
     _segments: list[Segment]
-    _current: Segment | None
     _now_s: Callable[[], float]
 
     def sealed(self, seal: Seal) -> bool:
         """A batch is about to go to Zion: whether that stands on the disk when this returns."""
         line = write_seal(seal) + b"\n"
         fits = self.bytes_used + len(line) <= REFUSE * self._bytes_max
-        segment = self._append(line) if fits else None
+        segment = self._write(line) if fits else None
         if segment is None:
             return False
         # Kept as long as a bill that Redis takes now.
         segment.taken_at_s = self._now_s()
-        self.flush()
-        return self._current is segment
+        return True
 
     def sealed_since(self, since_ms: int) -> Iterator[list[Seal]]:
         """All seals written since then (Unix ms), some at a time."""
-        self.flush()
         for segment in list(self._segments):
             yield from some(segment.file, segment.path.name, since_ms)
 
@@ -48,12 +45,8 @@ class Seals(ABC):
         """What all journals of this directory take."""
 
     @abstractmethod
-    def flush(self) -> None:
-        """Write what is buffered."""
-
-    @abstractmethod
-    def _append(self, line: bytes) -> Segment | None:
-        """The file that gets the line; None where there is none, or no room."""
+    def _write(self, lines: bytes) -> Segment | None:
+        """The file that has it now."""
 
 
 def some(file: int, name: str, since_ms: int = 0) -> Iterator[list[Seal]]:

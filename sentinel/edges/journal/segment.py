@@ -18,8 +18,7 @@ import msgspec
 
 from sentinel.logs import Log
 from sentinel.protocol.increments import Seal
-from sentinel.protocol.users import who
-from sentinel.records import Entry, Hold
+from sentinel.records import Entry
 
 _log: Final = Log("journal")
 
@@ -27,9 +26,13 @@ _NAME: Final = re.compile(r"([0-9a-f]{16})-[0-9]{6}\.jsonl")
 _READ_BYTES: Final = 65_536
 _PROBE: Final = b" " * 4096
 
-Line = TypeVar("Line", Entry, Seal)
+Line = TypeVar("Line")
 
 _IN_FLIGHT, _TAKEN, _WAITING = range(3)
+
+# An Entry as a line of JSON: its names come as they are written there, without brackets. A request id is the gateway's own, and
+# has nothing in it to escape.
+LINE: Final = '["%s",%d,"%s",%s,%d,%d,%d]\n'
 
 # Lines of JSON all begin so, as they are written here.
 _SEALED: Final = b'["sealed"'
@@ -52,12 +55,6 @@ def lock(file: int) -> bool:
     except BlockingIOError:
         return False
     return os.fstat(file).st_nlink > 0
-
-
-def written(kind: str, at_ms: int, hold: Hold, input_tokens: int, output_tokens: int, requests: int) -> bytes:
-    """An Entry as a line of JSON. A request id is the gateway's own, and has nothing in it to escape."""
-    names = who(hold.caller, hold.model)[1:-1]
-    return f'["{kind}",{at_ms},"{hold.request_id}",{names},{input_tokens},{output_tokens},{requests}]\n'.encode()
 
 
 def entries(file: int, name: str, entries_max: int = 256) -> Iterator[list[Entry]]:
@@ -110,15 +107,14 @@ class Place(Protocol):
 
 
 class Receipt(msgspec.Struct, eq=False):
-    """Where a bill stands, and how it is written."""
+    """Where a bill stands."""
 
     place: Place
     position: int
-    line: bytes
 
 
 class Segment:
-    """A file that its own worker appends to. `bills` counts its settled lines: a bill is known by its position among them."""
+    """A file that its own worker appends to. A bill is known by its position among the settled lines."""
 
     def __init__(self, path: Path, file: int, now_s: float) -> None:
         self.path = path
@@ -126,28 +122,27 @@ class Segment:
         self.bytes = 0
         self.opened_at_s = now_s
         self.taken_at_s = now_s
-        self.open_bills = 0
         self.waiting = 0
         self._states = bytearray()
 
     @property
-    def bills(self) -> int:
-        """Settled lines so far."""
-        return len(self._states)
+    def open_bills(self) -> int:
+        """How many Redis has not taken."""
+        return len(self._states) - self._states.count(_TAKEN)
 
-    def append(self) -> int:
-        """The position of one more bill, which is on its way to Redis."""
-        self._states.append(_IN_FLIGHT)
-        self.open_bills += 1
-        return len(self._states) - 1
+    def append(self, bills: int) -> range:
+        """The positions of so many more bills, which are on their way to Redis."""
+        first = len(self._states)
+        self._states += bytes(bills)  # all _IN_FLIGHT
+        return range(first, first + bills)
 
     def take(self, position: int, now_s: float) -> None:
         """Redis has taken this bill; twice is harmless."""
-        state = self._states[position]
-        if state != _TAKEN:
-            self._states[position] = _TAKEN
-            self.open_bills -= 1
-            self.waiting -= state == _WAITING
+        states = self._states
+        if (state := states[position]) != _TAKEN:
+            if state == _WAITING:
+                self.waiting -= 1
+            states[position] = _TAKEN
             self.taken_at_s = now_s
 
     def wait(self, position: int) -> None:
@@ -156,10 +151,6 @@ class Segment:
             self._states[position] = _WAITING
             self.waiting += 1
 
-    def waits(self, position: int) -> bool:
-        """Whether this bill is to be told again."""
-        return position < len(self._states) and self._states[position] == _WAITING
-
     def told(self) -> Iterator[list[tuple[Entry, Receipt]]]:
         """The bills that are to be told again, some at a time."""
         position = 0
@@ -167,17 +158,11 @@ class Segment:
             found: list[tuple[Entry, Receipt]] = []
             for entry in read:
                 if entry.kind == "settled":
-                    if self.waits(position):
-                        found.append((entry, Receipt(self, position, b"")))
+                    if self._states[position] == _WAITING:
+                        found.append((entry, Receipt(self, position)))
                     position += 1
             if found:
                 yield found
-
-    def forget(self, bills: int) -> None:
-        """All bills from this position on did not get to the disk."""
-        del self._states[bills:]
-        self.open_bills = sum(state != _TAKEN for state in self._states)
-        self.waiting = self._states.count(_WAITING)
 
 
 def remove(path: Path) -> None:

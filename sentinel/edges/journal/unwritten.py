@@ -4,9 +4,10 @@ Never fails. Past `bills_max` the oldest is dropped with an error: the one way u
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
-from sentinel.edges.journal.segment import Receipt, read_entry
+from sentinel.edges.journal.segment import Place, Receipt, read_entry
 from sentinel.logs import Log
 from sentinel.records import Entry
 
@@ -16,56 +17,58 @@ _AT_ONCE: Final = 256
 
 
 class Unwritten:
-    """The receipts of such bills, oldest first, as a Place."""
+    """Such bills and their receipts, oldest first, as a Place."""
 
     def __init__(self, bills_max: int) -> None:
         self._bills_max = bills_max
-        self._receipts: dict[int, Receipt] = {}
+        self._bills: dict[int, tuple[bytes, Receipt]] = {}
         self._waiting: set[int] = set()
         self._count = 0
 
     def __len__(self) -> int:
-        return len(self._receipts)
+        return len(self._bills)
 
     @property
     def waiting(self) -> int:
         """Bills that Redis has not taken when it was asked."""
         return len(self._waiting)
 
-    @property
-    def first(self) -> Receipt:
-        """The oldest; there must be one."""
-        return next(iter(self._receipts.values()))
-
-    def keep(self, receipt: Receipt, *, waits: bool = False) -> None:
-        """One more; `waits` where Redis has not taken it."""
+    def keep(self, line: bytes) -> Receipt:
+        """One more, as it is to be written."""
         self._count += 1
-        receipt.place, receipt.position = self, self._count
-        self._receipts[self._count] = receipt
-        if waits:
-            self._waiting.add(self._count)
-        if len(self._receipts) > self._bills_max:
-            _log.error("settlement lost: too many wait for redis", request_id=read_entry(self.pop()[0].line).request_id)
+        receipt = Receipt(self, self._count)
+        self._bills[self._count] = line, receipt
+        if len(self._bills) > self._bills_max:
+            lost = next(iter(self._bills))
+            _log.error("settlement lost: too many wait for redis", request_id=read_entry(self._bills[lost][0]).request_id)
+            self.take(lost, 0.0)
+        return receipt
 
-    def pop(self) -> tuple[Receipt, bool]:
-        """Take the oldest out: its receipt, and whether Redis has not taken it."""
-        position = next(iter(self._receipts))
-        receipt, waits = self._receipts.pop(position), position in self._waiting
-        self._waiting.discard(position)
-        return receipt, waits
+    def lines(self, most: int) -> list[bytes]:
+        """The oldest, so many at most."""
+        return [line for line, _ in islice(self._bills.values(), most)]
+
+    def move(self, place: Place, position: int) -> None:
+        """The oldest stands there now."""
+        oldest = next(iter(self._bills))
+        _, receipt = self._bills.pop(oldest)
+        receipt.place, receipt.position = place, position
+        if oldest in self._waiting:
+            self._waiting.discard(oldest)
+            place.wait(position)
 
     def take(self, position: int, _now_s: float) -> None:
         """See Place."""
-        self._receipts.pop(position, None)
+        self._bills.pop(position, None)
         self._waiting.discard(position)
 
     def wait(self, position: int) -> None:
         """See Place."""
-        if position in self._receipts:
+        if position in self._bills:
             self._waiting.add(position)
 
     def told(self) -> Iterator[list[tuple[Entry, Receipt]]]:
         """The bills that are to be told again, some at a time."""
-        waiting = [self._receipts[position] for position in sorted(self._waiting)]
+        waiting = [self._bills[position] for position in sorted(self._waiting)]
         for at in range(0, len(waiting), _AT_ONCE):
-            yield [(read_entry(receipt.line), receipt) for receipt in waiting[at : at + _AT_ONCE]]
+            yield [(read_entry(line), receipt) for line, receipt in waiting[at : at + _AT_ONCE]]

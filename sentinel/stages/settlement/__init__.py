@@ -87,8 +87,7 @@ class Settlement:
         else:
             bill = await self._estimated(hold, call, outcome)
         _count(hold, bill)
-        receipt = self.journal.settled(hold, bill)
-        self.journal.flush()  # Redis is asked when the journal has it
+        receipt = self.journal.settled(hold, bill)  # Redis is asked when the journal has it
         await self._write(hold, bill, receipt)
         return bill
 

@@ -55,10 +55,7 @@ class Tick:
 
     def _settle(self) -> None:
         ended, self._ended = self._ended, []
-        receipts = []
-        for hold, bill in ended:
-            receipts.append(self._journal.settled(hold, bill))
-        self._journal.flush()
+        receipts = self._journal.settled_all(ended)
         for together in self._ledger.settle_all(ended):
             self._asked.add(together)
             together.call.reply.add_done_callback(partial(self._told, ended, receipts, together))
