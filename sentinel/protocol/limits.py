@@ -135,10 +135,13 @@ def read_snapshot(body: bytes) -> Snapshot:
 
 def read_verdict(reply: bytes) -> Verdict:
     """The reply of admit.lua, by its contract there."""
-    figures = _read_figures(reply)
-    code, why = _ANSWERS[figures[0]]
-    granted, stands_ms = (0, figures[1]) if code == "denied" else (figures[1], 0)
-    il, ir, ie, ol, or_, oe, rl, rr, re, wl, wr, we, vl, vr, ve = figures[2:17]
+    answer, granted, il, ir, ie, ol, or_, oe, rl, rr, re, wl, wr, we, vl, vr, ve, refresh, ia, oa, ra, clock_ms, given = (
+        _read_figures(reply)
+    )
+    code, why = _ANSWERS[answer]
+    stands_ms = 0
+    if code == "denied":
+        granted, stands_ms = 0, granted
     return Verdict(
         code,
         why,
@@ -148,12 +151,12 @@ def read_verdict(reply: bytes) -> Verdict:
         UNLIMITED if ol < 0 else Remaining(ol, or_, oe if oe >= 0 else None),
         UNLIMITED if rl < 0 else Remaining(rl, rr, re if re >= 0 else None),
         UNLIMITED if wl < 0 else Remaining(wl, wr, we if we >= 0 else None),
-        figures[17] == 1,
-        figures[18:21],
-        figures[21],
+        refresh == 1,
+        (ia, oa, ra),
+        clock_ms,
         UNLIMITED if vl < 0 else Remaining(vl, vr, ve if ve >= 0 else None),
         stands_ms,
-        figures[22],
+        given,
     )
 
 
