@@ -37,6 +37,8 @@ from sentinel.stages.turns import Turns
 
 _log: Final = Log("journey")
 
+# Before the request is read; nothing is held then, and nothing billed.
+_UNREAD: Final = Call("", "", "")
 # What is billed where nothing else is known: before the provider has answered, and afterwards.
 _UNSENT: Final = Outcome(Ending.INTERNAL, 500, started=False)
 _CUT_SHORT: Final = Outcome(Ending.INTERNAL, 500, started=True)
@@ -96,20 +98,21 @@ class Journey:
         if match.route.scope not in self._owners.forwarded:
             raise not_forwarded(match)
         self._admission.recall(caller)
-        call, upload = await self._intake.read(exchange, match.route, caller.external_id)
-        call = (usual and self._owners.usual(match, call)) or await self._owners.check(caller, match, call)
-        if call.lasts and call.route == "batches":  # what its lines name is to be the caller's too
-            call = await exchange.within(self._batches.read, caller, call, exchange.request_id)
-            call = await self._owners.check(caller, match, call)
-        if self._settlement.journal.refuses:
-            raise self._settlement.no_journal()
-        lease, outcome, origin = None, _UNSENT, _PLAINLY
+        lease, call, outcome, origin = None, _UNREAD, _UNSENT, _PLAINLY
         try:
             with exchange:
+                call, upload = await self._intake.read(exchange, match.route, caller.external_id)
+                call = (usual and self._owners.usual(match, call)) or await self._owners.check(caller, match, call)
+                if call.lasts and call.route == "batches":  # what its lines name is to be the caller's too
+                    call = await self._batches.read(caller, call, exchange.request_id)
+                    call = await self._owners.check(caller, match, call)
+                if self._settlement.journal.refuses:
+                    raise self._settlement.no_journal()
                 hold = await self._admission.admit(caller, call, exchange.request_id)
                 lease = self._leases.take(hold)
                 exchange.attempt, call = None, wire.counted(call)  # in the window, and by its tokens
-                exchange.keep_body(len(call.body))
+                if exchange.body is not None and exchange.body.bytes_taken:
+                    exchange.body.keep(len(call.body))
                 sent_s = time.perf_counter()
                 metrics.OVERHEAD[call.route].observe(sent_s - exchange.begun_s)
                 reply = await self._opening(exchange, call, upload, hold, lease)

@@ -78,7 +78,7 @@ async def test_a_slow_body_is_given_up() -> None:
     exchange = Line({"type": "http.request", "body": b"x", "more_body": True}).exchange()
     async with looked_after(exchange):
         with pytest.raises(BodyTimeoutError):
-            await exchange.read_body(bodies(bytes_max=1000, timeout_s=0.01), "a")
+            await exchange.within(exchange.read_body, bodies(bytes_max=1000, timeout_s=0.01), "a")
 
 
 async def test_a_body_takes_room_as_it_arrives() -> None:
@@ -184,7 +184,7 @@ async def test_bodies_on_their_way_count_for_their_caller() -> None:
     reads = []
     exchanges = [Line().exchange((b"content-length", b"2")) for _ in range(4)] + [line.exchange((b"content-length", b"2"))]
     for exchange, caller in zip(exchanges, "aaaba", strict=True):
-        reads.append(asyncio.create_task(exchange.read_body(shared, caller)))
+        reads.append(asyncio.create_task(exchange.within(exchange.read_body, shared, caller)))
         await asyncio.sleep(0)
         exchange.look(asyncio.get_running_loop().time(), 10)
     done, _ = await asyncio.wait(reads, timeout=0.05)
@@ -210,7 +210,7 @@ async def test_a_body_that_failed_is_waited_for_no_more(failure: str) -> None:
     shared = bodies(1000, 50 if failure == "no room" else 500, arriving=2)
     line = Line(*parts(b"x" * (2000 if failure == "too large" else 100))) if failure != "interrupted" else Line()
     exchange = line.exchange()
-    reading = asyncio.create_task(exchange.read_body(shared, "a"))
+    reading = asyncio.create_task(exchange.within(exchange.read_body, shared, "a"))
     await asyncio.sleep(0)
     if failure == "interrupted":
         exchange.interrupt(DrainingError("now"))

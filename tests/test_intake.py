@@ -81,7 +81,8 @@ async def test_what_comes_out_is_what_counts(size: int) -> None:
         reading = intake(shared).read(asked, routes.match("POST", "/v1/chat/completions").route, "a")
         if enough:
             call, _ = await reading
-            asked.keep_body(len(call.body))
+            assert asked.body is not None
+            asked.body.keep(len(call.body))
             assert (call.body, shared.memory.taken) == (body, len(body))
         else:
             with pytest.raises(BodyTooLargeError):  # there is never so much
@@ -167,7 +168,8 @@ async def test_what_is_decoded_counts_until_it_is_counted(text: str) -> None:
         if enough:
             call, _ = await reading
             assert shared.memory.taken == count
-            asked.keep_body(len(call.body))
+            assert asked.body is not None
+            asked.body.keep(len(call.body))
             assert shared.memory.taken == len(body)
         else:
             with pytest.raises(BodyTooLargeError):

@@ -8,6 +8,8 @@ leave too little, ClientGoneError where the client leaves. Nothing waits for roo
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
+from msgspec import Struct
+
 from sentinel.edges.pace import GRACE_S, Pace
 from sentinel.edges.shares import Shares
 from sentinel.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, OverLimitError, OverloadedError
@@ -40,32 +42,28 @@ class Bodies:
         self.first_s = min(GRACE_S if bytes_per_s_min else timeout_s, timeout_s)
 
 
-class Body:
-    """One body, declared to be of `length` bytes (-1: it comes in chunks), of `caller`. Raises BodyTooLargeError.
+class Body(Struct):
+    """One body, declared to be of `length` bytes (-1: it comes in chunks), of `caller`, waited for since `begun_s`.
 
     Its bytes count from when they are here, not from when they are promised, until `forget`: `bytes_taken`, with those of what
-    is decoded of it. `arriving` says that it counts among what its caller lets arrive, until `arrived`.
+    is decoded of it. `arriving` says that it counts among what its caller lets arrive, until `arrived`. `due_s` is when its
+    next part is late; 0 before the first.
     """
 
-    __slots__ = ("_begun_s", "_bodies", "_caller", "_due_s", "_length", "arriving", "bytes_taken")
-
-    def __init__(self, bodies: Bodies, caller: str, length: int, now_s: float) -> None:
-        if length > bodies.bytes_max:
-            raise too_large(bodies.bytes_max)
-        self.arriving = False
-        self._begun_s = now_s
-        self._bodies = bodies
-        self.bytes_taken = 0
-        self._caller = caller
-        self._due_s = now_s + bodies.first_s
-        self._length = length
+    bodies: Bodies
+    caller: str
+    length: int
+    begun_s: float
+    due_s: float = 0.0
+    arriving: bool = False
+    bytes_taken: int = 0
 
     async def read(self, come: list[Message], receive: Receive, clock: Callable[[], float]) -> bytes:
         """All of it: what has `come`, which is taken out of there, and then what `receive` gives.
 
         Raises BodyTooLargeError, OverLimitError, OverloadedError or ClientGoneError.
         """
-        bodies = self._bodies
+        bodies = self.bodies
         pace: Pace | None = None
         body: bytes | bytearray = b""
         try:
@@ -78,7 +76,7 @@ class Body:
                 if size > bodies.bytes_max:
                     raise too_large(bodies.bytes_max)
                 # The server says that nothing follows in a message of its own; who declared a length has said so before.
-                last = size == self._length or not message.get("more_body", False)
+                last = size == self.length or not message.get("more_body", False)
                 if size > bodies.small_bytes:
                     self.take(size)
                 if not body and last:
@@ -88,24 +86,24 @@ class Body:
                 body += part
                 if last:
                     return bytes(body)
-                pace = pace or Pace(bodies.bytes_per_s_min, bodies.timeout_s, self._begun_s)
+                pace = pace or Pace(bodies.bytes_per_s_min, bodies.timeout_s, self.begun_s)
                 pace.arrived(len(part), clock())
-                self._due_s = min(pace.due_s, self._begun_s + bodies.timeout_s)
+                self.due_s = min(pace.due_s, self.begun_s + bodies.timeout_s)
         finally:
             body = b""  # an error keeps this frame for as long as it is known
 
     def late(self, now_s: float) -> BodyTimeoutError | OverLimitError | None:
         """Why it is not waited for any longer, None where it is: then it counts among what its caller lets arrive."""
-        if now_s > self._due_s:
+        if now_s > (self.due_s or self.begun_s + self.bodies.first_s):
             return BodyTimeoutError("The request body did not arrive in time.")
         if not self.arriving:
-            self.arriving = self._bodies.arriving.take(self._caller)
+            self.arriving = self.bodies.arriving.take(self.caller)
         return None if self.arriving else too_many()
 
     def arrived(self) -> None:
         """It is waited for no more."""
         self.arriving = False
-        self._bodies.arriving.give(self._caller)
+        self.bodies.arriving.give(self.caller)
 
     def take(self, count: int) -> None:
         """Room for `count` bytes, of which some may be taken already.
@@ -114,19 +112,21 @@ class Body:
         """
         more = count - self.bytes_taken
         if more > 0:
-            if not self._bodies.memory.take(self._caller, more):
-                raise _no_room(self._bodies.memory, self._caller, count, more)
+            if not self.bodies.memory.take(self.caller, more):
+                raise _no_room(self.bodies.memory, self.caller, count, more)
             self.bytes_taken = count
 
     def keep(self, count: int) -> None:
-        """Only so many bytes are left of it: make room for others."""
-        self._bodies.memory.give(self._caller, self.bytes_taken - count)
+        """Only `count` bytes are left of it, and of what was read of it: make room for others."""
+        if self.bytes_taken <= count:
+            return
+        self.bodies.memory.give(self.caller, self.bytes_taken - count)
         self.bytes_taken = count
 
     def forget(self) -> None:
         """It is in memory no more: make room for others. Twice is harmless."""
         if self.bytes_taken:
-            self._bodies.memory.give(self._caller, self.bytes_taken)
+            self.bodies.memory.give(self.caller, self.bytes_taken)
             self.bytes_taken = 0
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from sentinel.edges.bodies import Bodies, Body, Receive
+from sentinel.edges.bodies import Bodies, Body, Receive, too_large
 from sentinel.edges.listening import Listening
 from sentinel.edges.pushing import Pushing
 from sentinel.edges.upload import Upload
@@ -38,7 +38,7 @@ class Exchange(Listening):
 
     A `with` block of it ends with ClientGoneError when the client leaves, or with what `interrupt` is given. While the body is
     not read to its end, whoever reads it notices, since both listen on the same channel; afterwards `look` does, and before it,
-    where the body is small.
+    where the body is small. `body` is what was read of it, and what it takes.
 
     `always` are headers that whatever answer comes will carry; `route` is its label, `match` what its path names, once that is
     known; it began at `begun_s` of `perf_counter`. `begun` says that it has had its turn; `attempt` is whose it is,
@@ -56,7 +56,7 @@ class Exchange(Listening):
     always: tuple[tuple[bytes, bytes], ...] = ()
     _trace: Trace | None = None
     _upload: Upload | None = None
-    _body: Body | None = None
+    body: Body | None = None
     # On the loop's clock: when what lingers must have arrived, and since when the server takes no more of the answer.
     _due_s: float | None = None
     _writing_since_s: float | None = None
@@ -98,27 +98,27 @@ class Exchange(Listening):
     async def read_body(self, bodies: Bodies, caller: str) -> bytes:
         """The whole request body, which counts as `caller`'s until `forget_body` or `close`.
 
-        Raises BodyTooLargeError, BodyTimeoutError, OverLimitError, OverloadedError or ClientGoneError.
+        To be awaited in a section, so that a worker that drains need not wait for a body that does not come. Raises
+        BodyTooLargeError, OverLimitError, OverloadedError or ClientGoneError.
         """
-        declared = self.headers.first.get(b"content-length", b"")
-        if declared in (b"", b"0") and not self.has_body():
+        length = int(self.headers.first.get(b"content-length") or -1)  # a number, or its framing would have been refused
+        if length <= 0 and not self.has_body():
             self._body_read = True
             return b""
+        if length > bodies.bytes_max:
+            raise too_large(bodies.bytes_max)
         clock = asyncio.get_running_loop().time
-        length = int(declared) if declared.isdigit() else -1
-        body = self._body = Body(bodies, caller, length, clock())
+        body = self.body = Body(bodies, caller, length, clock())
         try:
-            # Guarded too, so that a worker that drains need not wait for a body that does not come.
-            with self:
-                come = [await (self._receive() if self._watch is None and self._ahead is None else self.take())]
-                read: bytes = come[0].get("body", b"")
-                # The usual one is small, and comes whole with the first message.
-                if not 0 < len(read) <= bodies.small_bytes or (len(read) != length and come[0].get("more_body", False)):
-                    read = b""
-                    read = await body.read(come, self._receive, clock)
+            come = [await (self._receive() if self._watch is None and self._ahead is None else self.take())]
+            read: bytes = come[0].get("body", b"")
+            # The usual one is small, and comes whole with the first message.
+            if not 0 < len(read) <= bodies.small_bytes or (len(read) != length and come[0].get("more_body", False)):
+                read = b""
+                read = await body.read(come, self._receive, clock)
         except BaseException:
             body.forget()
-            self._body = None  # no look waits for the rest, though its client may be listened to for a while
+            self.body = None  # no look waits for the rest, though its client may be listened to for a while
             raise
         finally:
             if body.arriving:
@@ -128,18 +128,13 @@ class Exchange(Listening):
 
     def take_body(self, count: int) -> None:
         """Room for `count` bytes, of which some may be taken already. Raises as `Body.take`."""
-        if self._body is not None:
-            self._body.take(count)
-
-    def keep_body(self, count: int) -> None:
-        """Only `count` bytes are left of the body, and of what was read of it: make room for others."""
-        if self._body is not None and self._body.bytes_taken > count:
-            self._body.keep(count)
+        if self.body is not None:
+            self.body.take(count)
 
     def forget_body(self) -> None:
         """The body is in memory no more: make room for others."""
-        if self._body is not None and self._body.bytes_taken:
-            self._body.forget()
+        if self.body is not None and self.body.bytes_taken:
+            self.body.forget()
 
     def upload(self, bodies: Bodies, caller: str, bytes_max: int) -> Upload:
         """The request body as it arrives, to be sent on. Raises BodyTooLargeError or OverLimitError."""
@@ -160,9 +155,9 @@ class Exchange(Listening):
         elif self._due_s is not None:
             if now_s > self._due_s:
                 self.interrupt(BodyTimeoutError("The request body did not arrive in time."))
-        elif self._body is not None and (reason := self._body.late(now_s)) is not None:
+        elif self.body is not None and (reason := self.body.late(now_s)) is not None:
             self.interrupt(reason)
-        elif self._body is None and self._upload is None:
+        elif self.body is None and self._upload is None:
             self.listen()
         return self._writing_since_s is not None and now_s - self._writing_since_s > idle_s
 
@@ -246,8 +241,8 @@ class Exchange(Listening):
 
     def close(self) -> None:
         """Stop listening for a disconnect and make room for others; nothing may be sent afterwards."""
-        if self._body is not None and self._body.bytes_taken:
-            self._body.forget()
+        if self.body is not None and self.body.bytes_taken:
+            self.body.forget()
         if self._upload is not None:
             self._upload.close()
         if self._reason is not None or self.stays is not None:

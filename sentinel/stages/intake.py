@@ -47,9 +47,13 @@ class Intake:
         self._trace_upstream = trace_upstream
 
     async def read(self, exchange: Exchange, route: Route, caller: str) -> tuple[Call, Upload | None]:
-        """The call of `caller`, and the body where it streams by. `exchange` counts a body that was read, and what it holds."""
-        content_type = exchange.headers.first.get(b"content-type", b"")
-        coded = self._codings(exchange, route) if codings.HEADER in exchange.headers.first else ()
+        """The call of `caller`, and the body where it streams by. `exchange` counts a body that was read, and what it holds.
+
+        To be awaited in a section of it.
+        """
+        first = exchange.headers.first
+        content_type = first.get(b"content-type", b"")
+        coded = self._codings(exchange, route) if codings.HEADER in first else ()
         upload = None
         body = b""
         if route.reads in _MAYBE_FILES and self._streams(exchange, route, content_type):
@@ -59,7 +63,7 @@ class Intake:
                 codings.check_readable(coded)
             body = await exchange.read_body(self._bodies, caller)
             if coded:
-                body = await exchange.within(self._plain, exchange, caller, body, coded)
+                body = await self._plain(exchange, caller, body, coded)
         asked = (route, route.method, exchange.path.decode("latin-1").removeprefix("/v1"), exchange.query, body, content_type)
         # Others are served while a large body is read (wire.md H12).
         if len(body) <= self._bodies.small_bytes:
@@ -68,9 +72,9 @@ class Intake:
             exchange.take_body(len(body) + wire.decoded_bytes(body, content_type))
             call = wire.read_call(*asked)
         else:
-            decoded = await exchange.within(self._aside.do, caller, wire.decoded_bytes, body, content_type)
+            decoded = await self._aside.do(caller, wire.decoded_bytes, body, content_type)
             exchange.take_body(len(body) + decoded)
-            call = await exchange.within(self._aside.do, caller, wire.read_call, *asked)
+            call = await self._aside.do(caller, wire.read_call, *asked)
         if route.leaves and (call.stored or call.background or route.scope is not Scope.CORE):
             lasts = bool(route.polls) and (call.background or route.dialect is Dialect.EVENTS)
             call = replace(call, leaves=route.leaves, lasts=lasts)
