@@ -110,7 +110,7 @@ class Journey:
                     raise self._settlement.no_journal()
                 hold = await self._admission.admit(caller, call, exchange.request_id)
                 lease = self._leases.take(hold)
-                exchange.attempt, call = None, wire.counted(call)  # in the window, and by its tokens
+                exchange.attempt, call = None, replace(call, prompt=wire.COUNTED[type(call.prompt)])  # both are counted
                 if exchange.body is not None and exchange.body.bytes_taken:
                     exchange.body.keep(len(call.body))
                 sent_s = time.perf_counter()

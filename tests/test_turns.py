@@ -96,6 +96,16 @@ async def test_few_begin_in_a_pass(a_pass: int) -> None:
     assert set(in_passes[:-1]) <= {a_pass}
 
 
+@given(st.lists(st.integers(0, 20), max_size=12), st.sampled_from([1, 2, 3, 16]))
+async def test_few_that_came_in_earlier_passes_take_less_than_half_of_one(arrivals: list[int], a_pass: int) -> None:
+    """No pass begins more at once than so many, and each more than half of that, whatever came before and was not counted."""
+    turns = Turns(wait_s_max=WAIT_S, a_pass=a_pass)
+    for count in arrivals:
+        begun = sum(turns.at_once("a") for _ in range(count))
+        assert min(count, a_pass // 2 + 1) <= begun <= a_pass
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("other", ["begins", "is refused"])
 async def test_a_caller_alone_has_longer_passes(other: str) -> None:
     """While one caller asks more requests begin in a pass than after another one did, or was refused."""

@@ -49,12 +49,6 @@ def bearer_token(fields: Fields) -> str:
     return found[1].decode("ascii")
 
 
-def usual_token(fields: Fields) -> bytes:
-    """What stands where nearly every client has its bearer token, unchecked; b"" where it has it, or several, elsewhere."""
-    said = fields.first.get(b"authorization", b"")
-    return said[7:] if said.startswith(b"Bearer ") and b"authorization" not in fields.repeated else b""
-
-
 def read_jwt(token: str) -> tuple[Head, float]:
     """The head of a JWT, and its `exp` in wall-clock seconds: infinity without one. Nothing of it is verified here.
 

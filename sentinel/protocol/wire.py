@@ -29,8 +29,13 @@ _MAYBE_FILES: Final = frozenset({Reads.ANY, Reads.FORM})
 # What some editors and frameworks write before JSON: RFC 8259 §8.1 allows to ignore it, and forbids to send it on.
 _BOM: Final = b"\xef\xbb\xbf"
 _SOMETHING: Final = TextPrompt(tokens_given=1)
-# What is left of a prompt when it was counted: its kind.
-_COUNTED: Final = {ChatPrompt: ChatPrompt(()), ResponsesPrompt: ResponsesPrompt(), TextPrompt: TextPrompt()}
+# What is left of a prompt, by its kind, once its tokens are counted: decoded texts can take many times what their body takes.
+COUNTED: Final = {
+    ChatPrompt: ChatPrompt(()),
+    ResponsesPrompt: ResponsesPrompt(),
+    TextPrompt: TextPrompt(),
+    type(None): None,
+}
 
 
 def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, content_type: bytes) -> Call:
@@ -148,11 +153,6 @@ def _is_run(call: Call) -> bool:
 def unstored(call: Call) -> Call:
     """`call` whose answer the provider does not keep, whatever its default is."""
     return msgspec.structs.replace(call, body=splice.with_member(call.body, "store", b"false"), stored=False, leaves=())
-
-
-def counted(call: Call) -> Call:
-    """`call` without its prompt, once its tokens are counted: decoded texts can take many times what their body takes."""
-    return call if call.prompt is None else msgspec.structs.replace(call, prompt=_COUNTED[type(call.prompt)])
 
 
 def shed(call: Call) -> Call:

@@ -45,10 +45,11 @@ class Owners:
 
     def usual(self, match: Match, call: Call) -> Call | None:
         """`call`, where nothing that it names can have an owner; None where `check` is to look."""
-        named = call.named is not NO_IDS or match.named or match.parts or call.of_account
-        tuned = call.models or "ft:" in call.model or call.path.startswith(_MODELS)
-        shown = match.route.leaves and self._mode is not Scope.OWNED
-        return None if named or tuned or shown else call
+        if call.named is not NO_IDS or match.named or match.parts or call.of_account:
+            return None
+        if call.models or "ft:" in call.model or call.path.startswith(_MODELS):
+            return None
+        return None if match.route.leaves and self._mode is not Scope.OWNED else call
 
     async def check(self, caller: Caller, match: Match, call: Call) -> Call:
         """`call`, if every object that its path and its body name is the caller's; one that must leave nothing behind says so.

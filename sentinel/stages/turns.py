@@ -66,6 +66,8 @@ class Turns:
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._a_pass = a_pass
+        # Fewer may begin without a look for the next pass: they count for the one in which more do.
+        self._few = a_pass // 2
         self._shared = shared
         # Who asked last, and until which pass callers share.
         self._last = ""
@@ -75,8 +77,9 @@ class Turns:
         self._soon = asyncio.get_running_loop().call_soon
         self._lines: _Lines = OrderedDict()
         self._brief: _Lines = OrderedDict()
-        # In this pass of the loop: how many began, for how many short answers is room, and whether the next one is asked for.
+        # How many began in this pass of the loop, and in those since the last one asked for.
         self._begun = 0
+        # For how many short answers is room in this pass, and whether the next one is asked for.
         self._more_room = brief
         self._room = self._room_max = brief_at_once
         self._armed = False
@@ -89,7 +92,7 @@ class Turns:
         if self._begun >= self._a_pass or self._lines:
             return False
         self._begun += 1
-        if not self._armed:
+        if not self._armed and self._begun >= self._few:
             self._armed = True
             self._soon(self._pass)
         return True
