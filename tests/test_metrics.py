@@ -3,7 +3,7 @@
 import prometheus_client
 import pytest
 
-from sentinel.metrics.tallies import Counts, Level, Spread, hand_over
+from sentinel.metrics.tallies import Counts, Level, Rows, Spread, hand_over
 
 
 def test_counts_and_levels_arrive_once() -> None:
@@ -28,6 +28,26 @@ def test_counts_and_levels_arrive_once() -> None:
         assert page.get_sample_value("open") == 1
     level.set(7)
     assert page.get_sample_value("open") == 7
+
+
+def test_a_row_arrives_once_with_all_that_it_counts() -> None:
+    """What a row counts is handed over with it; one that cannot be counted is met once, and not again."""
+    page = prometheus_client.CollectorRegistry()
+    counts = Counts(prometheus_client.Counter("sold", "Sold.", ["kind"], registry=page))
+
+    def count(kind: str, amount: int) -> None:
+        counts[kind] += amount
+
+    rows = Rows(count)
+    rows.add(("a", 1))
+    rows.add(("a", 2))
+    for _ in range(2):
+        hand_over()
+        assert page.get_sample_value("sold_total", {"kind": "a"}) == 3
+    rows.add(("a", "odd"))
+    with pytest.raises(TypeError):
+        hand_over()
+    hand_over()
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -18,7 +18,7 @@ from sentinel.edges.journal.segment import Receipt
 from sentinel.edges.ledger import Ledger, Settled, Together
 from sentinel.protocol.limits import MetricLimit, Snapshot
 from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import Bill, Call, Caller, Ending, Hold, Outcome
+from sentinel.records import NOTHING_PRODUCED, Bill, Call, Caller, Ending, Hold, Outcome, Produced, TextPrompt, Usage
 from sentinel.stages.settlement import Settlement
 from sentinel.stages.settlement.tick import Tick
 from tests.support.journals import entries_of
@@ -190,6 +190,24 @@ async def test_redis_is_asked_of_a_single_one_when_the_journal_has_it(house: Hou
     assert isinstance(house.ledger, Watched)
     assert house.ledger.seen == [([hold.request_id], {hold.request_id})]
     assert len(house.reported) == 1
+
+
+async def test_the_usual_bill_is_the_general_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is settled at once costs what it would cost in a task of its own."""
+    hold = Hold("req_1", CALLERS[0], "m", 5, 7)
+    call = Call("chat_completions", "POST", "/chat/completions", model="m", prompt=TextPrompt(("Hello.",)))
+    settlement = Settlement(house.ledger, house.journal, Tokenizer.load(vocab.ranks), house.reported.append)
+    ended: list[Bill] = []
+    monkeypatch.setattr(settlement._tick, "end", lambda _, bill: ended.append(bill))
+    usages = [None, *itertools.starmap(Usage, itertools.product((0, 1, 2), (0, 1, 2), (False, True), (0, 1)))]
+    said = (NOTHING_PRODUCED, Produced(), Produced(("Hello you.",)))
+    for ending, started, usage, produced in itertools.product(Ending, (False, True), usages, said):
+        outcome = Outcome(ending, 200, started=started, usage=usage, produced=produced)
+        usual = settlement.usual(hold, outcome)
+        assert usual in (None, await settlement._bill(hold, call, outcome))
+        well = ending is Ending.SUCCESS and started and produced is NOTHING_PRODUCED
+        assert (usual is not None) == bool(well and usage and usage.input_tokens and not usage.derived)
+    assert len(ended) == 2 * 3 * 2
 
 
 async def test_what_has_no_hold_is_settled_alone(house: House) -> None:

@@ -10,9 +10,9 @@ from typing import Final
 
 import prometheus_client
 
-from sentinel.metrics.tallies import Count, Counts, Level, Spread, Spreads, hand_over
+from sentinel.metrics.tallies import Count, Counts, Level, Rows, Spread, Spreads, hand_over
 
-__all__ = ["FAMILIES", "hand_over"]
+__all__ = ["FAMILIES", "Rows", "hand_over"]
 
 # Every metric, as prometheus-client knows it.
 FAMILIES: Final[list[prometheus_client.metrics.MetricWrapperBase]] = []

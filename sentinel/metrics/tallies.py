@@ -6,7 +6,7 @@ handed over is lost where it is killed. To be counted on one thread only. Cannot
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -25,6 +25,26 @@ def hand_over() -> None:
     """Bring what prometheus-client knows up to date."""
     for tally in _tallies:
         tally.hand_over()
+
+
+class Rows:
+    """What `count` takes for several figures at once: rows are kept as they are, and counted when all is handed over."""
+
+    __slots__ = ("_count", "_rows", "add")
+
+    def __init__(self, count: Callable[..., None]) -> None:
+        self._count = count
+        self._rows: list[tuple[Any, ...]] = []
+        self.add: Final = self._rows.append
+        # First, so that what a row counts is handed over with it.
+        _tallies.insert(0, self)
+
+    def hand_over(self) -> None:
+        """See `hand_over`."""
+        rows = self._rows.copy()
+        self._rows.clear()
+        for row in rows:
+            self._count(*row)
 
 
 class Count:

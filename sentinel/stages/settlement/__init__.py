@@ -15,7 +15,7 @@ from sentinel.edges.ledger import Ledger, Settled
 from sentinel.errors import JournalFullError, LedgerUnavailableError
 from sentinel.logs import Log
 from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import NO_TOKENS, NOTHING_PRODUCED, Bill, Call, Ending, Entry, Hold, Outcome, Produced, Usage
+from sentinel.records import NO_TOKENS, NOTHING_PRODUCED, Bill, Call, Ending, Entry, Hold, Outcome, Produced
 from sentinel.stages.settlement.tick import Tick
 
 _log: Final = Log("settlement")
@@ -71,22 +71,20 @@ class Settlement:
         """The bill of an answer that ended well, with the provider's own figures, of a request that Redis holds; it is settled
         with all others of this tick. None where `settle` is to look.
         """
-        usage = _whole(outcome)
-        if hold.degraded or usage is None:
+        usage = outcome.usage
+        if usage is None or not usage.input_tokens or usage.derived or hold.degraded:
+            return None
+        if outcome.ending is not Ending.SUCCESS or not outcome.started or outcome.produced is not NOTHING_PRODUCED:
             return None
         bill = Bill(1, usage.input_tokens, usage.output_tokens)
-        _count(hold, bill)
+        _billed.add((hold.input_tokens, bill))
         self._tick.end(hold, bill)
         return bill
 
     async def settle(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
         """The bill, when it is in the ledger, or waits for Redis to come back."""
-        usage = _whole(outcome)
-        if usage is not None:
-            bill = Bill(1, usage.input_tokens, usage.output_tokens)
-        else:
-            bill = await self._estimated(hold, call, outcome)
-        _count(hold, bill)
+        bill = await self._bill(hold, call, outcome)
+        _billed.add((hold.input_tokens, bill))
         receipt = self.journal.settled(hold, bill)  # Redis is asked when the journal has it
         await self._write(hold, bill, receipt)
         return bill
@@ -112,8 +110,8 @@ class Settlement:
         _log.warning("redis has lost a hold", request_id=hold.request_id)
         return await self._ledger.settle(hold, bill, blind=True)
 
-    async def _estimated(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
-        """The bill of what did not simply end well with the provider's own figures."""
+    async def _bill(self, hold: Hold, call: Call, outcome: Outcome) -> Bill:
+        """The bill of whatever has ended."""
         produced, ending = outcome.produced, outcome.ending
         usage = outcome.usage or produced.usage
         if not outcome.started:
@@ -201,21 +199,18 @@ class Settlement:
         metrics.SETTLEMENTS_WAITING.set(self.journal.waiting)
 
 
-def _whole(outcome: Outcome) -> Usage | None:
-    """The provider's own figures of an answer that ended well, where they say all that it cost."""
-    usage = outcome.usage
-    well = outcome.started and outcome.ending is Ending.SUCCESS and outcome.produced is NOTHING_PRODUCED
-    return usage if well and usage is not None and usage.input_tokens and not usage.derived else None
-
-
 def _echoes(call: Call, produced: Produced) -> bool:
     """Whether all that was said are the prompts of a completion (`echo`), which no model produced."""
     return bool(call.echoed and produced.texts) and all(hash(text) in call.echoed for text in produced.texts)
 
 
-def _count(hold: Hold, bill: Bill) -> None:
+def _count(estimated_tokens: int, bill: Bill) -> None:
+    """Count a bill, and how well the tokens of its input were estimated."""
     metrics.TOKENS["input"] += bill.input_tokens
     metrics.TOKENS["output"] += bill.output_tokens
     metrics.BILLS[bill.reason or ("provider" if bill.requests else "released")] += 1
     if bill.requests and not bill.reason and bill.input_tokens:
-        metrics.ESTIMATE_RATIO.observe(hold.input_tokens / bill.input_tokens)
+        metrics.ESTIMATE_RATIO.observe(estimated_tokens / bill.input_tokens)
+
+
+_billed: Final = metrics.Rows(_count)
