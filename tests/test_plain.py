@@ -24,10 +24,14 @@ CHAT: Final = {
 }
 USAGES: Final[tuple[Any, ...]] = (
     {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
-    {"input_tokens": 9, "output_tokens": 3},
     {"prompt_tokens": 9, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2}},
     {"prompt_tokens": 9, "completion_tokens": 3, "completion_tokens_details": None},
+    {"prompt_tokens": 9, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": None}},
+    {"prompt_tokens": 9, "completion_tokens": 3, "input_tokens": 7, "output_tokens": "7"},
+    {"input_tokens": 9, "output_tokens": 3},
     {"prompt_tokens": 9, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": "2"}},
+    {"prompt_tokens": 9, "completion_tokens": 3, "output_tokens_details": {"reasoning_tokens": 2}},
+    {"prompt_tokens": 9, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2**40}},
     {"prompt_tokens": 9, "completion_tokens": 0},
     {"prompt_tokens": 0, "completion_tokens": 3, "total_tokens": 12},
     {"prompt_tokens": "9", "completion_tokens": 3.0},
@@ -106,12 +110,12 @@ def test_what_the_usual_reader_takes_the_meter_reads_the_same(body: bytes) -> No
 
 def test_the_usual_answers_are_taken() -> None:
     """The usual reader is not for nothing: what a provider says on most days needs no meter."""
-    assert [usage_of(body) is not None for body in BODIES[:6]] == [True] * 5 + [False]
+    assert [usage_of(body) is not None for body in BODIES[:10]] == [True] * 5 + [False] * 5
     assert usage_of(BODIES[len(USAGES)]) is None
 
 
 @pytest.mark.parametrize("drains", [False, True])
-@pytest.mark.parametrize("body", [BODIES[0], BODIES[5], BODIES[len(USAGES)]])
+@pytest.mark.parametrize("body", [BODIES[0], BODIES[9], BODIES[len(USAGES)]])
 async def test_a_client_that_leaves_pays_the_same(body: bytes, *, drains: bool) -> None:
     """Where a client leaves within its body, both ways end and bill alike, also where what it left is read on."""
     read_on = ReadOn(answers_max=1, timeout_s=1, bytes_max=1 << 20) if drains else NONE

@@ -4,7 +4,7 @@ Providers differ, so every field may be missing or of another type (wire.md U10)
 """
 
 import json
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -35,6 +35,29 @@ class Figures(msgspec.Struct):
     output_tokens_details: Details | None = None
 
 
+_Tokens = Annotated[int, msgspec.Meta(gt=0, le=TOKENS_MAX)]
+
+
+class _UsualDetails(msgspec.Struct):
+    reasoning_tokens: Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)] | None = None
+
+
+class _UsualFigures(msgspec.Struct):
+    prompt_tokens: _Tokens
+    completion_tokens: _Tokens
+    completion_tokens_details: _UsualDetails | None = None
+    output_tokens_details: None = None
+
+
+class _Usual(msgspec.Struct):
+    """A chat as most providers answer one: what has to be asked about is refused by its types."""
+
+    usage: _UsualFigures
+    error: None = None
+    type: None = None
+    status: None = None
+
+
 class Head(msgspec.Struct):
     """The fields of an answer, or of one event, that decide what it costs; all others are passed over, not built.
 
@@ -60,6 +83,7 @@ class Head(msgspec.Struct):
 
 _decoder: Final = msgspec.json.Decoder()
 _head_decoder: Final = msgspec.json.Decoder(Head)
+_usual_decoder: Final = msgspec.json.Decoder(_Usual)
 
 
 def decode(text: bytes) -> dict[str, Any] | None:
@@ -89,14 +113,12 @@ def usage_of(body: bytes) -> Usage | None:
     case. None where a BodyMeter is to look.
     """
     try:
-        head = _head_decoder.decode(body)
+        figures = _usual_decoder.decode(body).usage
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    figures = head.usage
-    if figures is None or head.error or head.type is not None or head.status is not None:
-        return None
-    usage = read_usage(figures)
-    return usage if usage is not None and usage.output_tokens else None
+    details = figures.completion_tokens_details
+    thought = 0 if details is None else details.reasoning_tokens or 0
+    return Usage(figures.prompt_tokens, figures.completion_tokens, reasoning_tokens=thought)
 
 
 def head_of(fields: dict[str, Any]) -> Head:

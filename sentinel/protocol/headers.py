@@ -37,6 +37,7 @@ _REQUEST_NAMES: Final = frozenset(
 # Clients whose lines are remembered, and how long these may be.
 _KNOWN_MAX: Final = 512
 _KNOWN_BYTES_MAX: Final = 1024
+_MINUTES_MAX: Final = 512
 _KEEP_ALIVE: Final = [b"keep-alive"]
 # As a number, which is found several times as fast as a text of one byte.
 _COMMA: Final = ord(",")
@@ -236,29 +237,25 @@ def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
     if other.limit is not None and (requests.limit is None or (other.remaining or 0) < (requests.remaining or 0)):
         requests = other
     if requests.limit is not None:
-        left = requests.remaining or 0
-        limit, remaining = b"%d" % requests.limit, b"%d" % (max(0, left))
+        limit, left, reset_ms = b"%d" % requests.limit, b"%d" % max(0, requests.remaining or 0), requests.reset_ms
         sent = [
             (b"x-ratelimit-limit", limit),
-            (b"x-ratelimit-remaining", remaining),
+            (b"x-ratelimit-remaining", left),
             (b"x-ratelimit-limit-requests", limit),
-            (b"x-ratelimit-remaining-requests", remaining),
+            (b"x-ratelimit-remaining-requests", left),
         ]
-        reset_ms = requests.reset_ms
         if reset_ms is not None:
-            reset_s = now_s + (-(-reset_ms // 1000) if reset_ms > 0 else 0)
-            sent.append((b"x-ratelimit-reset", b"%d" % reset_s))
-            sent.append((b"x-ratelimit-reset-requests", go_duration(reset_ms).encode()))
+            reset_s = b"%d" % (now_s + -(-reset_ms // 1000) if reset_ms > 0 else now_s)
+            sent += (b"x-ratelimit-reset", reset_s), (b"x-ratelimit-reset-requests", go_duration(reset_ms).encode())
     tokens = hold.rate_tokens
     for other in (hold.tokens_input, hold.tokens_output):
         if other.limit is not None and (tokens.limit is None or (other.remaining or 0) < (tokens.remaining or 0)):
             tokens = other
     if tokens.limit is not None:
-        left = tokens.remaining or 0
-        sent.append((b"x-ratelimit-limit-tokens", b"%d" % tokens.limit))
-        sent.append((b"x-ratelimit-remaining-tokens", b"%d" % (max(0, left))))
-        if tokens.reset_ms is not None:
-            sent.append((b"x-ratelimit-reset-tokens", go_duration(tokens.reset_ms).encode()))
+        limit, left, reset_ms = b"%d" % tokens.limit, b"%d" % max(0, tokens.remaining or 0), tokens.reset_ms
+        sent += (b"x-ratelimit-limit-tokens", limit), (b"x-ratelimit-remaining-tokens", left)
+        if reset_ms is not None:
+            sent.append((b"x-ratelimit-reset-tokens", go_duration(reset_ms).encode()))
     if hold.degraded:
         sent += degraded(hold.degraded)
     return sent
@@ -274,12 +271,15 @@ def go_duration(ms: int) -> str:
     if ms < 1000:
         return f"{ms}ms" if ms > 0 else "0s"
     # At most five digits, which `g` writes exactly, and without zeros behind them.
-    seconds = f"{ms % 60_000 / 1000:g}s"
-    if ms < 60_000:
-        return seconds
-    if ms < 3_600_000:
-        return f"{ms // 60_000}m{seconds}"
-    return f"{ms // 3_600_000}h{ms // 60_000 % 60}m{seconds}"
+    return f"{_minutes(ms // 60_000)}{ms % 60_000 / 1000:g}s"
+
+
+@lru_cache(maxsize=_MINUTES_MAX)
+def _minutes(minutes: int) -> str:
+    """The whole minutes of a duration as Go writes them; many requests in a row are told the same."""
+    if minutes < 60:
+        return f"{minutes}m" if minutes else ""
+    return f"{minutes // 60}h{minutes % 60}m"
 
 
 def _named_by_connection(lists: Iterable[bytes]) -> frozenset[bytes]:
