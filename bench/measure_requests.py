@@ -75,7 +75,7 @@ def measure_headers_up(benchmark):
         fields = Fields(_REQUEST)
         headers.check_framing(fields)
         credentials.bearer_token(fields)
-        return headers.upstream(fields, request_id="req_0123456789abcdef_1", key="sk-bench")
+        return headers.upstream(fields, "req_0123456789abcdef_1", "sk-bench")
 
     assert benchmark(up)
 

@@ -18,23 +18,19 @@ from sentinel.edges.http import Client
 from sentinel.edges.http.request import head, opening
 from sentinel.edges.provider import OpenAI, Patience
 
-_HEADERS: Final = [
-    "content-type: application/json",
-    "user-agent: openai/python 3.5",
-    "x-stainless-lang: python",
-    "authorization: Bearer sk-key",
-    "accept-encoding: identity",
-    "x-request-id: req_0123456789",
-]
+_HEADERS: Final = (
+    b"content-type: application/json\r\nuser-agent: openai/python 3.5\r\nx-stainless-lang: python\r\n"
+    b"authorization: Bearer sk-key\r\naccept-encoding: identity\r\nx-request-id: req_0123456789\r\n"
+)
 _BODY: Final = b'{"model":"gpt-4o","messages":[{"role":"user","content":"%s"}]}' % (b"x" * 400)
 # Paced, so that an event is a read of its own.
-_STREAMED: Final = [*_HEADERS, "x-title: events=50 gap_ms=10"]
+_STREAMED: Final = _HEADERS + b"x-title: events=50 gap_ms=10\r\n"
 _STREAMS: Final = 40
 _PATIENCE: Final = Patience(600, 600)
 _ROUNDS: Final = 5
 
 # One call, or one stream; gives the number of its reads.
-_Ask = Callable[[list[str]], Awaitable[int]]
+_Ask = Callable[[bytes], Awaitable[int]]
 
 
 def _ignore() -> None:
@@ -47,7 +43,7 @@ class _Edge:
     def __init__(self, provider: OpenAI) -> None:
         self._provider = provider
 
-    async def ask(self, headers: list[str]) -> int:
+    async def ask(self, headers: bytes) -> int:
         reply = await self._provider.send("POST", "/chat/completions", b"", headers, _BODY, _ignore, _PATIENCE)
         reads = 0
         while await reply.read():
@@ -82,7 +78,7 @@ class _Floor:
         self._begins = opening("POST", f"{parts.path}/chat/completions", f"{parts.hostname}:{parts.port}")
         self._free: list[_Bare] = []
 
-    async def ask(self, headers: list[str]) -> int:
+    async def ask(self, headers: bytes) -> int:
         loop = asyncio.get_running_loop()
         bare = self._free.pop() if self._free else (await loop.create_connection(_Bare, *self._to))[1]
         assert bare.transport is not None
@@ -97,11 +93,11 @@ class _Floor:
         return reads
 
 
-async def _times(ask: _Ask, headers: list[str], times: int) -> int:
+async def _times(ask: _Ask, headers: bytes, times: int) -> int:
     return sum([await ask(headers) for _ in range(times)])
 
 
-async def _cost(ask: _Ask, headers: list[str], together: int, times: int) -> float:
+async def _cost(ask: _Ask, headers: bytes, together: int, times: int) -> float:
     """CPU microseconds for each call, or for each read where they are streams."""
     costs = []
     for _ in range(_ROUNDS):

@@ -14,7 +14,7 @@ from sentinel.edges.ledger import open_redis, redis_time
 from sentinel.edges.ledger.books import Account, Books, DeadLetter, Sum, Waiting
 from sentinel.edges.ledger.pipeline import Pipeline
 from sentinel.ops.usage_page import iso, seconds, shown
-from sentinel.protocol import headers
+from sentinel.protocol.durations import go_duration
 from sentinel.settings import Settings
 
 # A person waits for it, and a busy Redis may take its time; requests have a deadline of their own.
@@ -252,7 +252,7 @@ def _or(value: int | None, word: str) -> int | str:
 
 def _age(duration_ms: int) -> str:
     """Whole seconds are enough for a person."""
-    return headers.go_duration(duration_ms // 1000 * 1000)
+    return go_duration(duration_ms // 1000 * 1000)
 
 
 def _printable(text: str) -> str:

@@ -1,7 +1,6 @@
 """protocol.headers: framing, what passes in either direction, limits and retry advice."""
 
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 
 import pytest
@@ -15,7 +14,9 @@ from sentinel.errors import (
     UpstreamTimeoutError,
 )
 from sentinel.protocol import credentials, headers
+from sentinel.protocol.durations import go_duration
 from sentinel.protocol.fields import Fields
+from sentinel.protocol.headers import USER_AGENT
 from sentinel.records import Caller, Hold, Origin, Remaining
 
 KEY = "sk-upstream-canary"
@@ -52,14 +53,18 @@ def hold(
     return Hold("r", Caller("u", "e"), "m", 1, 1, requests, tokens_input, tokens_output, rate)
 
 
-def pairs(lines: Iterable[str]) -> list[tuple[str, str]]:
-    """Header lines as names and values."""
-    return [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+def pairs(lines: bytes) -> list[tuple[str, str]]:
+    """Header lines as names and values; each has its end."""
+    *whole, rest = lines.decode().split("\r\n")
+    assert rest == ""
+    return [(name, value) for name, _, value in (line.partition(": ") for line in whole)]
 
 
 def sent_up(*given_headers: tuple[bytes, bytes]) -> dict[str, str]:
-    """What goes to the provider beside Sentinel's own three headers."""
+    """What goes to the provider beside Sentinel's own three headers, and its name."""
     sent = dict(pairs(headers.upstream(Fields(given_headers), request_id="req-1", key=KEY)))
+    if sent["user-agent"] == USER_AGENT:
+        del sent["user-agent"]
     assert sent.pop("authorization") == f"Bearer {KEY}"
     assert sent.pop("accept-encoding") == "identity"
     assert sent.pop("x-request-id") == "req-1"
@@ -168,11 +173,9 @@ class TestUpstream:
         """Issue 12: asked again, the same lines go up, whoever has changed what was given; each caller's key is its own."""
         say = lambda caller: headers.upstream(Fields(lines), request_id="r", key=KEY, caller=caller)  # noqa: E731
         headers._known_lines.cache_clear()
-        first = say("anna")
-        expected = list(first)
-        first.append("x: y")
+        expected = say("anna")
         assert say("anna") == expected
-        keys = [line for line in say("bert") if line.startswith("idempotency-key") and line in expected]
+        keys = [pair for pair in pairs(say("bert")) if pair[0] == "idempotency-key" and pair in pairs(expected)]
         assert keys == []
 
     @pytest.mark.parametrize(
@@ -199,7 +202,7 @@ class TestUpstream:
         alone = line[0] in {b"authorization", b"cookie", b"x-api-key"}
         assert remembered.currsize == 1 + kept
         assert remembered.hits == (2 if alone else 1 if kept else 0)
-        assert of_accept_alone == ["accept: */*"]
+        assert pairs(of_accept_alone) == [("accept", "*/*"), ("user-agent", USER_AGENT)]
 
     @pytest.mark.parametrize("name", NEVER_UP.split())
     def test_default_is_deny(self, name: str) -> None:
@@ -207,7 +210,7 @@ class TestUpstream:
         given_headers = Fields([(name.encode(), b"canary"), (b"authorization", TENANT)])
         sent = pairs(headers.upstream(given_headers, request_id="req-1", key=KEY))
         assert "canary" not in str([pair for pair in sent if pair != ("authorization", f"Bearer {KEY}")])
-        assert sorted(key for key, _ in sent) == ["accept-encoding", "authorization", "x-request-id"]
+        assert sorted(key for key, _ in sent) == ["accept-encoding", "authorization", "user-agent", "x-request-id"]
 
     def test_connection_names_are_dropped(self) -> None:
         """H1: every name Connection lists is of this hop only, in any case, over several lines."""
@@ -233,6 +236,24 @@ class TestUpstream:
         except UnicodeDecodeError:
             wanted = value.decode("latin-1").encode()  # the library writes UTF-8 only
         assert passed == ({} if re.search(rb"[\x00-\x08\n-\x1f\x7f]", value) else {"user-agent": wanted})
+
+    @pytest.mark.parametrize("given", [[], [(b"user-agent", b"a\x00b")], [(b"x-title", b"user-agent: me")]])
+    def test_who_says_no_name_goes_by_ours(self, given: list[tuple[bytes, bytes]]) -> None:
+        """H2: there is one user agent, the client's or our own; a name within a value is none."""
+        for more in ([], [(b"connection", b"user-agent"), (b"user-agent", b"me")]):
+            sent = pairs(headers.upstream(Fields([*more, *given]), request_id="r", key=KEY))
+            assert [value for name, value in sent if name == "user-agent"] == [USER_AGENT]
+        assert sent_up((b"user-agent", b"me")) == {"user-agent": "me"}
+
+    def test_codings_and_trace_stand_before_our_own(self) -> None:
+        """H1, H20: what a body that streams by is coded in is said of it."""
+        trace = (("traceparent", "00-ours"), ("tracestate", "a=b"))
+        lines = headers.upstream(Fields([(b"accept", b"*/*")]), "r", KEY, "anna", trace, "gzip, br")
+        assert [name for name, _ in pairs(lines)] == [
+            *("accept", "user-agent", "traceparent", "tracestate", "content-encoding"),
+            *("authorization", "accept-encoding", "x-request-id"),
+        ]
+        assert b"\r\ncontent-encoding: gzip, br\r\n" in lines
 
     def test_the_content_type_stays(self) -> None:
         """H1, A11: the type by which a body was read is the type under which it goes on, whatever Connection lists."""
@@ -368,8 +389,8 @@ class TestAnyHeaders:
         for check in (headers.check_framing, credentials.bearer_token, headers.client_request_id, headers.retry_count):
             with suppress(SentinelError):
                 check(Fields(given_headers))
-        sent = pairs(headers.upstream(Fields(given_headers), request_id="r", key=KEY))
-        wire_form = "".join(f"{name}: {value}\r\n" for name, value in sent).encode("utf-8")
+        wire_form = headers.upstream(Fields(given_headers), request_id="r", key=KEY)
+        sent = pairs(wire_form)
         assert wire_form.count(b"\r") == wire_form.count(b"\n") == len(sent)
         assert b"\x00" not in wire_form
         assert [value for name, value in sent if name == "authorization"] == [f"Bearer {KEY}"]
@@ -408,18 +429,18 @@ class TestGoDuration:
     )  # fmt: skip
     def test_grammar(self, ms: int, expected: str) -> None:
         """I4: the values OpenAI's guide and recordings show, and what lies between them."""
-        assert headers.go_duration(ms) == expected
+        assert go_duration(ms) == expected
 
     @given(st.integers(0, 10**10))
     def test_exact(self, ms: int) -> None:
         """I4: reading what was written gives the same within 1 ms."""
-        assert abs(parsed_ms(headers.go_duration(ms)) - ms) < 1
+        assert abs(parsed_ms(go_duration(ms)) - ms) < 1
 
     @given(st.integers(0, 10**8), st.integers(0, 10**8))
     def test_monotone(self, one: int, other: int) -> None:
         """I4: a longer duration never reads as a shorter one."""
         low, high = sorted((one, other))
-        assert parsed_ms(headers.go_duration(low)) <= parsed_ms(headers.go_duration(high))
+        assert parsed_ms(go_duration(low)) <= parsed_ms(go_duration(high))
 
 
 class TestLimits:

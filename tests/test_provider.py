@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from sentinel.edges.http import Client
-from sentinel.edges.provider import OpenAI, Opened, Patience, Reply, judged
+from sentinel.edges.provider import OpenAI, Opened, Patience, Plain, Reply, judged
 from sentinel.edges.provider.upload import Upload
 from sentinel.errors import (
     BadRequestError,
@@ -25,6 +25,7 @@ from sentinel.errors import (
     UpstreamError,
     UpstreamTimeoutError,
 )
+from sentinel.protocol.kinds import is_usual
 from tests.support.liar import ANSWERS, EVENT, HELLO, STREAM, Liar
 from tests.support.sink import HALF, Sink, sink
 
@@ -45,7 +46,7 @@ async def edge(url: str, *, idle_s: float = 10, connections_max: int = 10) -> As
 async def ask(one: OpenAI, act: str, patience: Patience = PATIENT) -> Opened:
     """The liar's answer to a POST that asks for `act`."""
     body = json.dumps({"act": act}).encode()
-    return await one.send("POST", "/chat/completions", b"", ["content-type: application/json"], body, nothing, patience)
+    return await one.send("POST", "/chat/completions", b"", b"content-type: application/json\r\n", body, nothing, patience)
 
 
 def nothing() -> None:
@@ -221,7 +222,7 @@ async def test_a_corrupt_body_is_broken_off(act: str) -> None:
 
 async def target(one: OpenAI, liar: Liar, path: str, query: bytes = b"") -> str:
     """The request line that a path and a query give."""
-    await read(await one.send("GET", path, query, [], b"", nothing, PATIENT))
+    await read(await one.send("GET", path, query, b"", b"", nothing, PATIENT))
     return liar.heads[-1].split(b"\r\n", 1)[0].decode("ascii")
 
 
@@ -268,9 +269,9 @@ def test_every_url_is_below_the_base(path: str, query: bytes) -> None:
         said = one._opening("GET", f"/{path}", query)
     except UnknownPathError:
         return
-    line, host = said.split("\r\n")
+    line, host, rest = said.decode("ascii").split("\r\n")
     method, target, version = line.split(" ")
-    assert (method, version, host) == ("GET", "HTTP/1.1", "host: api.test:8443")
+    assert (method, version, host, rest) == ("GET", "HTTP/1.1", "host: api.test:8443", "")
     url = URL(f"http://{client.host}{target}", encoded=True)
     assert (url.scheme, url.host, url.port, url.user) == ("http", "api.test", 8443, None)
     assert url.raw_path_qs.startswith("/v1/")
@@ -317,7 +318,7 @@ class Parts:
 
 async def upload(one: OpenAI, body: Upload, patience: Patience = PATIENT, on_sent: Callable[[], None] = nothing) -> Reply:
     """The sink's answer to an upload."""
-    head = ["content-type: multipart/form-data; boundary=x"]
+    head = b"content-type: multipart/form-data; boundary=x\r\n"
     return await one.send("POST", "/files", b"", head, body, on_sent, patience)
 
 
@@ -397,7 +398,7 @@ async def test_a_body_that_was_not_taken_whole_costs_the_connection() -> None:
     """reliability.md A4: an answer that comes before its request was read leaves the rest of it on the connection."""
     async with sink(early=1) as taker, edge(taker.url) as one:
         body = b"x" * 50_000_000
-        reply = await one.send("POST", "/files", b"", [], body, nothing, PATIENT)
+        reply = await one.send("POST", "/files", b"", b"", body, nothing, PATIENT)
         assert await read(reply) == b"nope"
         taker.early = None
         assert await read(await upload(one, Parts([b"x"], 1))) == b"{}"
@@ -418,7 +419,7 @@ async def test_nothing_is_left_of_calls_that_were_given_up() -> None:
                     await asyncio.sleep(0)
                 call.cancel()
             await asyncio.wait(calls)
-            assert one._connections == 0
+            assert one._client.in_use == 0
         assert await read(await ask(one, "well")) == HELLO
         async with asyncio.timeout(5):
             while one._client._open != set(one._client._idle) or len(asyncio.all_tasks()) > 1 + len(liar._open):
@@ -525,19 +526,19 @@ async def ask_at_once(one: OpenAI, act: str, patience: Patience = PATIENT) -> Op
     if not client._idle:
         client._free(await client.connection(), None)
     body = json.dumps({"act": act}).encode()
-    asked = one.ask("POST", "/chat/completions", b"", ["content-type: application/json"], body, patience)
+    asked = one.ask("POST", "/chat/completions", b"", b"content-type: application/json\r\n", body, patience)
     assert asked is not None
     whole = await asked.came
-    return await one.answered(asked) if whole is None else one.taken(asked, whole)
+    return await one.answered(asked) if whole is None else Plain(whole, whole.body, is_usual(whole.body) is not None)
 
 
 async def became(one: OpenAI, act: str, way: Any) -> tuple[Any, ...]:
     """All that a reply is, or how it failed."""
     try:
         reply = await way(one, act)
-        return reply.status, reply.headers, reply.kind, reply.fits, reply.ready, await read(reply), one._connections
+        return reply.status, reply.headers, reply.kind, reply.fits, reply.ready, await read(reply), one._client.in_use
     except UpstreamError as error:
-        return type(error), error.message, error.code, error.sent, error.retry, one._connections
+        return type(error), error.message, error.code, error.sent, error.retry, one._client.in_use
 
 
 @pytest.mark.parametrize("act", sorted(ANSWERS))
@@ -555,21 +556,41 @@ async def test_what_is_asked_at_once_is_answered_the_same(act: str) -> None:
 async def test_nothing_is_asked_at_once_where_it_would_have_to_wait() -> None:
     """Without a kept connection, beyond the bound, and for HEAD, there is nothing to await, and nothing is held."""
     async with Liar() as liar, edge(liar.url, connections_max=1) as one:
-        say = ("/models", b"", ["accept: */*"], b"", PATIENT)
+        say = ("/models", b"", b"accept: */*\r\n", b"", PATIENT)
         assert one.ask("GET", *say) is None
         one._client._free(await one._client.connection(), None)
         assert one.ask("HEAD", *say) is None
-        first = one.ask("POST", "/chat/completions", b"", [], b'{"act":"silent"}', PATIENT)
+        first = one.ask("POST", "/chat/completions", b"", b"", b'{"act":"silent"}', PATIENT)
         assert first is not None
         assert one.ask("GET", *say) is None
         one.drop(first)
-        assert (one._connections, one._client.kept()) == (0, None)
+        assert (one._client.in_use, one._client.kept()) == (0, None)
+
+
+async def test_who_gives_up_an_answer_that_is_here_does_not_end_the_next() -> None:
+    """reliability.md C3: a whole answer ends its exchange; whoever leaves then leaves the connection to who has it by now."""
+    say = ("POST", "/chat/completions", b"", b"", b'{"act":"well"}', PATIENT)
+    async with Liar() as liar, edge(liar.url, connections_max=1) as one:
+        one._client._free(await one._client.connection(), None)
+        first = one.ask(*say)
+        assert first is not None
+        while not first.came.done():
+            await asyncio.sleep(0.001)
+        second = one.ask(*say)
+        assert second is not None
+        assert second.connection is first.connection
+        one.drop(first)
+        assert one._client.in_use == 1
+        whole = await second.came
+        assert whole is not None
+        assert whole.body == HELLO
+        assert one._client.in_use == 0
 
 
 async def test_a_line_that_ends_the_head_is_refused_before_anything_is_taken() -> None:
-    """No caller adds a header at once either, and the kept connection stays."""
+    """No caller ends the head at once either, and the kept connection stays."""
     async with Liar() as liar, edge(liar.url) as one:
         one._client._free(await one._client.connection(), None)
         with pytest.raises(BadRequestError):
-            one.ask("GET", "/models", b"", ["x: y\r\nz: w"], b"", PATIENT)
-        assert (one._connections, len(one._client._idle)) == (0, 1)
+            one.ask("GET", "/models", b"", b"x: y\r\n\r\nz: w\r\n", b"", PATIENT)
+        assert (one._client.in_use, len(one._client._idle)) == (0, 1)

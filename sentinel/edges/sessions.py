@@ -9,7 +9,7 @@ from typing import Final
 
 import aiohttp
 
-from sentinel.edges.http.request import USER_AGENT
+from sentinel.protocol.headers import USER_AGENT
 
 # Below the 60 s after which most front doors drop an idle connection: a POST on a dropped one is lost, not retried.
 _KEEPALIVE_S: Final = 15

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from sentinel.errors import OverLimitError
 from sentinel.protocol import headers
+from sentinel.protocol.durations import go_duration
 from sentinel.records import Caller, Hold, Remaining
 
 # Of a refusal about a kilobyte is kept.
@@ -161,7 +162,7 @@ def _over(
     wait_s, when = None, ""
     if limit.reset_ms is not None:
         wait_ms = max(limit.reset_ms, 1)
-        wait_s, when = wait_ms / 1000, f" Please try again in {headers.go_duration(wait_ms)}."
+        wait_s, when = wait_ms / 1000, f" Please try again in {go_duration(wait_ms)}."
     error = OverLimitError(
         f"{text}: limit {limit.limit}, remaining {limit.remaining}.{when}",
         code=code,

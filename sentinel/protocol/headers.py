@@ -13,10 +13,13 @@ from itertools import chain, compress
 from operator import itemgetter
 from typing import Final
 
+from sentinel import __version__
 from sentinel.errors import BadRequestError, SentinelError
+from sentinel.protocol.durations import go_duration
 from sentinel.protocol.fields import Fields
 from sentinel.records import Hold, Origin
 
+USER_AGENT: Final = f"sentinel/{__version__}"
 REQUEST_ID_CHARACTERS_MAX: Final = 128
 # Above this JavaScript SDKs retry within seconds, so that waiting is no longer something to ask for (wire.md R3).
 RETRY_AFTER_S_MAX: Final = 60
@@ -34,10 +37,10 @@ _REQUEST_NAMES: Final = frozenset(
         b"x-title",
     }
 )
+_OUR_AGENT: Final = USER_AGENT.encode()
 # Clients whose lines are remembered, and how long these may be.
 _KNOWN_MAX: Final = 512
 _KNOWN_BYTES_MAX: Final = 1024
-_MINUTES_MAX: Final = 512
 _KEEP_ALIVE: Final = [b"keep-alive"]
 # As a number, which is found several times as fast as a text of one byte.
 _COMMA: Final = ord(",")
@@ -122,40 +125,46 @@ def retry_count(fields: Fields) -> int | None:
 
 
 def upstream(
-    fields: Fields, *, request_id: str, key: str, caller: str = "", trace: Iterable[tuple[str, str]] = ()
-) -> list[str]:
+    fields: Fields, request_id: str, key: str, caller: str = "", trace: Iterable[tuple[str, str]] = (), coding: str = ""
+) -> bytes:
     """The header lines that go to the provider: those the allow-list names, then Sentinel's own (wire.md H1, H2, H5, H20).
 
     Sentinel's own are added last, so that no Connection header of the client can take them away (reliability.md A11). Nor can
     it take the content type, by which the body was read. An idempotency key is made that of `caller` alone: the provider sees
     one account, and could give the answer of one caller to another that chose the same key. `trace` is this request's own
-    context, where the provider is to have it.
+    context, where the provider is to have it; `coding` are the codings of the body.
     """
     lines = fields.lines
     passing = tuple(compress(lines, map(_passes, map(_name_of, lines))))
     if _IDEMPOTENCY in fields.first or _CLIENT_ID in fields.first or len(b"".join(chain(*passing))) > _KNOWN_BYTES_MAX:
         sent = _lines(passing, caller)
     else:
-        sent = _known_lines(passing).copy()
-    sent += map(": ".join, trace)
-    sent += (f"authorization: Bearer {key}", "accept-encoding: identity", f"x-request-id: {request_id}")
-    return sent
+        sent = _known_lines(passing)
+    for name, value in trace:
+        sent += f"{name}: {value}\r\n".encode()
+    if coding:
+        sent += f"content-encoding: {coding}\r\n".encode()
+    own = b"authorization: Bearer %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\n"
+    return sent + own % (key.encode(), request_id.encode())
 
 
-def _lines(passing: tuple[tuple[bytes, bytes], ...], caller: str) -> list[str]:
-    """The lines of a client that go to the provider, of those whose names may pass or speak of the connection."""
+def _lines(passing: tuple[tuple[bytes, bytes], ...], caller: str) -> bytes:
+    """The lines of a client that go to the provider, of those whose names may pass or speak of the connection; and our name
+    where it gives none.
+    """
     sent = []
     connection = []
     for name, value in passing:
         if name == b"connection":
             connection.append(value)
         elif not _CONTROL.search(value):
-            text = _text(value) if name != _IDEMPOTENCY else _of_caller(caller, value)
-            sent.append(f"{name.decode('ascii')}: {text}")
+            sent.append((name, _text(value) if name != _IDEMPOTENCY else _of_caller(caller, value)))
     if connection and connection != _KEEP_ALIVE:
         hop_by_hop = _named_by_connection(connection) - {b"content-type"}
-        sent = [line for line in sent if line.partition(":")[0].encode("ascii") not in hop_by_hop]
-    return sent
+        sent = [(name, value) for name, value in sent if name not in hop_by_hop]
+    if all(name != b"user-agent" for name, _ in sent):
+        sent.append((b"user-agent", _OUR_AGENT))
+    return b"".join(b"%b: %b\r\n" % line for line in sent)
 
 
 # A client sends the same lines again and again. No credential is among them, nor what is another in each request.
@@ -266,35 +275,20 @@ def degraded(mode: str) -> tuple[tuple[bytes, bytes], ...]:
     return ((b"x-sentinel-degraded", mode.encode("ascii")),)
 
 
-def go_duration(ms: int) -> str:
-    """`ms` as Go writes a duration: 0s, 120ms, 8.64s, 6m0s, 1h0m0.5s (wire.md I4); below zero is zero."""
-    if ms < 1000:
-        return f"{ms}ms" if ms > 0 else "0s"
-    # At most five digits, which `g` writes exactly, and without zeros behind them.
-    return f"{_minutes(ms // 60_000)}{ms % 60_000 / 1000:g}s"
-
-
-@lru_cache(maxsize=_MINUTES_MAX)
-def _minutes(minutes: int) -> str:
-    """The whole minutes of a duration as Go writes them; many requests in a row are told the same."""
-    if minutes < 60:
-        return f"{minutes}m" if minutes else ""
-    return f"{minutes // 60}h{minutes % 60}m"
-
-
 def _named_by_connection(lists: Iterable[bytes]) -> frozenset[bytes]:
     """The names that Connection lists: they belong to that one hop (RFC 9110 §7.6.1)."""
     return frozenset(name.strip().lower() for value in lists for name in value.split(b","))
 
 
-def _of_caller(caller: str, value: bytes) -> str:
+def _of_caller(caller: str, value: bytes) -> bytes:
     """A key that is the same for the same caller and value, and for no others."""
-    return sha256(b"%d:%b%b" % (len(caller), caller.encode("utf-8", "surrogatepass"), value)).hexdigest()
+    return sha256(b"%d:%b%b" % (len(caller), caller.encode("utf-8", "surrogatepass"), value)).hexdigest().encode()
 
 
-def _text(value: bytes) -> str:
-    """A header's value for a client library that writes UTF-8: the same bytes again, unless they were Latin-1."""
+def _text(value: bytes) -> bytes:
+    """A header's value in UTF-8: the same bytes again, unless they were Latin-1."""
     try:
-        return value.decode("utf-8")
+        value.decode("utf-8")
     except UnicodeDecodeError:
-        return value.decode("latin-1")
+        return value.decode("latin-1").encode()
+    return value

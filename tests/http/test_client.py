@@ -117,7 +117,7 @@ async def test_a_connection_that_is_readable_is_not_used() -> None:
         assert await read(first) == b"hello"
         peer.close()
         # The loop has had no round since: only the socket knows.
-        assert not first.quiet()
+        assert first.stirs(0)
         second = await ask(one)
         assert second is not first
         second.end(sent=True)

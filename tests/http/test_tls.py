@@ -107,7 +107,7 @@ async def test_a_client_that_gives_up_does_not_wait_for_tls_to_end() -> None:
         trusting(peer, AUTHORITY) as one,
     ):
         provider = OpenAI(one, "sk-key", idle_s=10, connections_max=1)
-        reply = await provider.send("GET", "/x", b"", [], b"", nothing, PATIENT)
+        reply = await provider.send("GET", "/x", b"", b"", b"", nothing, PATIENT)
         assert await reply.read() == b"x"
         reply.close()
         async with asyncio.timeout(1):

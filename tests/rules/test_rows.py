@@ -50,6 +50,7 @@ ROWS = [
         "protocol.multipart",
         "protocol.schemas",
         "protocol.searching",
+        "protocol.durations",
         "protocol.fields",
         "protocol.inflate",
     },

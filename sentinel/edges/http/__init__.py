@@ -33,7 +33,7 @@ class Client:
     """Connections to the origin of `url`. `host` is what the Host header says, `base` the path that all targets are below.
 
     `tls` is the context for https, by default one that trusts what the system trusts. Any number of connections may be open:
-    whoever asks bounds it. Needs a running loop only when it connects.
+    whoever asks bounds those `in_use`: being made, or given out and not back. Needs a running loop only when it connects.
     """
 
     def __init__(self, url: str, *, connect_s: float, tls: ssl.SSLContext | None = None) -> None:
@@ -45,6 +45,7 @@ class Client:
         self.host = name if port == _PORTS[parts.scheme] else f"{name}:{port}"
         self.base = parts.path.rstrip("/")
         self._tls = (tls or open_context()) if parts.scheme == "https" else None
+        self.in_use = 0
         self._dialer = Dialer(parts.hostname, port, self._tls, connect_s)
         self._open: set[Connection] = set()
         # In the order in which they became idle.
@@ -63,9 +64,14 @@ class Client:
             return kept
         if self._closed:
             raise UnreachableError("this client is closed")
-        connection = await self._dialer.dial(self._make)
-        if connection.lost:
-            raise UnreachableError("the connection was closed as soon as it was made")
+        self.in_use += 1
+        try:
+            connection = await self._dialer.dial(self._make)
+            if connection.lost:
+                raise UnreachableError("the connection was closed as soon as it was made")
+        except BaseException:
+            self.in_use -= 1
+            raise
         self._open.add(connection)
         return connection
 
@@ -74,7 +80,8 @@ class Client:
         while self._idle:
             # The one that was used last, so that those which are not needed grow old.
             kept, _ = self._idle.popitem()
-            if kept.idle_until_s > kept.loop.time() and kept.quiet():
+            if kept.idle_until_s > kept.loop.time() and not kept.closes() and not kept.stirs(0):
+                self.in_use += 1
                 return kept
             kept.abort()
         return None
@@ -95,7 +102,8 @@ class Client:
         return Connection(asyncio.get_running_loop(), self._free, self._forget)
 
     def _free(self, connection: Connection, keep_s: float | None) -> None:
-        """Keep a connection that may be used again."""
+        """A connection is given back: kept, unless it may not be used again (then `keep_s` is 0)."""
+        self.in_use -= 1
         kept_s = _KEPT_S if keep_s is None else min(_KEPT_S, keep_s - _MARGIN_S)
         if self._closed or kept_s <= 0:
             connection.abort()

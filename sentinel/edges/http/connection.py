@@ -24,8 +24,9 @@ class Connection(Outgoing):
     """Made by a Client. It may wait in the pool until the loop's time is `idle_until_s`.
 
     An exchange: `ask`, then `answered`, then `read` until b"" or `pour` until False, then `end`. Where a plain answer is
-    likely, `ask_plainly` instead of `ask`, and `end` at once if it came whole. `on_free` is called where it may be used again,
-    `on_lost` once when it is gone. Between two exchanges its Answer is as `begin` leaves it.
+    likely, `ask_plainly` instead of `ask`; if that comes whole, the exchange is over with it, and no `end` may follow.
+    `on_free` is called at its end with how long it may be kept, 0 where it may not; `on_lost` once when it is gone. Between two
+    exchanges its Answer is as `begin` leaves it.
     """
 
     __slots__ = (
@@ -39,7 +40,6 @@ class Connection(Outgoing):
         "_pouring",
         "_reading",
         "_waiter",
-        "_whole",
         "idle_until_s",
     )
 
@@ -59,9 +59,8 @@ class Connection(Outgoing):
         self._reading = True
         # Whoever waits for the answer.
         self._waiter: asyncio.Future[Any] | None = None
-        # Who waits for the first read of an answer, which may be all of it; and that answer, once it was.
+        # Who waits for the first read of an answer, which may be all of it.
         self._first: asyncio.Future[WholeAnswer | None] | None = None
-        self._whole: WholeAnswer | None = None
         # Who is given what comes of the body; None where somebody waits to be woken up.
         self._pouring: Pouring | None = None
         self._deadline = Deadline(loop, self._late)
@@ -79,8 +78,8 @@ class Connection(Outgoing):
         self._begin(head, body)
 
     def ask_plainly(self, head: bytes, body: bytes, until_s: float) -> "asyncio.Future[WholeAnswer | None]":
-        """Send a whole request whose answer will most likely be plain, and come whole in one read: that answer, which is over
-        then. None where it is not so, or fails: `answered` says what it is, after None at once.
+        """Send a whole request whose answer will most likely be plain, and come whole in one read: that answer, and the
+        exchange is over. None where it is not so, or fails: `answered` says what it is, after None at once.
         """
         assert not self._asked
         self._asked = True
@@ -183,20 +182,17 @@ class Connection(Outgoing):
             return
         self._asked = False
         self._deadline.when_s = math.inf
-        answer, taken, transport = self._answer, self._whole, self._transport
-        self._first = self._whole = None
-        assert transport is not None
-        fit = sent and (taken is not None or (answer.whole and answer.keeps)) and self._error is None
-        if not fit or transport.is_closing() or transport.get_write_buffer_size():
-            self.abort()
-        elif taken is not None:
-            self._on_free(self, taken.keep_s)
-        else:
-            if not self._reading:
-                self._resume()
-            keep_s = answer.keep_s
-            answer.begin()
-            self._on_free(self, keep_s)
+        self._first = None
+        answer = self._answer
+        fit = sent and answer.whole and answer.keeps and self._error is None
+        if not fit or self.closes() or self.unsent():
+            self._on_free(self, 0)
+            return
+        if not self._reading:
+            self._resume()
+        keep_s = answer.keep_s
+        answer.begin()
+        self._on_free(self, keep_s)
 
     def abort(self) -> None:
         """Close at once. A close in good order would wait for the other side, for which nobody waits any more."""
@@ -231,13 +227,13 @@ class Connection(Outgoing):
         first = self._first
         if first is not None:
             self._first = None
-            if not first.done() and (taken := whole.read(data)) is not None:
-                self._whole = taken
+            # An answer to a request that is not all sent yet is an odd one.
+            if not first.done() and not self.unsent() and (taken := whole.read(data)) is not None:
                 first.set_result(taken)
+                self._asked = False
+                self._deadline.when_s = math.inf
+                self._on_free(self, taken.keep_s)
                 return
-        elif self._whole is not None:
-            self._error = self._error or BrokenError("bytes after the answer")
-            return
         try:
             answer.feed(data)
         except BrokenError as error:

@@ -4,6 +4,7 @@ import asyncio
 import select
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Final, cast
 
 # What one connection keeps for a reader that is slower than the other side, and for another side that is slower than we.
@@ -13,15 +14,21 @@ JOINED_BYTES_MAX: Final = 16_384
 
 
 class Outgoing(asyncio.Protocol):
-    """`lost` says that the connection is gone."""
+    """`lost` says that the connection is gone. Once it is made, three functions that are not ours tell of it: `closes`, whether
+    it is about to end, `unsent`, how many bytes wait to leave, and `stirs` (given 0), whether something has come that was not
+    read: a byte or an end, also one the loop has yet to see.
+    """
 
-    __slots__ = ("_poll", "_room", "_transport", "loop", "lost")
+    __slots__ = ("_room", "_transport", "closes", "loop", "lost", "stirs", "unsent")
+
+    closes: Callable[[], bool]
+    unsent: Callable[[], int]
+    stirs: Callable[[int], object]
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.lost = False
         self.loop = loop
         self._transport: asyncio.Transport | None = None
-        self._poll: select.poll | None = None
         # Whoever waits for room to send, None where there is room.
         self._room: asyncio.Future[None] | None = None
 
@@ -32,14 +39,9 @@ class Outgoing(asyncio.Protocol):
         wire = transport.get_extra_info("socket")
         # uvloop and asyncio both do this by default, and neither promises it.
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._poll = select.poll()
-        self._poll.register(wire.fileno(), select.POLLIN)
-
-    def quiet(self) -> bool:
-        """Whether nothing has come since the last exchange: no byte and no end, also not one the loop has yet to see."""
-        assert self._transport is not None
-        assert self._poll is not None
-        return not (self.lost or self._transport.is_closing() or self._poll.poll(0))
+        poll = select.poll()
+        poll.register(wire.fileno(), select.POLLIN)
+        self.closes, self.unsent, self.stirs = transport.is_closing, self._transport.get_write_buffer_size, poll.poll
 
     def session(self) -> ssl.SSLSession | None:
         """What a next connection over TLS can resume; None where this one is plain, or the other side gave nothing."""

@@ -7,7 +7,7 @@ retried here. A reply that is not read to its end closes its connection, so that
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import ClassVar, Final, Protocol
 
@@ -22,7 +22,6 @@ from sentinel.edges.provider.reply import Begun, Opened, Plain, Reply, Through, 
 from sentinel.edges.provider.upload import Patience, Sending, Upload
 from sentinel.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnavailableError
 from sentinel.protocol import wire
-from sentinel.protocol.kinds import is_usual
 from sentinel.protocol.whole import WholeAnswer
 
 __all__ = [
@@ -63,8 +62,8 @@ _ESCAPE: Final = re.compile(r"//|(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|
 
 
 class Asked(Struct, eq=False, gc=False):
-    """A request that is on its way. `came` is to be awaited: the answer where that came whole, for `taken`; else None, and then
-    `answered` is to be awaited. Whoever does neither calls `drop`.
+    """A request that is on its way. `came` is to be awaited: the answer where that came whole, else None, and then `answered`
+    is to be awaited. Whoever does neither calls `drop`.
     """
 
     came: "asyncio.Future[WholeAnswer | None]"
@@ -79,14 +78,8 @@ class Provider(Protocol):
     chat_cap: ClassVar[str]
     key: str
 
-    def ask(
-        self, method: str, path: str, query: bytes, headers: Sequence[str], body: bytes, patience: Patience
-    ) -> Asked | None:
+    def ask(self, method: str, path: str, query: bytes, lines: bytes, body: bytes, patience: Patience) -> Asked | None:
         """The usual case of `send`: the request leaves at once, over a connection that was kept. None where there is none."""
-        ...
-
-    def taken(self, asked: Asked, whole: WholeAnswer) -> Plain:
-        """The reply to what was asked, whose answer came whole."""
         ...
 
     async def answered(self, asked: Asked) -> Opened:
@@ -102,12 +95,12 @@ class Provider(Protocol):
         method: str,
         path: str,
         query: bytes,
-        headers: Sequence[str],
+        lines: bytes,
         body: bytes | Upload,
         on_sent: Callable[[], None],
         patience: Patience,
     ) -> Opened:
-        """Send one request (`path` raw, below the version path; `headers` as lines) and wait for the headers of the answer.
+        """Send one request (`path` raw, below the version path; `lines` its headers) and wait for the headers of the answer.
 
         `on_sent` is called when the head of the request is on its way: from then on the provider may work. An upload is
         passed on as it comes; an answer that comes before its end is returned at once, and takes its connection along. What
@@ -132,34 +125,25 @@ class _HttpProvider:
         self._client = client
         self._idle_s = idle_s
         self._connections_max = connections_max
-        self._connections = 0
         self._known_opening = lru_cache(maxsize=_OPENINGS_MAX)(self._opening)
 
-    def ask(
-        self, method: str, path: str, query: bytes, headers: Sequence[str], body: bytes, patience: Patience
-    ) -> Asked | None:
-        if self._connections >= self._connections_max or method == "HEAD":
+    def ask(self, method: str, path: str, query: bytes, lines: bytes, body: bytes, patience: Patience) -> Asked | None:
+        if self._client.in_use >= self._connections_max or method == "HEAD":
             return None
         known = len(path) + len(query) <= _OPENING_CHARACTERS_MAX
         begins = self._known_opening(method, path, query) if known else self._opening(method, path, query)
-        said = head(begins, headers, len(body))
+        said = head(begins, lines, len(body))
         connection = self._client.kept()
         if connection is None:
             return None
-        self._connections += 1
         sent_s = connection.loop.time() + len(body) / _UPLOAD_BYTES_PER_S
         came = connection.ask_plainly(said, body, sent_s + patience.first_byte_s)
         return Asked(came, connection, sent_s + patience.total_s)
 
-    def taken(self, asked: Asked, whole: WholeAnswer) -> Plain:
-        asked.connection.end(sent=True)
-        self._connections -= 1
-        return Plain(whole, whole.body, is_usual(whole.body) is not None)
-
     async def answered(self, asked: Asked) -> Opened:
         connection = asked.connection
         try:
-            return opened(connection, await connection.answered(), None, self._release, self._idle_s, asked.ends_s)
+            return opened(connection, await connection.answered(), None, self._idle_s, asked.ends_s)
         except BaseException as error:
             self.drop(asked)
             if isinstance(error, UnreachableError | BrokenError | LateError):
@@ -167,20 +151,23 @@ class _HttpProvider:
             raise
 
     def drop(self, asked: Asked) -> None:
-        asked.connection.end(sent=False)
-        self._connections -= 1
+        came = asked.came
+        came.cancel()
+        # An answer that came whole has ended its exchange, and another may be on that connection by now.
+        if came.cancelled() or came.result() is None:
+            asked.connection.end(sent=False)
 
     async def send(
         self,
         method: str,
         path: str,
         query: bytes,
-        headers: Sequence[str],
+        lines: bytes,
         body: bytes | Upload,
         on_sent: Callable[[], None],
         patience: Patience,
     ) -> Opened:
-        if self._connections >= self._connections_max:
+        if self._client.in_use >= self._connections_max:
             raise UpstreamUnavailableError(
                 "All connections to the provider are in use.",
                 code="upstream_connections_exhausted",
@@ -188,8 +175,7 @@ class _HttpProvider:
                 sent=False,
             )
         length = len(body) if isinstance(body, bytes) else body.length
-        said = head(self._opening(method, path, query), headers, length)
-        self._connections += 1
+        said = head(self._opening(method, path, query), lines, length)
         connection: Connection | None = None
         sending: Sending | None = None
         try:
@@ -208,13 +194,12 @@ class _HttpProvider:
                 answer = await connection.answered()
                 sending.answered()
                 ends_s = sending.ends_s
-            return opened(connection, answer, sending, self._release, self._idle_s, ends_s)
+            return opened(connection, answer, sending, self._idle_s, ends_s)
         except BaseException as error:
             if sending is not None:
                 sending.stop()
             if connection is not None:
                 connection.end(sent=False)
-            self._release()
             if isinstance(error, UnreachableError | BrokenError | LateError):
                 raise _told(error) from error
             raise
@@ -222,7 +207,7 @@ class _HttpProvider:
     async def close(self) -> None:
         await self._client.close()
 
-    def _opening(self, method: str, path: str, query: bytes) -> str:
+    def _opening(self, method: str, path: str, query: bytes) -> bytes:
         """How the request begins: below the base URL, whatever stands in `path` and `query` (wire.md H8).
 
         Raises UnknownPathError where the path would lead out of it, BadRequestError where the method is none.
@@ -231,9 +216,6 @@ class _HttpProvider:
             raise wire.unknown_path(method, path)
         target = _fit(path, _UNFIT_PATH) + (f"?{_fit(query.decode('latin-1'), _UNFIT_QUERY)}" if query else "")
         return opening(method, self._client.base + target, self._client.host)
-
-    def _release(self) -> None:
-        self._connections -= 1
 
 
 def _fit(text: str, unfit: re.Pattern[str]) -> str:

@@ -18,10 +18,8 @@ from sentinel.protocol.kinds import Kind, is_usual
 _STREAM: Final = b"text/event-stream"
 
 
-def opened(
-    connection: Connection, answer: Answer, sending: Sending | None, release: Callable[[], None], idle_s: float, ends_s: float
-) -> Opened:
-    """The reply over an answer whose headers are here; `release` is called once when it is closed.
+def opened(connection: Connection, answer: Answer, sending: Sending | None, idle_s: float, ends_s: float) -> Opened:
+    """The reply over an answer whose headers are here.
 
     An answer in JSON has an end in sight, so it is bounded as a whole, by the loop time `ends_s`; a stream or a download may go
     on as long as it moves (wire.md O1). JSON and streams are read here, so they are made plain where they came compressed
@@ -31,7 +29,7 @@ def opened(
     is_json = media == b"application/json" or media.endswith(b"+json")
     is_stream = media == _STREAM
     coding = coding_of(answer.codings, answer.status) if answer.codings and (is_json or is_stream) else b""
-    reply = _Answered(connection, answer, sending, release, idle_s, ends_s)
+    reply = _Answered(connection, answer, sending, idle_s, ends_s)
     if is_json:
         reply.bounded_s = ends_s
         reply.kind = Kind.JSON
@@ -52,7 +50,6 @@ class _Answered:
         "_connection",
         "_ends_s",
         "_idle_s",
-        "_release",
         "_sending",
         "bounded_s",
         "fits",
@@ -68,14 +65,12 @@ class _Answered:
         connection: Connection,
         answer: Answer,
         sending: Sending | None,
-        release: Callable[[], None],
         idle_s: float,
         ends_s: float,
     ) -> None:
         self._connection: Connection | None = connection
         self._answer = answer
         self._sending = sending
-        self._release = release
         self._idle_s = idle_s
         self._ends_s = ends_s
         self.status = answer.status
@@ -137,7 +132,6 @@ class _Answered:
         if self._sending is not None:
             self._sending.stop()
         connection.end(sent=self._sending is None or self._sending.done)
-        self._release()
 
 
 def _closed() -> UpstreamError:

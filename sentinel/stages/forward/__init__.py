@@ -15,12 +15,24 @@ from typing import Final
 import msgspec
 
 from sentinel import metrics
-from sentinel.edges.provider import Asked, Failed, Opened, Patience, Provider, Reply, Upload, begin, recognised, tell_refused
+from sentinel.edges.provider import (
+    Asked,
+    Failed,
+    Opened,
+    Patience,
+    Plain,
+    Provider,
+    Reply,
+    Upload,
+    begin,
+    recognised,
+    tell_refused,
+)
 from sentinel.errors import UpstreamError
 from sentinel.logs import Log
 from sentinel.protocol import account, headers, models, wire
 from sentinel.protocol.fields import Fields
-from sentinel.protocol.kinds import Kind
+from sentinel.protocol.kinds import Kind, is_usual
 from sentinel.protocol.models import Fallbacks
 from sentinel.records import Call, Dialect, Hold, Origin
 from sentinel.stages.forward.looking import RETRIED, Attempt, looked_at, reason_of, shown, told
@@ -66,7 +78,7 @@ class RetryBudget:
 class _Asking(msgspec.Struct):
     """What is sent, to whichever model: everything but the call itself."""
 
-    headers: list[str]
+    lines: bytes
     patience: Patience
     on_sent: Callable[[], None]
     on_failed: Callable[[], None]
@@ -112,14 +124,8 @@ class Forward:
         no success. `upload` is sent in place of the call's body. Raises UpstreamError, or what the upload raises.
         """
         lines = headers.upstream(
-            request_headers,
-            request_id=hold.request_id,
-            key=self._provider.key,
-            caller=hold.caller.external_id,
-            trace=call.trace,
+            request_headers, hold.request_id, self._provider.key, hold.caller.external_id, call.trace, call.coding
         )
-        if call.coding:
-            lines.append(f"content-encoding: {call.coding}")
         if hold.output_capped or call.cap_unheeded:
             call = wire.capped(call, hold.output_tokens // call.choices, self._provider.chat_cap)
         patience = self._routes.get(call.route, self._patience)
@@ -137,7 +143,7 @@ class Forward:
                 raise
             if whole is not None:
                 metrics.UPSTREAM["2xx"] += 1
-                plain = self._provider.taken(asked, whole)
+                plain = Plain(whole, whole.body, is_usual(whole.body) is not None)
                 usual = plain.fits and call.dialect is Dialect.CHAT
                 return plain if usual else await self._as_it_is(call, plain, hold.request_id)
         asking = _Asking(lines, patience, on_sent, on_failed, upload)
@@ -202,7 +208,7 @@ class Forward:
                     attempt = await self._provider.answered(asked)
                 else:
                     attempt = await self._provider.send(
-                        call.method, call.path, call.query, asking.headers, body, asking.on_sent, asking.patience
+                        call.method, call.path, call.query, asking.lines, body, asking.on_sent, asking.patience
                     )
             except UpstreamError as error:
                 metrics.UPSTREAM[error.code] += 1
