@@ -35,7 +35,7 @@ from sentinel.stages.recovery import Recovery
 from sentinel.stages.relay import Relay
 from sentinel.stages.settlement import Settlement
 from sentinel.stages.turns import Turns
-from sentinel.worker import allocator, parts
+from sentinel.worker import allocator, parts, threads
 
 _log: Final = Log("worker")
 # Between the end of open requests and that of their edges: time for the last event of each.
@@ -50,6 +50,8 @@ _LOOKS_AT_ALL: Final = 10
 _END_IDLE_S: Final = 1.0
 # How often metrics are handed over: how late another worker's page may show them, and what a kill can lose of them.
 _HAND_OVER_S: Final = 0.25
+# From when a worker is open until the server's threads are surely there.
+_SERVED_S: Final = 1.0
 
 
 class Worker:
@@ -137,6 +139,7 @@ class Worker:
             self._beside.append(asyncio.create_task(self._end_idle(self._connections)))
         _calm_collector()
         allocator.give_back_large_blocks()
+        asyncio.get_running_loop().call_later(_SERVED_S, threads.let_this_go_first)
         _log.info("worker open", boot=self._boot)
 
     def begin(self, scope: Scope, receive: Receive, send: Send) -> Exchange:

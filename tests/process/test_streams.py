@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -14,7 +16,7 @@ import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
 from tests.support import sockets
-from tests.support.memory import rss_bytes
+from tests.support.memory import rss_bytes, worker_pid
 from tests.support.running import HELLO, User, booked, make_user, sdk
 from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, plain, usage
 
@@ -334,3 +336,15 @@ async def test_what_was_not_reported_is_marked_as_estimated(town: Town, http: ai
     (line,) = [line for line in lines if line["event"] == "request"]
     assert (line["estimated"], line["output_tokens"]) == ("no_usage", output_tokens)
     assert output_tokens >= len(TEXT) // 6
+
+
+async def test_the_servers_threads_wait_for_the_loop(town: Town) -> None:
+    """Issue 12: in a worker that serves, the threads of the server are scheduled as batches, and the event loop's is not."""
+    pid = worker_pid(town.stack)
+    async with asyncio.timeout(10):
+        while True:
+            policies = [os.sched_getscheduler(int(thread.name)) for thread in Path(f"/proc/{pid}/task").iterdir()]
+            if policies.count(os.SCHED_BATCH) >= 2:
+                break
+            await asyncio.sleep(0.1)
+    assert os.sched_getscheduler(pid) == os.SCHED_OTHER
