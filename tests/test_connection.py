@@ -1,7 +1,6 @@
 """connection: replies of a scripted transport, at every split, and what is none."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -53,9 +52,7 @@ def asked(count: int) -> tuple[Connection, Heard, Wire, list[Call]]:
     connection = Connection(owner, 60.0)
     connection.connection_made(wire)
     calls = [Call("get", b"x", loop.create_future()) for _ in range(count)]
-    for call in calls:
-        call.places = 1
-    connection.write(deque(calls))
+    connection.send(calls, [b"x"] * count)
     return connection, owner, wire, calls
 
 

@@ -7,7 +7,7 @@ call alone. A call that nobody waits for any more keeps its place, and its reply
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from hiredis import ProtocolError, PushNotification, Reader, ReplyError
@@ -15,8 +15,8 @@ from msgspec import Struct
 
 NEVER_S: Final = float("-inf")
 _NOTHING: Final = object()
-# One write; more waits until the socket has taken most of it, so that what waits there is not called sent.
-_WRITE_BYTES_MAX: Final = 2**20
+# More waits until the socket has taken most of it, so that what waits there is not called sent.
+WRITE_BYTES_MAX: Final = 2**20
 _REPLY_BYTES_MAX: Final = 2**26
 # Replies that are no plain answers.
 _ODD: Final = frozenset({ReplyError, PushNotification})
@@ -25,10 +25,10 @@ _ODD: Final = frozenset({ReplyError, PushNotification})
 class Call(Struct, eq=False):
     """One call on its way, `packed` as RESP. `reply` gets a value even where it is an error: nobody may be left to read it.
 
-    `places` counts the ways on which it is not lost, `sent` says that it has left, `again` that its connection broke
-    once, `loaded` that its script was missing once, `resend` that it may go over another connection after half its time. It
-    began at `begun_s` (of `perf_counter`); `due_s` (of the loop) is when the next half of its time is over, `halves` how many
-    are, `half_s` when the first was, `stalls` how often the loop stood still instead, `link` the way that it was sent last.
+    `link` is the way on which it has left last, None before, `places` counts those on which it is not lost, `again` says that
+    its connection broke once, `loaded` that its script was missing once, `resend` that it may go over another connection after
+    half its time. It began at `begun_s` (of `perf_counter`); `due_s` (of the loop) is when the next half of its time is over,
+    `halves` how many are, `half_s` when the first was, `stalls` how often the loop stood still instead.
     """
 
     name: str
@@ -41,7 +41,6 @@ class Call(Struct, eq=False):
     halves: int = 0
     stalls: int = 0
     places: int = 1
-    sent: bool = False
     again: bool = False
     loaded: bool = False
     link: object = None
@@ -65,8 +64,9 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """Made by its owner for one transport. `silence_s` is how long it may say nothing while something is asked.
 
-    `asked` are the calls whose replies it owes; None stands for one that nobody waits for. `heard_s` (of the loop) is when
-    something was last answered.
+    `asked` are the calls whose replies it owes; None stands for one that nobody waits for. `packed` is what leaves with this
+    tick: what is put to one is put to the other, in the same order. `full` says that it takes no more now. `heard_s` (of the
+    loop) is when something was last answered.
     """
 
     def __init__(self, owner: Owner, silence_s: float) -> None:
@@ -74,42 +74,37 @@ class Connection(asyncio.Protocol):
         self._silence_s = silence_s
         self._reader = Reader(notEnoughData=_NOTHING)
         self.asked: deque[Call | None] = deque()
+        self.packed: list[bytes] = []
+        self.full = False
         self._transport: asyncio.Transport | None = None
-        self._paused = self._said = False
+        self._said = False
         self._partial_bytes = 0
-        self._time = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
+        self.later, self._time = loop.call_soon, loop.time
         self.heard_s = NEVER_S
         self._watch_due_s = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self.error: OSError | None = None
 
-    def write(self, waiting: deque[Call]) -> None:
-        """Send of `waiting` what the socket takes, in as few writes as that takes."""
-        assert self._transport is not None
-        asked = self.asked
-        while waiting and not self._paused and self.error is None:
-            packed, size = [], 0
-            while waiting and size < _WRITE_BYTES_MAX:
-                call = waiting.popleft()
-                if not call.reply.done():
-                    call.sent = True
-                    asked.append(call)
-                    packed.append(call.packed)
-                    size += len(call.packed)
-            if packed:
-                self._transport.write(b"".join(packed))
-        if self._watch is None and asked:
-            self._watch_on()
-
-    def write_again(self, loads: list[bytes], calls: list[Call]) -> None:
-        """Send what nobody waits for the answers of, and then `calls`, which stood here before."""
-        assert self._transport is not None
-        self.asked.extend([None] * len(loads))
+    def send(self, calls: Iterable[Call | None], packed: Iterable[bytes]) -> None:
+        """Ask these with this tick, each for itself packed; None has a reply that nobody waits for."""
+        if not self.packed:
+            self.later(self.write)
         self.asked.extend(calls)
-        self._transport.write(b"".join((*loads, *(call.packed for call in calls))))
+        self.packed.extend(packed)
+
+    def write(self) -> None:
+        """The end of a tick: all that it has asked leaves in one write."""
+        text = b"".join(self.packed)
+        self.packed.clear()
+        if self.error is None and self._transport is not None:
+            self._transport.write(text)
+            if self._watch is None:
+                self._watch_on()
 
     def fail(self, error: OSError) -> None:
         """Hang up at once, because of `error`; `lost` follows."""
+        self.full = True
         if self.error is None:
             self.error = error
         if self._transport is not None:
@@ -117,7 +112,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvloop has its own class
         """asyncio: it is there."""
-        transport.set_write_buffer_limits(high=_WRITE_BYTES_MAX)
+        transport.set_write_buffer_limits(high=WRITE_BYTES_MAX)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -167,15 +162,16 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """asyncio: the socket takes no more."""
-        self._paused = True
+        self.full = True
 
     def resume_writing(self) -> None:
         """asyncio: it takes more."""
-        self._paused = False
+        self.full = self.error is not None
         self._owner.writable()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: it is gone."""
+        self.full = True
         if self._watch is not None:
             self._watch.cancel()
         if self.error is None:

@@ -15,7 +15,7 @@ import hiredis
 from redis.exceptions import RedisError
 
 from sentinel.edges.ledger.address import Address
-from sentinel.edges.ledger.connection import NEVER_S, Call, Connection
+from sentinel.edges.ledger.connection import NEVER_S, WRITE_BYTES_MAX, Call, Connection
 from sentinel.edges.ledger.resp import pack
 
 _PAUSE_S: Final = 0.05
@@ -68,18 +68,26 @@ class Link:
 
         uvloop would write each to the socket at once: a system call for each of us, and one for Redis.
         """
-        waiting, connection = self._waiting, self._connection
-        if len(waiting) + (0 if connection is None else len(connection.asked)) >= CALLS_MAX:
+        connection = self._connection
+        if connection is None or connection.full:
+            return self._wait(call)
+        asked, packed = connection.asked, connection.packed
+        if len(asked) >= CALLS_MAX:
             return False
+        if not packed:
+            connection.later(connection.write)
+        asked.append(call)
+        packed.append(call.packed)
         call.link = self
-        if not waiting:
-            # Where others wait already, they leave with this tick, when the socket takes more, or when there is a connection.
-            loop = asyncio.get_running_loop()
-            if connection is not None:
-                loop.call_soon(connection.write, waiting)
-            else:
-                loop.call_soon(self._flush)
-        waiting.append(call)
+        return True
+
+    def _wait(self, call: Call) -> bool:
+        """Send it when there is a connection, and its socket takes more."""
+        if self.load >= CALLS_MAX:
+            return False
+        if self._connection is None and not self._waiting:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.append(call)
         return True
 
     async def open(self) -> bool:
@@ -106,7 +114,8 @@ class Link:
         """Connection: Redis was restarted or flushed its scripts. Load and send those calls, and only those, again."""
         for call in calls:
             call.loaded = True
-        connection.write_again([self._loads[name] for name in sorted({call.name for call in calls})], calls)
+        loads = [self._loads[name] for name in sorted({call.name for call in calls})]
+        connection.send([*[None] * len(loads), *calls], [*loads, *(call.packed for call in calls)])
 
     def writable(self) -> None:
         """Connection: the socket takes more."""
@@ -131,12 +140,25 @@ class Link:
 
     def _flush(self) -> None:
         if self._connection is not None:
-            self._connection.write(self._waiting)
+            self._drain(self._connection)
         elif self._connecting is None and self._waiting:
             if self._closing or asyncio.get_running_loop().time() < self._again_at_s:
                 self._refuse()
             else:
                 self._begin()
+
+    def _drain(self, connection: Connection) -> None:
+        """Send what waited, as much with each tick as one write may be."""
+        size = 0
+        while self._waiting and not connection.full:
+            if size >= WRITE_BYTES_MAX:
+                connection.later(self._flush)
+                return
+            call = self._waiting.popleft()
+            if not call.reply.done():
+                connection.send([call], [call.packed])
+                call.link = self
+                size += len(call.packed)
 
     def _begin(self) -> None:
         if not self._closing:
@@ -165,7 +187,7 @@ class Link:
         """Say who asks, and load the scripts: the first callers' deadlines are not for that. Raises OSError."""
         greeting = self._address.greeting()
         calls = _own([*greeting, *self._loads.values(), pack("INFO", "server")])
-        connection.write(deque(calls))
+        connection.send(calls, [call.packed for call in calls])
         for call in calls:
             await call.reply
         for call in calls[: len(greeting)]:

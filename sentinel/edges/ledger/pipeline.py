@@ -192,7 +192,8 @@ class Pipeline:
                 heard_s = max(self._first.heard_s, self._second.heard_s)
                 if _broke(reply) and self._breaker.failed(heard_s, silent_since_s):
                     self._opened()
-            raise LedgerUnavailableError("Limits cannot be checked right now.", retry_after_s=1, sent=call.sent) from reply
+            sent = call.link is not None
+            raise LedgerUnavailableError("Limits cannot be checked right now.", retry_after_s=1, sent=sent) from reply
         if self._broken:
             self._note(name, None)
         self._seconds[name].observe(time.perf_counter() - call.begun_s)
@@ -216,7 +217,7 @@ class Pipeline:
             return
         else:
             call.halves, call.half_s = 1, now_s
-            if call.resend and call.sent:
+            if call.resend and call.link is not None:
                 call.places += (self._second if call.link is self._first else self._first).send(call)
         call.due_s = now_s + self._half_s
         self._due.append(call)
