@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sentinel.edges.ledger import open_redis
+from sentinel.edges.ledger.address import Address
 from sentinel.edges.ledger.connection import Call, Connection
+from sentinel.edges.ledger.link import Link
 
 
 class Heard:
@@ -31,18 +34,67 @@ class Heard:
 
 
 class Wire(asyncio.Transport):
-    """A transport that remembers whether it was aborted."""
+    """A transport that remembers what was written, and whether it was aborted."""
 
     aborted = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
     def write(self, data: Any) -> None:
-        """Nobody reads it."""
+        self.written.append(data)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Without limits."""
 
     def abort(self) -> None:
         self.aborted = True
+
+
+def nowhere() -> Address:
+    """An address that nobody connects to."""
+    return Address(open_redis("redis://127.0.0.1:1", 1.0))
+
+
+@given(st.lists(st.sampled_from(["one", "again", "several", "tick"]), max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_what_is_written_is_what_is_owed_in_the_same_order(steps: list[str]) -> None:
+    """G1: calls one by one, several, and those sent again behind their scripts, with ticks between: one write for a tick that
+    asked something, and every reply is owed to the call that was written at its place.
+    """
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        link = Link(nowhere(), {"peek": b"load"}, None, lambda _: True)
+        connection, wire = Connection(link, 60.0), Wire()
+        connection.connection_made(wire)
+        link._connection = connection
+        expected: list[bytes] = []
+        ticks = asked_now = 0
+        for at, step in enumerate([*steps, "tick"]):
+            calls = [Call("peek", b"<%d.%d>" % (at, n), loop.create_future()) for n in range(3 if step == "several" else 1)]
+            packed = [call.packed for call in calls]
+            if step == "tick":
+                await asyncio.sleep(0)
+                ticks, asked_now = ticks + bool(asked_now), 0
+                continue
+            if step == "one":
+                assert link.send(calls[0])
+            elif step == "again":
+                link.missing(connection, calls)
+                packed.insert(0, b"load")
+            else:
+                connection.send(calls, packed)
+            expected += packed
+            asked_now += 1
+        assert b"".join(wire.written) == b"".join(expected)
+        assert len(wire.written) == ticks
+        assert [b"load" if call is None else call.packed for call in connection.asked] == expected
+        link._closing = True
+        connection.connection_lost(None)
+
+    asyncio.run(run())
 
 
 def asked(count: int) -> tuple[Connection, Heard, Wire, list[Call]]:

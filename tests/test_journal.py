@@ -208,6 +208,28 @@ def test_a_full_journal_refuses_new_work_and_keeps_room_for_what_runs(tmp_path: 
     assert (written.waiting, waiting(written)) == (0, [])
 
 
+def test_of_several_bills_as_many_are_written_as_there_is_room_for(tmp_path: Path) -> None:
+    """Where not all fit that ended together, the first stand on the disk, in their order, the others in memory: none is lost
+    and none stands twice.
+    """
+    written = journal(tmp_path, bytes_max=65_536)
+    while written.bytes_used < 62_000:
+        settle(written, 1)
+    before = len(lines(tmp_path))
+    receipts = written.settled_all([(hold(at), Bill(1, at, 5)) for at in range(100, 200)])
+    assert len(receipts) == 100
+    stand = [tokens for _, tokens in lines(tmp_path)[before:]]
+    assert 0 < len(stand) < 100
+    assert stand == list(range(100, 100 + len(stand)))
+    assert memory(written) == 100 - len(stand)
+    for receipt in receipts:
+        written.wait(receipt)
+    assert sorted(waiting(written)) == list(range(100, 200))
+    for receipt in receipts:
+        written.take(receipt)
+    assert (written.waiting, memory(written)) == (0, 0)
+
+
 def test_a_place_that_cannot_be_written_is_said_once_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file where the directory should be: state, refusal, one error; and all is well as soon as it is gone."""
     blocked = tmp_path / "data"

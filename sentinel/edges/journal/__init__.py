@@ -69,7 +69,8 @@ class Journal(Seals):
         self._number = 0
         self._unwritten = Unwritten(unwritten_max)
         self._others_bytes = 0
-        self._room = 0
+        # How long the present file may get before `_make_room` is asked.
+        self._full_bytes = 0
         # Whether new work is to be turned away, because nobody could tell of it after a crash.
         self.refuses = refuse_when_full
         # Until when Redis is known to have kept what it took; what it took later may still be lost.
@@ -179,7 +180,7 @@ class Journal(Seals):
             if not segment.bytes:
                 remove(segment.path)
             os.close(segment.file)
-        self._segments, self._room, self._current = [], 0, None
+        self._segments, self._current = [], None
 
     def _write_down(self) -> None:
         """What is in memory alone, oldest first, as far as there is room."""
@@ -196,9 +197,11 @@ class Journal(Seals):
     def _write(self, lines: bytes) -> Segment | None:
         """The file that has all of it now; None where there is none, no room, or where it failed."""
         size = len(lines)
-        segment = self._current if size <= self._room else self._make_room(size)
-        if segment is None:
-            return None
+        segment = self._current
+        if segment is None or segment.bytes + size > self._full_bytes:
+            segment = self._make_room(size)
+            if segment is None:
+                return None
         try:
             taken = os.write(segment.file, lines)
             while taken < size:
@@ -207,7 +210,6 @@ class Journal(Seals):
             self._fail(error)
             return None
         segment.bytes += size
-        self._room -= size
         return segment
 
     def _make_room(self, size: int) -> Segment | None:
@@ -220,13 +222,13 @@ class Journal(Seals):
         return self._current
 
     def _measure(self) -> None:
-        """How many bytes may come before `_make_room` is asked, and whether new work is refused."""
-        self._room, full = 0, True
+        """When `_make_room` is to be asked again, and whether new work is refused."""
+        full = True
         if self._current is not None:
-            left = self._segment_bytes_max - self._current.bytes
             used, refuse_bytes = self.bytes_used, int(REFUSE * self._bytes_max)
             full = used > refuse_bytes
-            self._room = min(left, (self._bytes_max if full else refuse_bytes) - used)
+            left = (self._bytes_max if full else refuse_bytes) - used
+            self._full_bytes = min(self._segment_bytes_max, self._current.bytes + left)
         self.refuses = self._refuse_when_full and full
 
     def _rotate(self) -> None:
