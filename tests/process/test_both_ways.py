@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sentinel.devstack.stack import Stack
+from tests.conftest import GENERAL, USUAL
 from tests.process.conftest import SETTINGS
-from tests.support import general
 from tests.support.raw import RawAnswer, once, request
 from tests.support.running import User, make_user
 
@@ -31,10 +32,16 @@ WAIT = re.compile(rb" Please try again in [0-9hms.]+\.")
 CHANGING = re.compile(r"x-request-id|x-upstream-request-id|date|x-ratelimit-reset.*|retry-after(-ms)?")
 
 
+class Usual(Stack):
+    """A gateway as it is served, whatever way the others go."""
+
+    module = USUAL
+
+
 class General(Stack):
     """A gateway that has no usual case."""
 
-    module = general.MODULE
+    module = GENERAL
 
 
 class Pair(NamedTuple):
@@ -47,7 +54,7 @@ class Pair(NamedTuple):
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
     """One stack, and a second gateway beside it."""
-    async with Stack(tmp_path_factory.mktemp("usual"), workers=1, settings=SETTINGS) as usual:
+    async with Usual(tmp_path_factory.mktemp("usual"), workers=1, settings=SETTINGS) as usual:
         where = {"ZION_API_URL": usual.zion_url, "ZION_API_KEY": usual.zion_key, "REDIS_URL": usual.redis_url}
         where |= {"OPENAI_API_KEY": usual.provider_key, "OPENAI_API_URL": f"{usual.provider_url}/v1"}
         environ = {**os.environ, **where, "SENTINEL_PROVIDER": "openai"}
@@ -189,3 +196,9 @@ async def test_any_request_is_answered_and_billed_alike(
     """Issue 12: so it is of requests that are not usual, or not even well formed."""
     usual, general = await both(pair, path, lines, body, broken)
     assert usual == general
+
+
+async def test_the_shared_stack_goes_the_way_that_was_chosen(stack: Stack, request: pytest.FixtureRequest) -> None:
+    """Issue 12: `--general` has the process tests run without usual cases, by what runs as Sentinel."""
+    command = Path(f"/proc/{stack.child('sentinel').pid}/cmdline").read_bytes().split(b"\0")
+    assert (GENERAL if request.config.getoption("general") else USUAL).encode() in command
