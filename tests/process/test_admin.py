@@ -21,19 +21,25 @@ from sentinel.ops.metrics_page import MetricsPage
 from tests.process.conftest import SETTINGS
 from tests.process.test_lifecycle import COMPLETE, run
 from tests.support.raw import RawConnection, once, request
-from tests.support.running import HELLO, make_user
+from tests.support.running import HELLO, make_user, whole
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
 _WAIT_S = 60
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def own(tmp_path: Path) -> AsyncIterator[Stack]:
-    """A stack whose workers a test may stop; its public port has metrics, but no health."""
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """One stack for those that stop workers; its public port has metrics, but no health."""
     more = {"SENTINEL_PUBLIC_METRICS": "true", "SENTINEL_PUBLIC_HEALTH": "false"}
-    async with Stack(tmp_path, settings=SETTINGS | more) as running:
+    async with Stack(tmp_path_factory.mktemp("admin"), settings=SETTINGS | more) as running:
         yield running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def own(shared: Stack) -> Stack:
+    """The same, running. One worker may be killed here: a second death within seconds stops the server."""
+    return await whole(shared)
 
 
 async def health(stack: Stack, which: str = "ready") -> tuple[int, str, dict[int, dict[str, Any]]]:

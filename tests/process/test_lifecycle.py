@@ -17,24 +17,32 @@ import pytest_asyncio
 from sentinel import __version__
 from sentinel.devstack.stack import Stack
 from tests.support import covering
-from tests.support.running import HELLO, User, make_user, reconciled, redis_away, sdk
+from tests.support.running import HELLO, User, make_user, reconciled, redis_away, sdk, whole
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def own(tmp_path: Path) -> AsyncIterator[Stack]:
-    """A stack whose parts a test may kill, with a window of 3 requests in 2 seconds off unless it asks."""
-    settings = {
-        "SENTINEL_RATE_LIMIT_REQUESTS": "0",
-        "SENTINEL_REPORT_RETRY_SECONDS": "0.2",
-        "SENTINEL_ZION_BREAKER_SECONDS": "0.5",
-        "SENTINEL_DRAIN_SECONDS": "1",
-        "SENTINEL_ON_REDIS_DOWN": "closed",
-        "ZION_TIMEOUT_SECONDS": "1",
-    }
-    async with Stack(tmp_path, settings=settings) as running:
+SETTINGS = {
+    "SENTINEL_RATE_LIMIT_REQUESTS": "0",
+    "SENTINEL_REPORT_RETRY_SECONDS": "0.2",
+    "SENTINEL_ZION_BREAKER_SECONDS": "0.5",
+    "SENTINEL_DRAIN_SECONDS": "1",
+    "SENTINEL_ON_REDIS_DOWN": "closed",
+    "ZION_TIMEOUT_SECONDS": "1",
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """One stack for most of these."""
+    async with Stack(tmp_path_factory.mktemp("lifecycle"), settings=SETTINGS) as running:
         yield running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def own(shared: Stack) -> Stack:
+    """A stack whose parts a test may stop. One worker may be killed here: a second death within seconds stops the server."""
+    return await whole(shared)
 
 
 async def state(stack: Stack) -> tuple[int, dict[str, str]]:
@@ -47,22 +55,22 @@ async def test_sigterm_lets_streams_end_and_loses_no_usage(own: Stack) -> None:
     """A stream that ends within the drain ends well; one that does not is told so, in the stream; both are billed."""
     quick, slow = await make_user(own), await make_user(own)
 
-    async def stream(token: str, email: str, simulate: dict[str, object]) -> str:
-        async with sdk(own, token) as client:
+    async def stream(user: User, begun: asyncio.Event, simulate: dict[str, object]) -> str:
+        async with sdk(own, user.token) as client:
             text = ""
             async for chunk in await client.chat.completions.create(
-                model="gpt-4o", messages=HELLO, user=email, stream=True, extra_body={"simulate": simulate}
+                model="gpt-4o", messages=HELLO, user=user.email, stream=True, extra_body={"simulate": simulate}
             ):
                 text += chunk.choices[0].delta.content or ""
-                seen.set()
+                begun.set()
             return text
 
-    seen = asyncio.Event()
-    ends = asyncio.create_task(stream(quick.token, quick.email, {"stall_after_events": 4, "stall_s": 0.5}))
-    await asyncio.wait_for(seen.wait(), 10)
-    seen.clear()
-    stalls = asyncio.create_task(stream(slow.token, slow.email, {"stall_after_events": 4}))
-    await asyncio.wait_for(seen.wait(), 10)
+    slow_begun, quick_begun = asyncio.Event(), asyncio.Event()
+    stalls = asyncio.create_task(stream(slow, slow_begun, {"stall_after_events": 4}))
+    await asyncio.wait_for(slow_begun.wait(), 10)
+    # The last to begin, so that it has not ended before the drain.
+    ends = asyncio.create_task(stream(quick, quick_begun, {"stall_after_events": 4, "stall_s": 0.5}))
+    await asyncio.wait_for(quick_begun.wait(), 10)
     await own.stop("sentinel")
     assert await ends
     with pytest.raises(openai.APIError) as caught:
@@ -97,14 +105,15 @@ async def test_usage_waits_while_zion_is_away(own: Stack) -> None:
 async def test_a_reply_of_zion_that_is_lost_counts_nothing_twice(own: Stack) -> None:
     """Zion applied a report and dropped the connection: the same report goes again under the same key."""
     user = await make_user(own)
+    before = (await own.control("zion", "ledger"))["replayed"]
     await own.control("zion", "faults", {"apply_then_drop": True, "call": "batch", "times": 1})
     async with sdk(own, user.token) as client:
         await client.chat.completions.create(model="gpt-4o", messages=HELLO, user=user.email)
     for _ in range(200):
-        if (await own.control("zion", "ledger"))["replayed"]:
+        if (await own.control("zion", "ledger"))["replayed"] > before:
             break
         await asyncio.sleep(0.05)
-    assert (await own.control("zion", "ledger"))["replayed"] == 1
+    assert (await own.control("zion", "ledger"))["replayed"] == before + 1
     given, taken = await reconciled(own, [user])
     assert given == taken
 
@@ -148,17 +157,6 @@ async def test_redis_away_is_503_and_passes(own: Stack) -> None:
     assert taken[user.email][0] == 2
 
 
-async def test_a_wrong_key_for_zion_is_loud(own: Stack) -> None:
-    """zion.md: 401 on an external endpoint is a fault of the configuration: readiness says so."""
-    user = await make_user(own)
-    await own.control("zion", "faults", {"status": 401, "call": "limits"})
-    async with sdk(own, user.token) as client:
-        with pytest.raises(openai.InternalServerError):
-            await client.models.list()
-    answers = [await state(own) for _ in range(20)]
-    assert (503, "refuses the key of this deployment") in {(status, checks["zion"]) for status, checks in answers}
-
-
 async def test_a_dead_worker_is_replaced(own: Stack) -> None:
     """kill -9 of one worker: the other serves on, and a new one comes."""
     parent = own.child("sentinel").pid
@@ -174,27 +172,39 @@ async def test_a_dead_worker_is_replaced(own: Stack) -> None:
             await client.models.list()
 
 
-async def test_sigterm_while_a_worker_starts_is_heard(own: Stack) -> None:
+async def test_a_wrong_key_for_zion_is_loud(own: Stack) -> None:
+    """zion.md: 401 on an external endpoint is a fault of the configuration: readiness says so."""
+    user = await make_user(own)
+    await own.control("zion", "faults", {"status": 401, "call": "limits"})
+    async with sdk(own, user.token) as client:
+        with pytest.raises(openai.InternalServerError):
+            await client.models.list()
+    answers = [await state(own) for _ in range(20)]
+    assert (503, "refuses the key of this deployment") in {(status, checks["zion"]) for status, checks in answers}
+
+
+async def test_sigterm_while_a_worker_starts_is_heard(tmp_path: Path) -> None:
     """Issue 11 E4: a worker that is told to stop before it can hear ends as soon as it can, without having served; exit 0."""
-    parent = own.child("sentinel").pid
-    before = _children(parent)
-    # Opening takes as long as a silent Redis is waited for.
-    await own.kill("redis", signal.SIGSTOP)
-    try:
-        os.kill(before[0], signal.SIGKILL)
-        async with asyncio.timeout(20):
-            while not set(_children(parent)) - set(before):
-                await asyncio.sleep(0.002)
-        await own.stop("sentinel")
-    finally:
-        await own.kill("redis", signal.SIGCONT)
-    assert own.child("sentinel").returncode == 0
-    log = own.child("sentinel").output()
-    assert "Traceback" not in log
-    boots = {json.loads(line)["boot"] for line in log.splitlines() if '"event":"worker open"' in line}
-    closed = {json.loads(line)["boot"] for line in log.splitlines() if '"event":"worker closed"' in line}
-    # All but the one that was killed, perhaps before it was open.
-    assert (len(closed), closed <= boots) == (2, True)
+    async with Stack(tmp_path, settings=SETTINGS) as own:
+        parent = own.child("sentinel").pid
+        before = _children(parent)
+        # Opening takes as long as a silent Redis is waited for.
+        await own.kill("redis", signal.SIGSTOP)
+        try:
+            os.kill(before[0], signal.SIGKILL)
+            async with asyncio.timeout(20):
+                while not set(_children(parent)) - set(before):
+                    await asyncio.sleep(0.002)
+            await own.stop("sentinel")
+        finally:
+            await own.kill("redis", signal.SIGCONT)
+        assert own.child("sentinel").returncode == 0
+        log = own.child("sentinel").output()
+        assert "Traceback" not in log
+        boots = {json.loads(line)["boot"] for line in log.splitlines() if '"event":"worker open"' in line}
+        closed = {json.loads(line)["boot"] for line in log.splitlines() if '"event":"worker closed"' in line}
+        # All but the one that was killed, perhaps before it was open.
+        assert (len(closed), closed <= boots) == (2, True)
 
 
 def _children(pid: int) -> list[int]:

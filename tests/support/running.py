@@ -95,6 +95,15 @@ async def kill_workers(stack: Stack) -> None:
                 return
 
 
+async def whole(stack: Stack) -> Stack:
+    """The stack, with every piece running that another test has stopped, and a Zion without faults."""
+    for name in stack.pieces:
+        if not stack.child(name).running:
+            await stack.start(name)
+    await stack.control("zion", "reset", {"faults": True})
+    return stack
+
+
 async def booked(stack: Stack) -> Sums:
     """What Zion has booked, per e-mail, as (requests, input, output)."""
     users = (await stack.control("zion", "ledger"))["users"]
