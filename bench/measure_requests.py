@@ -72,7 +72,7 @@ def measure_headers_up(benchmark):
     """Framing, credential, and what goes to the provider."""
 
     def up():
-        fields = Fields(_REQUEST)
+        fields = Fields.of(_REQUEST)
         headers.check_framing(fields)
         credentials.bearer_token(fields)
         return headers.upstream(fields, "req_0123456789abcdef_1", "sk-bench")

@@ -105,7 +105,7 @@ class App:
 
     def _answering(self, worker: Worker, exchange: Exchange) -> Coroutine[Any, Any, None]:
         """The path table: what answers it, to be awaited."""
-        path = exchange.path.decode("latin-1")
+        path = exchange.path
         if path in worker.public_pages:
             return _operate(worker, exchange, path)
         if upgrades.HEADER in exchange.headers.first and path.startswith("/v1"):

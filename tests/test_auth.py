@@ -49,7 +49,7 @@ class World:
         """Who this token belongs to."""
         parts = '{"alg":"HS256"}', json.dumps(claims or {}), token
         written = ".".join(base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts)
-        return await self.workers[worker].identify(Fields([(b"authorization", f"Bearer {written}".encode())]))
+        return await self.workers[worker].identify(Fields.of([(b"authorization", f"Bearer {written}".encode())]))
 
     async def use(self, request_id: str, caller: Caller) -> None:
         """Usage, settled."""

@@ -18,7 +18,7 @@ MB = 2**20
 
 def said(*values: bytes) -> tuple[bytes, ...]:
     """What is read of these header lines."""
-    return codings.named(Fields([(b"content-encoding", value) for value in values]))
+    return codings.named(Fields.of([(b"content-encoding", value) for value in values]))
 
 
 def plain(body: bytes, *names: bytes, bytes_max: int = MB) -> bytes:

@@ -26,13 +26,13 @@ def preflight(origin: bytes, *asked: bytes) -> list[tuple[bytes, bytes]]:
 def test_off_is_silent() -> None:
     """H16: without the setting nothing of CORS is ever said."""
     cors = Cors(origins(""))
-    assert cors.answer(Fields([(b"origin", APP)])) == ()
-    assert cors.preflight(Fields(preflight(APP))) is None
+    assert cors.answer(Fields.of([(b"origin", APP)])) == ()
+    assert cors.preflight(Fields.of(preflight(APP))) is None
 
 
 def test_a_named_origin_may_read() -> None:
     """H16: its own name comes back, with what it may read, and caches are told that the answer depends on it."""
-    answer = dict(Cors({APP.decode()}).answer(Fields([(b"origin", APP)])))
+    answer = dict(Cors({APP.decode()}).answer(Fields.of([(b"origin", APP)])))
     assert answer[b"access-control-allow-origin"] == APP
     assert answer[b"vary"] == b"Origin"
     exposed = answer[b"access-control-expose-headers"].decode().split(", ")
@@ -50,32 +50,32 @@ def test_a_named_origin_may_read() -> None:
 def test_an_unknown_origin_gets_nothing(origin: bytes) -> None:
     """H16: exact or not at all; caches are still told that it depends."""
     cors = Cors({APP.decode()})
-    assert cors.answer(Fields([(b"origin", origin)])) == ((b"vary", b"Origin"),)
-    assert cors.preflight(Fields(preflight(origin))) is None
+    assert cors.answer(Fields.of([(b"origin", origin)])) == ((b"vary", b"Origin"),)
+    assert cors.preflight(Fields.of(preflight(origin))) is None
 
 
 def test_two_origins_are_none() -> None:
     """H16: which of two would be meant nobody knows."""
-    assert dict(Cors({APP.decode()}).answer(Fields([(b"origin", APP), (b"origin", OTHER)]))) == {b"vary": b"Origin"}
+    assert dict(Cors({APP.decode()}).answer(Fields.of([(b"origin", APP), (b"origin", OTHER)]))) == {b"vary": b"Origin"}
 
 
 def test_any_origin() -> None:
     """H16: `*` answers every origin with `*`, which depends on nothing."""
     cors = Cors({"*"})
-    assert dict(cors.answer(Fields([(b"origin", OTHER)])))[b"access-control-allow-origin"] == b"*"
-    assert b"vary" not in dict(cors.answer(Fields([(b"origin", OTHER)])))
-    assert cors.answer(Fields([])) == ()
+    assert dict(cors.answer(Fields.of([(b"origin", OTHER)])))[b"access-control-allow-origin"] == b"*"
+    assert b"vary" not in dict(cors.answer(Fields.of([(b"origin", OTHER)])))
+    assert cors.answer(Fields.of([])) == ()
 
 
 def granted(*asked: bytes) -> str:
     """The header names that a preflight which asks for these is granted."""
-    answer = dict(Cors({APP.decode()}).preflight(Fields(preflight(APP, *asked))) or [])
+    answer = dict(Cors({APP.decode()}).preflight(Fields.of(preflight(APP, *asked))) or [])
     return answer.get(b"access-control-allow-headers", b"").decode()
 
 
 def test_a_preflight_is_answered_for_its_origin_and_its_question() -> None:
     """H16: methods, the time it holds, and what a cache must know beside the origin."""
-    answer = dict(Cors({APP.decode()}).preflight(Fields(preflight(APP, b"authorization"))) or [])
+    answer = dict(Cors({APP.decode()}).preflight(Fields.of(preflight(APP, b"authorization"))) or [])
     assert answer[b"access-control-allow-methods"] == b"GET, HEAD, POST, DELETE"
     assert answer[b"access-control-max-age"] == b"7200"
     assert answer[b"vary"].startswith(b"Origin, ")
@@ -134,13 +134,13 @@ def test_a_preflight_has_a_bound() -> None:
 
 def test_a_plain_options_is_no_preflight() -> None:
     """H16: without a method to ask for it is an ordinary request, and has its ordinary answer."""
-    assert Cors({"*"}).preflight(Fields([(b"origin", APP)])) is None
+    assert Cors({"*"}).preflight(Fields.of([(b"origin", APP)])) is None
 
 
 @given(st.lists(st.binary(max_size=40), max_size=4))
 def test_any_names(asked: list[bytes]) -> None:
     """H16, G10: whatever is asked for, what comes back is a list of plain names."""
-    for _, value in Cors({"*"}).preflight(Fields(preflight(APP, *asked))) or []:
+    for _, value in Cors({"*"}).preflight(Fields.of(preflight(APP, *asked))) or []:
         assert re.fullmatch(rb"[A-Za-z0-9, ._-]+", value)
 
 
@@ -163,10 +163,10 @@ APPS = (
 def test_an_app_may_read(origin: str) -> None:
     """H16: origins of apps and extensions are settings, and answered, like those of pages: exactly."""
     cors = Cors(origins(f"https://a.test,{origin}"))
-    assert dict(cors.answer(Fields([(b"origin", origin.encode())])))[b"access-control-allow-origin"] == origin.encode()
-    assert cors.preflight(Fields(preflight(origin.encode()))) is not None
+    assert dict(cors.answer(Fields.of([(b"origin", origin.encode())])))[b"access-control-allow-origin"] == origin.encode()
+    assert cors.preflight(Fields.of(preflight(origin.encode()))) is not None
     for other in (origin[:-1], origin + "x", origin + "/", f"x{origin}", "null"):
-        assert cors.answer(Fields([(b"origin", other.encode())])) == ((b"vary", b"Origin"),)
+        assert cors.answer(Fields.of([(b"origin", other.encode())])) == ((b"vary", b"Origin"),)
 
 
 @pytest.mark.parametrize("scheme", ["file", *(origin.partition("://")[0] for origin in APPS)])
@@ -175,7 +175,7 @@ def test_a_scheme_is_all_its_origins(scheme: str) -> None:
     cors = Cors(origins(f"{scheme}://"))
     for host in ("", "a", "A-b.c_d~e", "1u2p3h9s0q", "localhost:8100"):
         origin = f"{scheme}://{host}".encode()
-        assert dict(cors.answer(Fields([(b"origin", origin)])))[b"access-control-allow-origin"] == origin
+        assert dict(cors.answer(Fields.of([(b"origin", origin)])))[b"access-control-allow-origin"] == origin
     for other in (
         f"{scheme}:",
         f"{scheme}:/a",
@@ -185,7 +185,7 @@ def test_a_scheme_is_all_its_origins(scheme: str) -> None:
         "https://a.test",
         "null",
     ):
-        assert cors.answer(Fields([(b"origin", other.encode())])) == ((b"vary", b"Origin"),)
+        assert cors.answer(Fields.of([(b"origin", other.encode())])) == ((b"vary", b"Origin"),)
 
 
 @pytest.mark.parametrize("text", ["https://a.test", "https://a.test, http://localhost:3000", "*", "http://[::1]:8080"])

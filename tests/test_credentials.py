@@ -16,14 +16,14 @@ from sentinel.protocol.fields import Fields
 @pytest.mark.parametrize("value", [b"Bearer a.b.c", b"bearer a.b.c", b"BEARER a.b.c", b"bEaReR a.b.c", b"Bearer   a.b.c"])
 def test_scheme_in_any_case(value: bytes) -> None:
     """RFC 9110 §11.1: the scheme's case is free, and any number of blanks follows it."""
-    assert credentials.bearer_token(Fields([(b"host", b"h"), (b"authorization", value)])) == "a.b.c"
+    assert credentials.bearer_token(Fields.of([(b"host", b"h"), (b"authorization", value)])) == "a.b.c"
 
 
 @pytest.mark.parametrize("length", [1, 8_192, 8_193, 32_767, 32_768])
 def test_a_long_token_is_taken(length: int) -> None:
     """G3: 32 KiB is the bound, and is itself allowed; blanks before it do not count."""
     for blanks in (b" ", b" " * 10):
-        fields = Fields([(b"authorization", b"Bearer" + blanks + b"x" * length)])
+        fields = Fields.of([(b"authorization", b"Bearer" + blanks + b"x" * length)])
         assert credentials.bearer_token(fields) == "x" * length
 
 
@@ -31,7 +31,7 @@ def test_a_long_token_is_taken(length: int) -> None:
 def test_a_token_that_is_too_long_is_told(length: int) -> None:
     """G3: its text says so, with the bound; class, code and headers are those of any other wrong key."""
     with pytest.raises(UnauthorizedError, match=r"too long.* 32768 characters") as caught:
-        credentials.bearer_token(Fields([(b"authorization", b"Bearer " + b"x" * length)]))
+        credentials.bearer_token(Fields.of([(b"authorization", b"Bearer " + b"x" * length)]))
     assert caught.value.code == "invalid_api_key"
 
 
@@ -39,7 +39,7 @@ def test_a_token_that_is_too_long_is_told(length: int) -> None:
 def test_only_a_token_is_too_long(value: bytes) -> None:
     """G3: what is no token at any length stays a wrong key."""
     with pytest.raises(UnauthorizedError) as caught:
-        credentials.bearer_token(Fields([(b"authorization", value + b"x" * 40_000)]))
+        credentials.bearer_token(Fields.of([(b"authorization", value + b"x" * 40_000)]))
     assert caught.value.message == INVALID_KEY_MESSAGE
 
 
@@ -70,7 +70,7 @@ def test_only_a_token_is_too_long(value: bytes) -> None:
 def test_everything_else_is_refused_alike(values: list[bytes]) -> None:
     """G3, H15, A17: each wrong credential gets the same 401, byte for byte."""
     with pytest.raises(UnauthorizedError) as caught:
-        credentials.bearer_token(Fields([(b"authorization", value) for value in values]))
+        credentials.bearer_token(Fields.of([(b"authorization", value) for value in values]))
     expected = {"message": INVALID_KEY_MESSAGE, "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
     assert json.loads(wire.error_body(caught.value)) == {"error": expected}
     assert (b"www-authenticate", b"Bearer") in headers.error(caught.value)
@@ -80,7 +80,7 @@ def test_everything_else_is_refused_alike(values: list[bytes]) -> None:
 def test_any_bytes(given_headers: list[tuple[bytes, bytes]]) -> None:
     """G3: a token is visible ASCII, whatever is sent."""
     try:
-        token = credentials.bearer_token(Fields(given_headers))
+        token = credentials.bearer_token(Fields.of(given_headers))
     except UnauthorizedError:
         return
     assert re.fullmatch(r"[!-~]+", token)

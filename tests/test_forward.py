@@ -58,7 +58,7 @@ async def ask(one: Forward, act: object, model: str = "first", *, output_capped:
     call = Call("chat_completions", "POST", "/chat/completions", model=model, body=body, prompt=ChatPrompt([]))
     return await one.open(
         call,
-        Fields([(b"content-type", b"application/json")]),
+        Fields.of([(b"content-type", b"application/json")]),
         hold(model, output_capped=output_capped),
         lambda: None,
         lambda: None,
@@ -216,12 +216,12 @@ async def test_an_upload_that_was_begun_is_not_sent_again() -> None:
     async with sink(early=1, refusal=refusal) as taker, forward(taker.url) as one:
         call = Call("files", "POST", "/files")
         with pytest.raises(UpstreamUnavailableError):
-            await one.open(call, Fields([]), hold(""), lambda: None, lambda: None, Parts([b"x" * 100] * 50, None))
+            await one.open(call, Fields.of([]), hold(""), lambda: None, lambda: None, Parts([b"x" * 100] * 50, None))
         assert taker.requests == 1
     async with forward("http://127.0.0.1:1/v1") as one:
         body = Parts([b"x"], 1)
         with pytest.raises(UpstreamError) as caught:
-            await one.open(call, Fields([]), hold(""), lambda: None, lambda: None, body)
+            await one.open(call, Fields.of([]), hold(""), lambda: None, lambda: None, body)
         assert (caught.value.code, body.consumed) == ("upstream_unreachable", False)
 
 

@@ -62,7 +62,7 @@ def pairs(lines: bytes) -> list[tuple[str, str]]:
 
 def sent_up(*given_headers: tuple[bytes, bytes]) -> dict[str, str]:
     """What goes to the provider beside Sentinel's own three headers, and its name."""
-    sent = dict(pairs(headers.upstream(Fields(given_headers), request_id="req-1", key=KEY)))
+    sent = dict(pairs(headers.upstream(Fields.of(given_headers), request_id="req-1", key=KEY)))
     if sent["user-agent"] == USER_AGENT:
         del sent["user-agent"]
     assert sent.pop("authorization") == f"Bearer {KEY}"
@@ -87,7 +87,7 @@ class TestFraming:
     )
     def test_plain_framing_passes(self, rest: list[tuple[bytes, bytes]]) -> None:
         """H15: one Host, and at most one kind of framing."""
-        assert headers.check_framing(Fields([(b"host", b"example.test"), *rest])) is None  # type: ignore[func-returns-value]
+        assert headers.check_framing(Fields.of([(b"host", b"example.test"), *rest])) is None  # type: ignore[func-returns-value]
 
     @pytest.mark.parametrize(
         "given_headers",
@@ -120,7 +120,7 @@ class TestFraming:
     def test_doubtful_framing_is_refused(self, given_headers: list[tuple[bytes, bytes]]) -> None:
         """H15, A2, A3: what two servers could read differently is a 400."""
         with pytest.raises(BadRequestError):
-            headers.check_framing(Fields(given_headers))
+            headers.check_framing(Fields.of(given_headers))
 
 
 class TestUpstream:
@@ -146,7 +146,7 @@ class TestUpstream:
         """H2, G6: the same again for the same caller, and no other caller's, whatever both choose."""
 
         def sent(caller: str, value: bytes) -> str:
-            lines = headers.upstream(Fields([(b"idempotency-key", value)]), request_id="r", key=KEY, caller=caller)
+            lines = headers.upstream(Fields.of([(b"idempotency-key", value)]), request_id="r", key=KEY, caller=caller)
             return dict(pairs(lines))["idempotency-key"]
 
         assert sent("anna", b"order-1") == sent("anna", b"order-1")
@@ -171,7 +171,7 @@ class TestUpstream:
     )
     def test_what_is_remembered_of_a_client_is_what_it_sent(self, lines: list[tuple[bytes, bytes]]) -> None:
         """Issue 12: asked again, the same lines go up, whoever has changed what was given; each caller's key is its own."""
-        say = lambda caller: headers.upstream(Fields(lines), request_id="r", key=KEY, caller=caller)  # noqa: E731
+        say = lambda caller: headers.upstream(Fields.of(lines), request_id="r", key=KEY, caller=caller)  # noqa: E731
         headers._known_lines.cache_clear()
         expected = say("anna")
         assert say("anna") == expected
@@ -193,7 +193,7 @@ class TestUpstream:
     def test_no_secret_is_remembered(self, line: tuple[bytes, bytes], *, kept: bool) -> None:
         """Issue 12: of a client that says something of its own, a credential, or at length, nothing of it stays in memory."""
         headers._known_lines.cache_clear()
-        given_headers = Fields([(b"accept", b"*/*"), line])
+        given_headers = Fields.of([(b"accept", b"*/*"), line])
         for _ in range(2):
             headers.upstream(given_headers, request_id="r", key=KEY)
         assert b"canary" in line[1]
@@ -207,7 +207,7 @@ class TestUpstream:
     @pytest.mark.parametrize("name", NEVER_UP.split())
     def test_default_is_deny(self, name: str) -> None:
         """H1, H2, G4, G5: credentials, hop-by-hop headers and unknown names stay here."""
-        given_headers = Fields([(name.encode(), b"canary"), (b"authorization", TENANT)])
+        given_headers = Fields.of([(name.encode(), b"canary"), (b"authorization", TENANT)])
         sent = pairs(headers.upstream(given_headers, request_id="req-1", key=KEY))
         assert "canary" not in str([pair for pair in sent if pair != ("authorization", f"Bearer {KEY}")])
         assert sorted(key for key, _ in sent) == ["accept-encoding", "authorization", "user-agent", "x-request-id"]
@@ -241,14 +241,14 @@ class TestUpstream:
     def test_who_says_no_name_goes_by_ours(self, given: list[tuple[bytes, bytes]]) -> None:
         """H2: there is one user agent, the client's or our own; a name within a value is none."""
         for more in ([], [(b"connection", b"user-agent"), (b"user-agent", b"me")]):
-            sent = pairs(headers.upstream(Fields([*more, *given]), request_id="r", key=KEY))
+            sent = pairs(headers.upstream(Fields.of([*more, *given]), request_id="r", key=KEY))
             assert [value for name, value in sent if name == "user-agent"] == [USER_AGENT]
         assert sent_up((b"user-agent", b"me")) == {"user-agent": "me"}
 
     def test_codings_and_trace_stand_before_our_own(self) -> None:
         """H1, H20: what a body that streams by is coded in is said of it."""
         trace = (("traceparent", "00-ours"), ("tracestate", "a=b"))
-        lines = headers.upstream(Fields([(b"accept", b"*/*")]), "r", KEY, "anna", trace, "gzip, br")
+        lines = headers.upstream(Fields.of([(b"accept", b"*/*")]), "r", KEY, "anna", trace, "gzip, br")
         assert [name for name, _ in pairs(lines)] == [
             *("accept", "user-agent", "traceparent", "tracestate", "content-encoding"),
             *("authorization", "accept-encoding", "x-request-id"),
@@ -264,7 +264,7 @@ class TestUpstream:
         """H20: what the client says of its trace stays here; what Sentinel says of it goes up."""
         given_headers = [(b"traceparent", b"00-canary"), (b"tracestate", b"canary")]
         trace = (("traceparent", "00-ours"),)
-        sent = pairs(headers.upstream(Fields(given_headers), request_id="r", key=KEY, trace=trace))
+        sent = pairs(headers.upstream(Fields.of(given_headers), request_id="r", key=KEY, trace=trace))
         assert ("traceparent", "00-ours") in sent
         assert "canary" not in str([pair for pair in sent if pair[0] != "authorization"])
 
@@ -335,7 +335,7 @@ class TestClientRequestId:
     )
     def test_only_fit_ids(self, given_headers: list[tuple[bytes, bytes]], expected: str) -> None:
         """I2: printable ASCII of at most 128 characters, else none."""
-        assert headers.client_request_id(Fields(given_headers)) == expected
+        assert headers.client_request_id(Fields.of(given_headers)) == expected
 
 
 class TestRetryCount:
@@ -352,7 +352,7 @@ class TestRetryCount:
     def test_only_small_numbers(self, value: bytes | None, expected: dict[str, int]) -> None:
         """R4: the count the SDK sends is logged where it is one, 0 to 99."""
         given_headers = [] if value is None else [(b"x-stainless-retry-count", value)]
-        assert headers.retry_count(Fields(given_headers)) == expected
+        assert headers.retry_count(Fields.of(given_headers)) == expected
 
 
 NASTY_NAMES = [
@@ -388,8 +388,8 @@ class TestAnyHeaders:
         """H2, H15, G10: nothing but a refusal is ever raised; no line is broken, and no credential but Sentinel's goes up."""
         for check in (headers.check_framing, credentials.bearer_token, headers.client_request_id, headers.retry_count):
             with suppress(SentinelError):
-                check(Fields(given_headers))
-        wire_form = headers.upstream(Fields(given_headers), request_id="r", key=KEY)
+                check(Fields.of(given_headers))
+        wire_form = headers.upstream(Fields.of(given_headers), request_id="r", key=KEY)
         sent = pairs(wire_form)
         assert wire_form.count(b"\r") == wire_form.count(b"\n") == len(sent)
         assert b"\x00" not in wire_form

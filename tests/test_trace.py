@@ -16,7 +16,7 @@ VALID = f"00-{TRACE}-{PARENT}-01".encode()
 
 def test_a_valid_context_is_continued() -> None:
     """H20: the same trace, a new span whose parent is the client's, and its sampling."""
-    begun = trace.begin(Fields([(b"traceparent", VALID), (b"tracestate", b"a=1"), (b"tracestate", b" b=2 ")]))
+    begun = trace.begin(Fields.of([(b"traceparent", VALID), (b"tracestate", b"a=1"), (b"tracestate", b" b=2 ")]))
     assert (begun.trace_id, begun.parent_id, begun.sampled, begun.state) == (TRACE, PARENT, True, "a=1,b=2")
     assert re.fullmatch("[0-9a-f]{16}", begun.span_id)
     assert begun.span_id != PARENT
@@ -35,7 +35,7 @@ def test_a_valid_context_is_continued() -> None:
 )
 def test_flags_and_later_versions(value: str, *, sampled: bool) -> None:
     """H20, Trace Context §2.2: of the flags only the first bit is passed on, and a later version is read as this one."""
-    begun = trace.begin(Fields([(b"traceparent", value.encode())]))
+    begun = trace.begin(Fields.of([(b"traceparent", value.encode())]))
     assert (begun.trace_id, begun.sampled) == (TRACE, sampled)
     assert begun.sent()[0][1][-2:] == ("01" if sampled else "00")
 
@@ -61,7 +61,7 @@ def test_flags_and_later_versions(value: str, *, sampled: bool) -> None:
 )
 def test_anything_else_begins_a_new_trace(values: list[bytes]) -> None:
     """H20: an invalid context counts as absent, and its state goes with it."""
-    begun = trace.begin(Fields([*((b"traceparent", value) for value in values), (b"tracestate", b"a=1")]))
+    begun = trace.begin(Fields.of([*((b"traceparent", value) for value in values), (b"tracestate", b"a=1")]))
     assert begun.trace_id != TRACE
     assert re.fullmatch("[0-9a-f]{32}", begun.trace_id)
     assert (begun.parent_id, begun.state, begun.sampled) == ("", "", False)
@@ -71,7 +71,7 @@ def test_anything_else_begins_a_new_trace(values: list[bytes]) -> None:
 
 def test_traces_differ() -> None:
     """H20: each request has a trace and a span of its own."""
-    begun = [trace.begin(Fields([])) for _ in range(100)]
+    begun = [trace.begin(Fields.of([])) for _ in range(100)]
     assert len({one.trace_id for one in begun}) == len({one.span_id for one in begun}) == 100
 
 
@@ -89,12 +89,12 @@ def test_traces_differ() -> None:
 )
 def test_state_is_kept_whole_or_not(given_states: list[bytes], kept: str) -> None:
     """H20, G10: members past 512 characters are dropped whole, and what no header may hold drops all."""
-    assert trace.begin(Fields([(b"traceparent", VALID), *((b"tracestate", state) for state in given_states)])).state == kept
+    assert trace.begin(Fields.of([(b"traceparent", VALID), *((b"tracestate", state) for state in given_states)])).state == kept
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"traceparent", b"tracestate", b"x"]), st.binary(max_size=80)), max_size=5))
 def test_any_headers(given_headers: list[tuple[bytes, bytes]]) -> None:
     """H20, G10: whatever comes, what goes out is well-formed and one line."""
-    sent = dict(trace.begin(Fields(given_headers)).sent())
+    sent = dict(trace.begin(Fields.of(given_headers)).sent())
     assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]", sent["traceparent"])
     assert re.fullmatch("[ -~\t]*", sent.get("tracestate", ""))

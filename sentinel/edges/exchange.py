@@ -34,7 +34,8 @@ _SERVER: Final = (b"server", b"sentinel")  # else the server names itself and it
 
 
 class Exchange(Listening):
-    """The client's request and the answer to it. `path` and `query` are raw bytes of the request line (wire.md H8).
+    """The client's request and the answer to it. `path` and `query` are as raw as in the request line, the path with a
+    character for each byte (wire.md H8).
 
     A `with` block of it ends with ClientGoneError when the client leaves, or with what `interrupt` is given. While the body is
     not read to its end, whoever reads it notices, since both listen on the same channel; afterwards `look` does, and before it,
@@ -66,9 +67,11 @@ class Exchange(Listening):
         self.begun_s = time.perf_counter()
         self.scope = scope
         self.method: str = scope["method"]
-        self.path: bytes = scope.get("raw_path") or scope["path"].encode()
+        self.path: str = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
         self.query: bytes = scope["query_string"]
-        self.headers = Fields(scope["headers"])
+        lines = scope["headers"]
+        first = dict(lines)
+        self.headers = Fields(lines, first) if len(first) == len(lines) else Fields.of(lines)
         self.request_id = request_id
         self._receive = receive
         self._send = send
@@ -110,11 +113,12 @@ class Exchange(Listening):
         clock = asyncio.get_running_loop().time
         body = self.body = Body(bodies, caller, length, clock())
         try:
-            come = [await (self._receive() if self._watch is None and self._ahead is None else self.take())]
-            read: bytes = come[0].get("body", b"")
+            message = await (self._receive() if self._watch is None and self._ahead is None else self.take())
+            read: bytes = message.get("body", b"")
             # The usual one is small, and comes whole with the first message.
-            if not 0 < len(read) <= bodies.small_bytes or (len(read) != length and come[0].get("more_body", False)):
-                read = b""
+            if not 0 < len(read) <= bodies.small_bytes or (len(read) != length and message.get("more_body", False)):
+                come = [message]
+                del message, read  # only who joins the parts is to have them
                 read = await body.read(come, self._receive, clock)
         except BaseException:
             body.forget()

@@ -1,8 +1,10 @@
 """The header lines of a request: in their order, and by name. Pure; cannot fail."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Self
+
+from msgspec import Struct
 
 Line = tuple[bytes, bytes]
 
@@ -10,21 +12,20 @@ Line = tuple[bytes, bytes]
 _NONE: Final[frozenset[bytes]] = frozenset()
 
 
-class Fields:
+class Fields(Struct):
     """Header lines, names in lower case as ASGI promises. `first` has the first value of each name, `repeated` are the names
     that have several.
     """
 
-    __slots__ = ("first", "lines", "repeated")
+    lines: Sequence[Line]
+    first: Mapping[bytes, bytes]
+    repeated: frozenset[bytes] = _NONE
 
-    def __init__(self, lines: Sequence[Line]) -> None:
-        self.lines = lines
-        self.first: dict[bytes, bytes] = dict(lines)
-        self.repeated = _NONE
-        if len(self.first) != len(lines):
-            # Rare; only then is it worth to look at each line again.
-            self.first = dict(reversed(lines))
-            self.repeated = frozenset(name for name, count in Counter(name for name, _ in lines).items() if count > 1)
+    @classmethod
+    def of(cls, lines: Sequence[Line]) -> Self:
+        """Any lines. Where no name comes twice, as is usual, `Fields(lines, dict(lines))` is the same."""
+        repeated = frozenset(name for name, count in Counter(name for name, _ in lines).items() if count > 1)
+        return cls(lines, dict(reversed(lines)), repeated)
 
     def every(self, name: bytes) -> list[bytes]:
         """All values of `name`, in their order."""

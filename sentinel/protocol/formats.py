@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 from msgspec import Meta, Raw, Struct
 from msgspec.json import Decoder
+from msgspec.structs import replace
 
 from sentinel.errors import BadRequestError
 from sentinel.protocol import inputs, media, named, refusals, splice, unseen
@@ -107,12 +108,11 @@ _UNUSUAL_IN_CHAT: Final = _REST_OF_CHAT | unseen.HIDDEN
 def _chat(route: Route, method: str, path: str, query: bytes, body: bytes, read: _Chat, members: _Members) -> Call:
     """A chat. Its cap is the largest that it declares, for each choice; that of a response is heeded by no provider."""
     sent, hidden = splice.with_usage(body, members.get(splice.STREAM_OPTIONS)) if read.stream else (body, False)
-    unusual = not _UNUSUAL_IN_CHAT.isdisjoint(members)
     tools = _tools(read) if read.tools or read.functions else ()
     choices = read.n or 1
     heeded = max(read.max_tokens or 0, read.max_completion_tokens or 0)
     cap = heeded or read.max_output_tokens or 0
-    return Call(
+    call = Call(
         route.label,
         method,
         path,
@@ -121,15 +121,21 @@ def _chat(route: Route, method: str, path: str, query: bytes, body: bytes, read:
         body=sent,
         stream=read.stream is True,
         usage_hidden=hidden,
-        prompt=ChatPrompt(read.messages, tools, _rest(read) if unusual else {}),
+        prompt=ChatPrompt(read.messages, tools),
         output_tokens_declared=cap * choices if cap else None,
         choices=choices,
         dialect=route.dialect,
         stored=read.store is True,
         named=named.in_chat(body, route.names),
-        unseen_input=read.web_search_options is not None,
         cap_unheeded=cap > heeded,
-        unseen_output=unusual and not unseen.HIDDEN.isdisjoint(members),
+    )
+    if _UNUSUAL_IN_CHAT.isdisjoint(members):
+        return call
+    return replace(
+        call,
+        prompt=ChatPrompt(read.messages, tools, _rest(read)),
+        unseen_input=read.web_search_options is not None,
+        unseen_output=not unseen.HIDDEN.isdisjoint(members),
     )
 
 

@@ -87,13 +87,12 @@ def check_framing(fields: Fields) -> None:
     first, repeated = fields.first, fields.repeated
     if b"host" in repeated or not first.get(b"host", b"").strip():
         raise _doubtful("A request must have exactly one Host header.")
-    coding = first.get(b"transfer-encoding")
-    if coding is not None and (b"transfer-encoding" in repeated or coding.lower() != b"chunked"):
-        raise _doubtful("No Transfer-Encoding but 'chunked' is supported.")
-    length = first.get(b"content-length")
-    if length is not None and (
-        b"content-length" in repeated or coding is not None or not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX
-    ):
+    length = first.get(b"content-length", b"0")
+    if b"transfer-encoding" in first:
+        if b"transfer-encoding" in repeated or first[b"transfer-encoding"].lower() != b"chunked":
+            raise _doubtful("No Transfer-Encoding but 'chunked' is supported.")
+        length = b"" if b"content-length" in first else length
+    if b"content-length" in repeated or not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
         raise _doubtful("A request must have at most one Content-Length header, a number.")
     media = first.get(b"content-type", b"")
     # A comma may stand in a parameter, such as a boundary, but in no type.

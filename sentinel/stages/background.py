@@ -181,7 +181,7 @@ class Background:
 
     async def _ask(self, method: str, work: Work, path: str) -> Outcome | None:
         """What the provider answers of the state of `work`."""
-        sent = headers.upstream(Fields(()), work.request_id, self._provider.key)
+        sent = headers.upstream(Fields.of(()), work.request_id, self._provider.key)
         try:
             reply = await self._provider.send(method, path, b"", sent, b"", _ignore, _PATIENCE)
             try:

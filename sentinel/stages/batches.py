@@ -113,7 +113,7 @@ class Batches:
     async def _learn(self, key: tuple[str, str], request_id: str) -> Asked:
         name, path = key
         async with self._turn:
-            sent = headers.upstream(Fields(()), request_id, self._provider.key)
+            sent = headers.upstream(Fields.of(()), request_id, self._provider.key)
             reply = await self._provider.send("GET", f"/files/{name}/content", b"", sent, b"", _ignore, _PATIENCE)
             try:
                 _check(reply, name)

@@ -64,7 +64,7 @@ class Intake:
             body = await exchange.read_body(self._bodies, caller)
             if coded:
                 body = await self._plain(exchange, caller, body, coded)
-        asked = (route, route.method, exchange.path.decode("latin-1").removeprefix("/v1"), exchange.query, body, content_type)
+        asked = (route, route.method, exchange.path.removeprefix("/v1"), exchange.query, body, content_type)
         # Others are served while a large body is read (wire.md H12).
         if len(body) <= self._bodies.small_bytes:
             call = wire.read_call(*asked)

@@ -38,7 +38,8 @@ class Owners:
         self._ledger = ledger
         self._mode = Scope(mode)
         self._life_s = life_s
-        # Whether objects have owners here.
+        # Whether what a call leaves with the provider is nobody's, and objects have owners here.
+        self._unowned = self._mode is not Scope.OWNED
         self.guarding: Final = self._mode is not Scope.ACCOUNT
         # Routes of other scopes are not forwarded at all.
         self.forwarded: Final = frozenset(_ORDER[: _ORDER.index(self._mode) + 1])
@@ -49,7 +50,7 @@ class Owners:
             return None
         if call.models or "ft:" in call.model or call.path.startswith(_MODELS):
             return None
-        return None if match.route.leaves and self._mode is not Scope.OWNED else call
+        return None if self._unowned and match.route.leaves else call
 
     async def check(self, caller: Caller, match: Match, call: Call) -> Call:
         """`call`, if every object that its path and its body name is the caller's; one that must leave nothing behind says so.
