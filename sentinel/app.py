@@ -52,7 +52,10 @@ class App:
             return
         worker = self._worker
         assert worker is not None
-        exchange = worker.begin(scope, receive, send)
+        exchange = Exchange(scope, receive, send, next(worker.request_ids))
+        worker.beginning.add(exchange)
+        if worker.cors is not None:
+            exchange.always = worker.cors.answer(exchange.headers)
         try:
             await self._answering(worker, exchange)
         except ClientGoneError:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import MutableMapping
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +26,8 @@ def request(waits_for: "asyncio.Future[None]", sent: list[MutableMapping[str, An
 
     app = App()
     app._worker = SimpleNamespace(  # type: ignore[assignment]
-        begin=partial(Exchange, request_id="req_1"),
+        request_ids=iter(["req_1"]),
+        beginning=set(),
         cors=None,
         end=Exchange.close,
         public_pages=frozenset(),

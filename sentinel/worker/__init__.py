@@ -8,15 +8,14 @@ import gc
 import itertools
 import secrets
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from sentinel import metrics, vocab
 from sentinel.edges.aside import Aside
-from sentinel.edges.bodies import Receive
 from sentinel.edges.connections import Connections
 from sentinel.edges.counting import Counting
-from sentinel.edges.exchange import Exchange, Scope, Send
+from sentinel.edges.exchange import Exchange, Scope
 from sentinel.errors import ClientGoneError, DrainingError
 from sentinel.journey import Journey
 from sentinel.logs import Log
@@ -70,11 +69,13 @@ class Worker:
         self._beside: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[None] | None = None
         self._boot = secrets.token_hex(8)
-        self._sequence = itertools.count(1)
-        # Those that are open.
-        self._exchanges: set[Exchange] = set()
-        # Those of them that still read their request, or are too new to have been looked at.
-        self._beginning: set[Exchange] = set()
+        # Unique over all workers and restarts: each is the key of a request in the ledger.
+        self.request_ids = map(f"req_{self._boot}_%x".__mod__, itertools.count(1))
+        # What begins is put here, and what is here ends when the drain is over: what still reads its request, or is too new to
+        # have been looked at.
+        self.beginning: set[Exchange] = set()
+        # What goes on since.
+        self._going_on: set[Exchange] = set()
         self._ledger = parts.ledger(settings)
         self._gate = gate = parts.gate(settings, self._ledger)
         standby = parts.standby(settings)
@@ -142,29 +143,17 @@ class Worker:
         asyncio.get_running_loop().call_later(_SERVED_S, threads.let_this_go_first)
         _log.info("worker open", boot=self._boot)
 
-    def begin(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
-        """An exchange begins: from now on somebody keeps its deadlines, and ends it when the drain is over.
-
-        Its request id is unique over all workers and restarts, and the key of the request in the ledger.
-        """
-        exchange = Exchange(scope, receive, send, f"req_{self._boot}_{next(self._sequence):x}")
-        if self.cors is not None:
-            exchange.always = self.cors.answer(exchange.headers)
-        self._exchanges.add(exchange)
-        self._beginning.add(exchange)
-        return exchange
-
     def end(self, exchange: Exchange) -> None:
         """An exchange is over."""
         exchange.close()
-        self._exchanges.discard(exchange)
-        self._beginning.discard(exchange)
+        self.beginning.discard(exchange)
+        self._going_on.discard(exchange)
 
     def drain(self) -> None:
         """Admit nothing new; what is open may go on until the deadline, then it is ended and settled."""
         if not self.draining:
             self.draining = True
-            _log.info("worker drains", open=len(self._exchanges), seconds=self._drain_s)
+            _log.info("worker drains", open=len(self._exchanges()), seconds=self._drain_s)
             if self._heartbeat is not None:
                 self._heartbeat.beat()
             asyncio.get_running_loop().call_later(self._drain_s, self._end)
@@ -219,21 +208,22 @@ class Worker:
         loop = asyncio.get_running_loop()
         for count in itertools.count(1):
             await asyncio.sleep(_LOOK_S)
-            self._look_at(self._beginning if count % _LOOKS_AT_ALL else self._exchanges, loop.time())
+            self._look_at(list(self.beginning) if count % _LOOKS_AT_ALL else self._exchanges(), loop.time())
 
-    def _look_at(self, exchanges: Iterable[Exchange], now_s: float) -> None:
+    def _look_at(self, exchanges: list[Exchange], now_s: float) -> None:
         """Look after open exchanges; end those whose client has not read for too long: the server itself never does.
 
         Not part of the loop above, which would keep the last of them while it sleeps, and its connection open.
         """
-        for exchange in list(exchanges):
+        for exchange in exchanges:
             try:
                 idle = exchange.look(now_s, self._downstream_idle_s)
             except Exception as error:  # noqa: BLE001 - a defect met with one must not take the deadlines of all others
                 _log.error("defect", exception=error, request_id=exchange.request_id)
                 continue
-            if exchange.listens:
-                self._beginning.discard(exchange)
+            if exchange.listens and exchange in self.beginning:
+                self.beginning.remove(exchange)
+                self._going_on.add(exchange)
             if idle:
                 _log.warning("client does not read", request_id=exchange.request_id)
                 exchange.interrupt(ClientGoneError())
@@ -247,7 +237,7 @@ class Worker:
                 _log.error("defect", exception=error)
 
     def _hand_over_now(self) -> None:
-        metrics.IN_FLIGHT.set(len(self._exchanges))
+        metrics.IN_FLIGHT.set(len(self._exchanges()))
         metrics.hand_over()
 
     async def _end_idle(self, connections: Connections) -> None:
@@ -260,10 +250,13 @@ class Worker:
 
     def _under_way(self) -> Iterator[Scope]:
         """The scopes of requests that wait for something; what only lingers keeps a place as an idle connection does."""
-        return (exchange.scope for exchange in self._exchanges if not exchange.lingers)
+        return (exchange.scope for exchange in self._exchanges() if not exchange.lingers)
+
+    def _exchanges(self) -> list[Exchange]:
+        return [*self.beginning, *self._going_on]
 
     def _end_open(self) -> None:
-        for exchange in list(self._exchanges):
+        for exchange in self._exchanges():
             exchange.interrupt(DrainingError())
 
 
