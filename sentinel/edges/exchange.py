@@ -8,12 +8,12 @@ What may take long is not timed by each exchange for itself: the worker looks af
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, MutableMapping
 from typing import Any, Final
 
 from sentinel.edges.bodies import Bodies, Body, Receive, too_large
 from sentinel.edges.listening import Listening
-from sentinel.edges.pushing import Pushing
+from sentinel.edges.pushing import TAKEN, Pushing
 from sentinel.edges.upload import Upload
 from sentinel.errors import BodyTimeoutError, ClientGoneError, SentinelError
 from sentinel.protocol import trace
@@ -74,7 +74,7 @@ class Exchange(Listening):
         self.headers = Fields(lines, first) if len(first) == len(lines) else Fields.of(lines)
         self.request_id = request_id
         self._receive = receive
-        self._send = send
+        self.hand_over = send
 
     @property
     def started(self) -> bool:
@@ -174,7 +174,7 @@ class Exchange(Listening):
         assert 200 <= status <= 599
         self.status = status
         sent = [*headers, *self.always, _SERVER]
-        await self._send({"type": "http.response.start", "status": status, "headers": sent})
+        await self.hand_over({"type": "http.response.start", "status": status, "headers": sent})
 
     def push(self, chunk: bytes) -> bool:
         """Send a part of the body at once. Whether the server took it; else `pushed` is to be awaited before the next one."""
@@ -182,11 +182,11 @@ class Exchange(Listening):
             # The answer of a GET without its body (wire.md H16); the server would take these bytes for an error.
             return True
         self.bytes_down += len(chunk)
-        sending = self._send({"type": "http.response.body", "body": chunk, "more_body": True}).__await__()
-        try:
-            waits_for = next(sending)
-        except StopIteration:
-            return True
+        sending = self.hand_over({"type": "http.response.body", "body": chunk, "more_body": True}).__await__()
+        return (waits_for := next(sending, TAKEN)) is TAKEN or self.waits(waits_for, sending)
+
+    def waits(self, waits_for: Any, sending: Generator[Any, Any, None]) -> bool:
+        """The server has not taken what was handed over: `sending` goes on when `waits_for` is done. False, as `push` says."""
         self._pushing = Pushing(waits_for, sending)
         self._writing_since_s = asyncio.get_running_loop().time()
         return False
@@ -214,7 +214,7 @@ class Exchange(Listening):
         self.bytes_down += len(chunk)
         self._writing_since_s = asyncio.get_running_loop().time()
         try:
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+            await self.hand_over({"type": "http.response.body", "body": chunk, "more_body": False})
         finally:
             self._writing_since_s = None
 

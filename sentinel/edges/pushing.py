@@ -1,7 +1,10 @@
 """An await that was begun outside of any task, and is ended inside of one. Fails as what is awaited does."""
 
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Final
+
+# What an awaitable that need not wait gives out first, where it is asked by `next` with this to fall back on.
+TAKEN: Final = object()
 
 
 class Pushing:

@@ -7,8 +7,11 @@ to the parser (`edges/http/answer.py`), which takes all that is taken here and r
 import re
 from typing import Final
 
-# How a chunk begins: its size, without leading zeros, extensions or blanks.
-begins: Final = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,6})\r\n").match
+# A size, without leading zeros, extensions or blanks.
+_SIZE: Final = rb"([1-9A-Fa-f][0-9A-Fa-f]{0,6})\r\n"
+_begins: Final = re.compile(_SIZE).match
+# The size and the content of what is one whole chunk if its content is so long; no function of ours, since every read is asked.
+one: Final = re.compile(_SIZE + rb"(.*)\r\n", re.DOTALL).fullmatch
 
 
 def content(data: bytes) -> bytes | None:
@@ -16,7 +19,7 @@ def content(data: bytes) -> bytes | None:
     parts: list[bytes] = []
     at, size = 0, len(data)
     while at < size:
-        begun = begins(data, at)
+        begun = _begins(data, at)
         if begun is None:
             return None
         start = begun.end()

@@ -5,7 +5,6 @@ passes before it is whole, and is read abridged. Only an event that can hold usa
 searched for two byte strings and forwarded as the very object that came in.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 from sentinel.protocol import ends, kept, sse
@@ -13,13 +12,12 @@ from sentinel.protocol.answers import decode, latest
 from sentinel.protocol.dialects import END_MARK, GRAMMARS, NOTHING, Reading, failure
 from sentinel.protocol.erring import Hidden
 from sentinel.protocol.kinds import Kind, told
-from sentinel.protocol.unpaid import WORDS_BYTES_MAX, Unpaid
+from sentinel.protocol.unpaid import Unpaid
 from sentinel.records import Dialect, Produced, Usage
 
 # An object is named in the first event of its stream; some providers send one with filters only before it (Azure).
 _NAMELESS_EVENTS_MAX: Final = 16
-
-_ERROR: Final = b"error"  # in every error, whatever its shape (sentinel.protocol.erring)
+ERROR: Final = b"error"  # in every error, whatever its shape (sentinel.protocol.erring)
 
 
 class StreamMeter:
@@ -32,35 +30,39 @@ class StreamMeter:
     is how many were asked for: each that began must end. `working_id` names the object whose state `unfinished` is, where it
     was said; `long_event` is what is known of the last event that was too long to be held; `hidden` is what an error said about
     the provider's account, and what does not go down.
+
+    Whole events of words alone, without `mark` (where `marked` matches), `end` and ERROR, may pass without it (`stages/relay`),
+    unless it is `wary`: must see the next bytes, whatever they are. Whoever lets them pass notes them as `latest`, among
+    `events`, and in `unpaid` where it `counts`.
     """
 
     __slots__ = (
-        "_carries",
         "_choices",
         "_dialect",
-        "_end",
         "_failed_first",
         "_failed_last",
         "_finished",
         "_grammar",
-        "_latest",
         "_long",
         "_looks",
-        "_mark",
-        "_marked",
         "_nameless_events",
         "_opened",
         "_splitter",
-        "_unpaid",
         "_usage_hidden",
         "counts",
+        "end",
         "events",
         "hidden",
+        "latest",
         "long_event",
+        "mark",
+        "marked",
         "object_id",
         "terminated",
         "unfinished",
+        "unpaid",
         "usage",
+        "wary",
         "working_id",
     )
 
@@ -82,25 +84,23 @@ class StreamMeter:
         self._dialect = dialect
         self._grammar = GRAMMARS[dialect]
         self.counts = self._grammar.say is not None
-        self._mark, self._marked, self._end, *_ = self._grammar
+        self.mark, self.marked, self.end, *_ = self._grammar
         self._usage_hidden = usage_hidden
         self._choices = choices
         self._splitter = sse.Splitter(tail_bytes_max or self._grammar.tail_bytes_max)
-        self._unpaid = Unpaid(self._grammar.say, kept_bytes_max)
-        # Whether the next bytes go on with an event that has begun.
-        self._carries = False
+        self.unpaid = Unpaid(self._grammar.say, kept_bytes_max)
         # The events read last; b"" where a later one may have been the end. `_long` goes down before it is whole.
-        self._latest = self.long_event = b""
+        self.latest = self.long_event = b""
         self._long: ends.LongEvent | None = None
         self._opened = self._finished = self._failed_first = self._failed_last = False
         self._nameless_events = _NAMELESS_EVENTS_MAX if names else 0
         # Whether the next event is read in any case: the first, and more where the id is wanted and not yet seen.
-        self._looks = True
+        self._looks = self.wary = True
 
     @property
     def failed(self) -> bool:
         """Whether the first event is an error, or a response failed before it said anything (wire.md F4)."""
-        return self._failed_first or (self._failed_last and self._unpaid.silent())
+        return self._failed_first or (self._failed_last and self.unpaid.silent())
 
     @property
     def empty(self) -> bool:
@@ -117,10 +117,10 @@ class StreamMeter:
         if not self._grammar.needs_end:
             return True
         if self._dialect is Dialect.RESPONSES:
-            return self.terminated or (self.overflowed > 0 and not self._latest)
+            return self.terminated or (self.overflowed > 0 and not self.latest)
         if self._choices > 1:
-            return (self._finished and self._unpaid.silent()) or self._unpaid.all_finished(self._choices)
-        self._finished = self._finished or self._unpaid.finished()
+            return (self._finished and self.unpaid.silent()) or self.unpaid.all_finished(self._choices)
+        self._finished = self._finished or self.unpaid.finished()
         return self._finished
 
     @property
@@ -130,56 +130,30 @@ class StreamMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """What goes downstream now; a chunk of whole events without a usage object is returned itself."""
-        passed: list[bytes] = []
-        self.pour(passed.append, chunk)
-        return passed[0] if passed else b""
-
-    def pour(self, push: Callable[[bytes], bool | None], chunk: bytes) -> bool:
-        """Give what goes downstream now to `push`. Whether it takes more, and there may be more."""
-        chunk_bytes = len(chunk)
-        if self._carries or self._looks or chunk_bytes > WORDS_BYTES_MAX or not chunk.endswith(sse.ENDS):
-            return self._pour_unusual(push, chunk)
-        at = chunk.find(self._mark)
-        # Written out, and `find` instead of `in`: these lines are the cost of a usual event.
-        if (at >= 0 and self._marked.search(chunk, at)) or chunk.find(self._end) >= 0 or chunk.find(_ERROR) >= 0:
-            return self._pour_unusual(push, chunk)
-        self._latest = chunk
-        self.events += chunk.count(b"data:")
-        if self.counts:
-            unpaid = self._unpaid
-            unpaid.latest.append(chunk)
-            unpaid.latest_bytes += chunk_bytes
-            if unpaid.latest_bytes > WORDS_BYTES_MAX:
-                unpaid.store()
-        return push(chunk) or False
-
-    def _pour_unusual(self, push: Callable[[bytes], bool | None], chunk: bytes) -> bool:
-        """The same for a chunk that is not whole events of words alone."""
         before, region, after = self._splitter.split(chunk)
-        self._carries = self._splitter.carries
         if self._long is not None:
             self._long.add(before)
             before = self.hidden.in_rest(before)
             if after or not self._splitter.skipping:
                 self._end_long(self._long, cut=False)
         if region:
-            self._latest = region
+            self.latest = region
             self.events += region.count(b"data:")
             if self._tells(region):
                 region = self._read(region)
             else:
-                self._unpaid.add(region)
-            if region.find(_ERROR) >= 0:
+                self.unpaid.add(region)
+            if region.find(ERROR) >= 0:
                 region = self.hidden.in_events(region)
         if after:
-            self._latest = b""
+            self.latest = b""
             self._long = ends.LongEvent(self._grammar, after)
             if self._nameless_events:
                 # It must be known before the client can have it.
                 self.object_id = self._long.object_id(after)
             after = self.hidden.in_start(after)
-        passed = before + region + after if before or after else region
-        return (not passed or push(passed) or False) and not self.terminated
+        self.wary = self._looks or self._splitter.carries
+        return before + region + after if before or after else region
 
     def finish(self) -> bytes:
         """What is still to go downstream when the provider sends no more: the held tail, as a whole event.
@@ -189,9 +163,8 @@ class StreamMeter:
         """
         skipping = self._splitter.skipping
         rest = self._splitter.rest()
-        self._carries = False
         if skipping:
-            self._latest = b":"
+            self.latest = b":"
             # The colon stands for the line that went out before: its end alone is not yet a blank line.
             return self.hidden.in_rest(sse.closed(b":" + rest)[1:])
         said = sse.payload(rest)
@@ -207,7 +180,7 @@ class StreamMeter:
 
     def failure(self, message: str, type: str, code: str | None) -> bytes:  # noqa: A002  the field's own name
         """The end of a stream that broke off, as both SDKs raise it; nothing where the client reads no further."""
-        return b"" if self.terminated else failure(self._dialect, message, type, code, self._latest)
+        return b"" if self.terminated else failure(self._dialect, message, type, code, self.latest)
 
     def produced(self) -> Produced:
         """What was said since the last usage that had an output (wire.md L1, L4); nothing in dialects whose texts do not count.
@@ -216,7 +189,7 @@ class StreamMeter:
         """
         if self._long is not None:
             self._end_long(self._long, cut=True)
-        return self._unpaid.produced()
+        return self.unpaid.produced()
 
     def _read(self, region: bytes) -> bytes:
         """Looks into each event of a region that holds something: one of the first events, usage or the end."""
@@ -238,7 +211,7 @@ class StreamMeter:
             changes = changes or hides
             passed.append(sse.comments(event) if hides else event)
         if unpaid:
-            self._unpaid.add(b"".join(unpaid))
+            self.unpaid.add(b"".join(unpaid))
         return b"".join(passed) if changes else region
 
     def _bare(self, event: bytes) -> bytes:
@@ -250,8 +223,8 @@ class StreamMeter:
 
     def _tells(self, said: bytes) -> bool:
         """Whether there may be more in `said` than words."""
-        at = said.find(self._mark)
-        return self._looks or (at >= 0 and self._marked.search(said, at) is not None) or said.find(self._end) >= 0
+        at = said.find(self.mark)
+        return self._looks or (at >= 0 and self.marked.search(said, at) is not None) or said.find(self.end) >= 0
 
     def _look(self, said: bytes) -> Reading:
         """Reads the data of one event, where there is something to read."""
@@ -278,23 +251,23 @@ class StreamMeter:
     def _pay(self, reading: Reading, usage: Usage, events: list[bytes]) -> None:
         """The last usage wins (wire.md U8), and its output covers all up to its own event, which need not be kept."""
         if self._choices > 1:
-            self._finished = self._unpaid.all_finished(self._choices, events, one_is_enough=reading.alone)
+            self._finished = self.unpaid.all_finished(self._choices, events, one_is_enough=reading.alone)
         else:
             # The reason stands with the usage or just before it.
-            self._finished = (self._dialect is Dialect.CHAT and self._unpaid.finishes(events)) or self.finished
+            self._finished = (self._dialect is Dialect.CHAT and self.unpaid.finishes(events)) or self.finished
         self.usage = latest(self.usage, usage)
         if usage.output_tokens:
-            self._unpaid.clear()
+            self.unpaid.clear()
         else:  # what was said tells whether there truly was none
-            self._unpaid.add(b"".join(events))
+            self.unpaid.add(b"".join(events))
 
     def _end_long(self, long: ends.LongEvent, *, cut: bool) -> None:
         """Reads a long event like any other, once it has ended; of one that was cut off only what it said."""
         event, unread_bytes = long.said(cut=cut)
         self._long = None
-        self._unpaid.unread_bytes += unread_bytes
+        self.unpaid.unread_bytes += unread_bytes
         if cut:
-            self._unpaid.add(event)
+            self.unpaid.add(event)
         elif event:
-            self._latest = self.long_event = event
+            self.latest = self.long_event = event
             self._read(event)

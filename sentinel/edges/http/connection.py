@@ -16,7 +16,7 @@ from sentinel.edges.http.failures import BrokenError, LateError
 from sentinel.edges.http.outgoing import BUFFERED_BYTES_MAX, JOINED_BYTES_MAX, Outgoing
 from sentinel.edges.http.pouring import Pouring
 from sentinel.protocol import whole
-from sentinel.protocol.chunks import begins
+from sentinel.protocol.chunks import one
 from sentinel.protocol.whole import WholeAnswer
 
 
@@ -205,20 +205,20 @@ class Connection(Outgoing):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         pouring, answer = self._pouring, self._answer
-        if pouring is not None and answer.between and (begun := begins(data)) is not None:
-            start = begun.end()
-            if len(data) - start - 2 == int(begun[1], 16) and data.endswith(b"\r\n"):
+        if pouring is not None and answer.between and (found := one(data)) is not None:
+            size, content = found.groups()
+            if len(content) == int(size, 16):
                 # One whole chunk, as nearly every event of a stream: all that it costs is written out.
                 try:
-                    pouring.full = not pouring.sink(data[start:-2])
+                    takes_more = pouring.sink(content)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is raised to the task that pours
-                    pouring.error, pouring.full = error, True
-                if pouring.full:
-                    self._pouring = None
-                    self._wake()
-                else:
+                    pouring.error, takes_more = error, False
+                if takes_more:
                     idle_ends_s = self.loop.time() + pouring.idle_s
                     self._deadline.when_s = idle_ends_s if idle_ends_s < pouring.ends_s else pouring.ends_s  # noqa: FURB136
+                else:
+                    pouring.full, self._pouring = True, None
+                    self._wake()
                 return
         if not self._asked:
             # Whatever it is, it must not become the answer to the next request.

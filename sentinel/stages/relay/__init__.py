@@ -29,6 +29,7 @@ from sentinel.protocol.meter import StreamMeter
 from sentinel.records import Call, Dialect, Ending, Outcome
 from sentinel.stages.relay.ended import Failure, has_told, outcome_of, truncation
 from sentinel.stages.relay.leaving import Leaving
+from sentinel.stages.relay.pouring import pour
 from sentinel.stages.relay.rest import ReadOn, end, is_paid, pass_rest, read_rest
 from sentinel.stages.relay.told import Keep, Note, Told, send_found
 
@@ -163,7 +164,7 @@ class Relay:
         What completes a body of a known `length` goes down as its last part, before the meter reads it.
         """
         if length is None:
-            await _pour(reply, exchange, meter)
+            await pour(reply, exchange, meter)
             if meter.terminated:
                 if is_paid(meter, call):
                     return
@@ -264,19 +265,6 @@ class Relay:
                 await exchange.finish(last)
         except TimeoutError:
             _log.warning("client did not take the end of a failed stream", request_id=exchange.request_id)
-
-
-async def _pour(reply: Reply, exchange: Exchange, meter: Meter) -> None:
-    """From one server's socket to the other's; the task is woken up only where the client is slower, and at the end."""
-
-    def sink(chunk: bytes) -> bool:
-        passed = meter.feed(chunk)
-        return (not passed or exchange.push(passed)) and not meter.terminated
-
-    # No function of ours stands between the connection and the meter of a stream.
-    into = partial(meter.pour, exchange.push) if isinstance(meter, StreamMeter) else sink
-    while not meter.terminated and await reply.pour(into):
-        await exchange.pushed()
 
 
 async def _fail(failure: Failure) -> None:
