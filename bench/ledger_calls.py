@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from sentinel.devstack.claims import free_port
 from sentinel.devstack.redis_server import find_server
 from sentinel.edges.ledger import Ledger, open_redis
-from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict
+from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict, read_verdict
 from sentinel.records import Bill, Caller, Hold
 
 _CALLERS = [1, 16, 64, 256]
@@ -73,7 +73,7 @@ def _hold(request_id: str, caller: Caller, verdict: Verdict) -> Hold:
 async def _admit(ledger: Ledger, caller: Caller, request_id: str) -> Verdict:
     asked = ledger.ask(caller, request_id, 100, 200, 1, "gpt-4o")
     await asked.reply
-    return ledger.verdict(asked)
+    return read_verdict(ledger.said(asked))
 
 
 async def _ask(ledger: Ledger, caller: Caller, prefix: str, numbers: Iterator[int], until_s: float) -> int:

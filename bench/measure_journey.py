@@ -11,7 +11,7 @@ import pytest
 from bench.in_process import BODY, STREAMED
 from bench.provider import COMPLETION
 from sentinel.edges.ledger import Ledger, open_redis
-from sentinel.protocol.limits import MetricLimit, Snapshot
+from sentinel.protocol.limits import MetricLimit, Snapshot, read_verdict
 from sentinel.records import Bill, Caller, Hold
 
 _PLENTY = MetricLimit(10**12, 0, 0, 0, "NEVER")
@@ -49,7 +49,7 @@ def measure_admit_settle(benchmark, loop, ledger, at_once):
         request_id = f"req_bench_{next(_numbers):x}"
         asked = ledger.ask(caller, request_id, 57, 256, 1, "gpt-4o-mini")
         await asked.reply
-        verdict = ledger.verdict(asked)
+        verdict = read_verdict(ledger.said(asked))
         assert verdict.code == "admitted"
         left = (verdict.requests, verdict.input, verdict.output, verdict.rate)
         await ledger.settle(Hold(request_id, caller, "gpt-4o-mini", 57, 256, *left), Bill(1, 57, 120))

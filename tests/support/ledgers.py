@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from sentinel.edges.ledger import Ledger, open_redis
-from sentinel.protocol.limits import Verdict
+from sentinel.protocol.limits import Verdict, read_verdict
 from sentinel.records import Bill, Hold
 from tests.support.redis_server import RedisServer
 
@@ -27,7 +27,7 @@ async def verdict_of(ledger: Ledger, *asked: Any, **more: Any) -> Verdict:
     """What comes of `ledger.ask` of this."""
     call = ledger.ask(*asked, **more)
     await call.reply
-    return ledger.verdict(call)
+    return read_verdict(ledger.said(call))
 
 
 async def settle_together(ledger: Ledger, ended: Sequence[tuple[Hold, Bill]]) -> set[int]:

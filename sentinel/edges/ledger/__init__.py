@@ -32,7 +32,7 @@ from sentinel.edges.ledger.settling import Settled, Settling, Together
 from sentinel.edges.ledger.unfinished import Unfinished
 from sentinel.errors import LedgerUnavailableError
 from sentinel.logs import Log
-from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict, read_verdict
+from sentinel.protocol.limits import MetricLimit, Snapshot
 from sentinel.protocol.users import who
 from sentinel.records import Caller, Hold
 
@@ -84,6 +84,7 @@ class Ledger(Outbox, Settling):
     ) -> None:
         self.partitions = partitions
         self._pipeline = Pipeline(redis, timeout_s)
+        self.said = self._pipeline.answer
         self._lease_ms = lease_ms
         self._works_max = works_max
         rate = rate_requests or -1
@@ -128,8 +129,9 @@ class Ledger(Outbox, Settling):
         `output_min`), all or nothing: admit.lua. `work` goes on after its answer, and a caller has at most `works_max` of that.
         `attempts` that were refused before count in the window, where this request does.
 
-        `verdict` tells what came of it, once its `reply` is there. A second call with the same id gets the first one's grant.
-        Where the caller is cancelled meanwhile, the request must be settled, blind, or voided. Raises LedgerUnavailableError.
+        `said` gives what read_verdict reads, once its `reply` is there, or raises LedgerUnavailableError, as this does. Where
+        that does not say that nothing was `sent`, or the caller is cancelled meanwhile, the request must be settled, blind, or
+        voided. A second call with the same id gets the first one's grant.
         """
         if self._pipeline.behind:
             raise LedgerUnavailableError("Limits cannot be checked right now.", retry_after_s=1, sent=False)
@@ -145,12 +147,6 @@ class Ledger(Outbox, Settling):
         if work and self._works_max:
             arguments = (6, *arguments[1:6], key("w", at.number, caller.external_id), *arguments[6:])
         return self._pipeline.ask("admit", arguments, resend=True)
-
-    def verdict(self, asked: Call) -> Verdict:
-        """What came of `ask`. Raises LedgerUnavailableError; unless it says that nothing was `sent`, the request must then be
-        settled, blind, or voided.
-        """
-        return read_verdict(self._pipeline.answer(asked))
 
     async def install(self, external_id: str, snapshot: Snapshot, acked: tuple[int, int, int], fetched_at_ms: int = 0) -> bool:
         """Install what Zion said: snapshot.lua. Whether it was newer than what is known.

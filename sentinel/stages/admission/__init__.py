@@ -92,7 +92,7 @@ class Admission:
             else:
                 asked = self._ledger.ask(caller, request_id, *amounts, call.model)
                 await asked.reply
-                verdict = self._ledger.verdict(asked)
+                verdict = limits.read_verdict(self._ledger.said(asked))
             if verdict.refresh or verdict.code == "snapshot":
                 asks = partial(self._ask, caller, call, request_id, amounts)
                 verdict = await self.learning.known(verdict, caller, asks)
@@ -144,7 +144,7 @@ class Admission:
                 caller, request_id, *amounts, call.model, input_min=least, work=call.lasts, attempts=attempt.count
             )
             await asked.reply
-            return (verdict := self._ledger.verdict(asked))
+            return (verdict := limits.read_verdict(self._ledger.said(asked)))
         finally:
             if verdict is None or verdict.code != "admitted":
                 self._attempts.give(caller.external_id, attempt, self._monotonic_ns())
