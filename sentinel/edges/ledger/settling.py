@@ -57,7 +57,7 @@ class _Group(msgspec.Struct, eq=False):
     partition: Partition
     block: int
     positions: list[int]
-    packed: bytearray
+    packed: bytes
     payers: dict[str, int]
     accounts: list[str]
 
@@ -91,7 +91,7 @@ class Settling:
             block, bit = divmod(int(sequence, 16), _PLACES)
             group = open_groups.get((seat.partition, block))
             if group is None or len(group.positions) >= _TOGETHER_MAX:
-                open_groups[seat.partition, block] = group = _Group(seat.partition, block, [], bytearray(), {}, [])
+                open_groups[seat.partition, block] = group = _Group(seat.partition, block, [], b"", {}, [])
                 groups.append(group)
             payer = who(hold.caller, hold.model)
             if payer not in group.payers:
@@ -102,11 +102,9 @@ class Settling:
         asked = []
         for group in groups:
             at = group.partition
-            settled, first = f"{at.settled}{boot}:{group.block:x}", group.block * _PLACES
-            arguments = (
-                *(4 + len(group.accounts), at.holds, at.deadlines, at.unreported, settled, *group.accounts),
-                *(self._now_ms(), f"req_{boot}_", first, bytes(group.packed), *group.payers),
-            )
+            keys = (at.holds, at.deadlines, at.unreported, f"{at.settled}{boot}:{group.block:x}", *group.accounts)
+            begin, first = f"req_{boot}_", group.block * _PLACES
+            arguments = (len(keys), *keys, self._now_ms(), begin, first, group.packed, *group.payers)
             asked.append(Together(at.number, group.positions, self._pipeline.ask("settle_all", arguments)))
         return asked
 
@@ -114,9 +112,10 @@ class Settling:
         """The positions of those that were left for `settle`, and how their partition is now. Raises LedgerUnavailableError."""
         said, waiting = self._pipeline.answer(together.call)
         left: set[int] = set()
-        if said.count(_APPLIED) < len(said):
+        applied = said.count(_APPLIED)
+        if applied < len(said):
             left.update(at for at, how in zip(together.positions, said, strict=True) if how != _APPLIED)
-        return left, Settled(len(left) < len(said), waiting, together.partition, "ok")
+        return left, Settled(applied > 0, waiting, together.partition, "ok")
 
     async def replay(self, entry: Entry) -> Settled:
         """Settle what a journal tells, once, however often it is told: settle.lua.

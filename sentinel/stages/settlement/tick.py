@@ -62,18 +62,16 @@ class Tick:
 
     def _told(self, ended: Sequence[_Ended], receipts: Sequence[Receipt], together: Together, _reply: object) -> None:
         self._asked.discard(together)
-        told = None
+        settled = None
         try:
-            told = self._ledger.settled_all(together)
+            left, settled = self._ledger.settled_all(together)
         except LedgerUnavailableError:
             _log.debug("settlements wait for redis", count=len(together.positions))
+            return
         finally:
-            if told is None:
+            if settled is None:
                 for position in together.positions:
                     self._journal.wait(receipts[position])
-        if told is None:
-            return
-        left, settled = told
         for position in together.positions:
             if position not in left:
                 self._journal.take(receipts[position])
