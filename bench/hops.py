@@ -1,5 +1,8 @@
 """Where the time of a request goes when it is alone: `python -m bench.hops [--requests 2000] [--pause-ms 0]` prints tables.
 
+With `--streams` each request opens a connection of its own and asks for a stream, of which it waits for the first event, and
+leaves: the provider is asked over a new connection too, as by streams that are opened beside others.
+
 One connection, one request after the other, everything on. The worker and the server's own thread have the first core; client,
 Redis, provider and Zion the others. Two floors are served in the same way: an application that answers at once, and one that
 reads the body before (`bench.hops_app`). A hop is the time between two marks, of the machine's monotonic clock; the mean over
@@ -21,7 +24,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
-from bench.in_process import BODY, everything_on, start_stand_in, token_of
+from bench.in_process import BODY, STREAMED, everything_on, start_stand_in, token_of
 from loadtest import nginx, processes
 from sentinel import settings
 from sentinel.devstack.child import Child
@@ -43,23 +46,33 @@ def switches(pids: list[int]) -> int:
 
 
 class Client:
-    """One kept connection."""
+    """One kept connection, or a new one for each stream."""
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, port: int, *, streams: bool) -> None:
+        self._port, self._streams = port, streams
+        body = STREAMED if streams else BODY
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
-        head += f"content-length: {len(BODY)}\r\nauthorization: Bearer {token_of('bench').decode()}\r\n\r\n"
-        self._request = head.encode() + BODY
+        head += "x-title: events=2 gap_ms=60000\r\n" if streams else ""
+        head += f"content-length: {len(body)}\r\nauthorization: Bearer {token_of('bench').decode()}\r\n\r\n"
+        self._request = head.encode() + body
+        self._socket = self._connected()
+
+    def _connected(self) -> socket.socket:
+        made = socket.create_connection(("127.0.0.1", self._port))
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return made
 
     def ask(self, pause_s: float = 0.0) -> Marks:
         """One request, after a pause: its marks."""
         if pause_s:
             time.sleep(pause_s)
         marks = [("asked", time.monotonic_ns())]
+        if self._streams:
+            self._socket.close()
+            self._socket = self._connected()
         self._socket.sendall(self._request)
         answer = b""
-        while not answer.endswith(b"}"):
+        while not answer.endswith((b"}", b"}\n\n\r\n")):
             answer += self._socket.recv(65536)
         ended_ns = time.monotonic_ns()
         found = _MARKS.search(answer)
@@ -86,9 +99,9 @@ def usual(requests: list[Marks]) -> list[Marks]:
     return max(ways.values(), key=len)
 
 
-def column(port: int, pids: list[int], requests: int, pause_s: float) -> dict[str, float]:
+def column(port: int, pids: list[int], requests: int, pause_s: float, *, streams: bool) -> dict[str, float]:
     """What was seen of one application, by row; times are in µs, and means of the fifth of requests around the median."""
-    client = Client(port)
+    client = Client(port, streams=streams)
     try:
         for _ in range(_WARM_UP):
             client.ask()
@@ -106,7 +119,7 @@ def column(port: int, pids: list[int], requests: int, pause_s: float) -> dict[st
     return {**rows, "processor time": used_s / requests * 1e6, "thread switches": put_aside / requests}
 
 
-async def measure(requests: int, pause_s: float) -> dict[str, dict[str, float]]:
+async def measure(requests: int, pause_s: float, *, streams: bool) -> dict[str, dict[str, float]]:
     """A column for each application."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, set(cores[1:]) or set(cores))
@@ -118,6 +131,8 @@ async def measure(requests: int, pause_s: float) -> dict[str, dict[str, float]]:
         stand_ins = [await start_stand_in(one, directory) for one in ("zion", "provider")]
         try:
             for title, application in _APPLICATIONS.items():
+                if streams and application != "marked":
+                    continue
                 port = free_port()
                 environ = everything_on(redis.url, stand_ins[0][1], stand_ins[1][1], directory)
                 environ |= {"SENTINEL_HOST": "127.0.0.1", "SENTINEL_PORT": str(port), "SENTINEL_ADMIN_PORT": str(free_port())}
@@ -125,7 +140,8 @@ async def measure(requests: int, pause_s: float) -> dict[str, dict[str, float]]:
                 served = Child(title, command, log=directory / "log", environ={**os.environ, **environ})
                 await served.start(lambda port=port: nginx.listens(port), timeout_s=_START_S)
                 processes.pin(served.pid, {cores[0]})
-                columns[title] = await asyncio.to_thread(column, port, processes.of_group(served.pid), requests, pause_s)
+                pids = processes.of_group(served.pid)
+                columns[title] = await asyncio.to_thread(column, port, pids, requests, pause_s, streams=streams)
                 await served.stop(timeout_s=10)
         finally:
             for child, _ in stand_ins:
@@ -140,6 +156,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--pause-ms", type=float, default=0.0, help="before each request, so that it meets nothing of the last")
     parser.add_argument("--serve", choices=_APPLICATIONS.values(), help=argparse.SUPPRESS)
+    parser.add_argument("--streams", action="store_true", help="the first event of a stream, each on a connection of its own")
     chosen = parser.parse_args()
     if chosen.serve:
         from sentinel.serve import serve
@@ -147,7 +164,7 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         serve(settings.read(), f"bench.hops_app:{chosen.serve}")
         return 0
-    for title, rows in asyncio.run(measure(chosen.requests, chosen.pause_ms / 1000)).items():
+    for title, rows in asyncio.run(measure(chosen.requests, chosen.pause_ms / 1000, streams=chosen.streams)).items():
         print(f"\n| {title} | µs |\n| --- | --- |")
         print("\n".join(f"| {row} | {value:.4g} |" for row, value in rows.items()))
     return 0

@@ -75,6 +75,8 @@ def marked() -> Marked:
     """Sentinel, with its two ways out watched."""
     _watch(Redis, "write", "Redis asked", before=False)
     _watch(Redis, "data_received", "Redis answered", before=True)
+    _watch(Provider, "connection_made", "connected", before=True)
+    _watch(Provider, "ask", "provider asked", before=False)
     _watch(Provider, "ask_plainly", "provider asked", before=False)
     _watch(Provider, "data_received", "provider answered", before=True)
     return Marked()

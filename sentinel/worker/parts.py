@@ -225,7 +225,7 @@ def public_pages(settings: Settings) -> frozenset[str]:
 def provider(settings: Settings) -> Provider:
     """The provider that this deployment asks."""
     return PROVIDERS[settings.provider](
-        Client(settings.upstream_url, connect_s=settings.upstream_connect_s),
+        Client(settings.upstream_url, connect_s=settings.upstream_connect_s, ahead=True),
         settings.upstream_key,
         idle_s=settings.upstream_idle_s,
         connections_max=settings.upstream_connections_max,

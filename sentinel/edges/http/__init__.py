@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client for one origin: kept connections over plain TCP or verified TLS, and nothing that is done unasked.
+"""A small HTTP/1.1 client for one origin: kept connections over plain TCP or verified TLS, and no request that nobody made.
 
 No cookies, redirects, proxies, retries, or decompression (wire.md H4). UnreachableError where no connection could be made;
 the rest is the failure of the Connection that is given out.
@@ -13,6 +13,7 @@ import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
+from sentinel.edges.http.ahead import Ahead
 from sentinel.edges.http.answer import Answer
 from sentinel.edges.http.connection import Connection
 from sentinel.edges.http.dial import Dialer
@@ -33,10 +34,11 @@ class Client:
     """Connections to the origin of `url`. `host` is what the Host header says, `base` the path that all targets are below.
 
     `tls` is the context for https, by default one that trusts what the system trusts. Any number of connections may be open:
-    whoever asks bounds those `in_use`: being made, or given out and not back. Needs a running loop only when it connects.
+    whoever asks bounds those `in_use`: given out or being made for somebody, and not back. `ahead`: where one had to be made
+    beside others that are in use, one more is, for whoever is next. Needs a running loop only when it connects.
     """
 
-    def __init__(self, url: str, *, connect_s: float, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, *, connect_s: float, tls: ssl.SSLContext | None = None, ahead: bool = False) -> None:
         parts = urlsplit(url)
         if parts.scheme not in _PORTS or not parts.hostname:
             raise ValueError("not the URL of an HTTP origin")
@@ -47,6 +49,7 @@ class Client:
         self._tls = (tls or open_context()) if parts.scheme == "https" else None
         self.in_use = 0
         self._dialer = Dialer(parts.hostname, port, self._tls, connect_s)
+        self._ahead = Ahead(self._dial, _KEPT_S) if ahead else None
         self._open: set[Connection] = set()
         # In the order in which they became idle.
         self._idle: dict[Connection, None] = {}
@@ -66,13 +69,12 @@ class Client:
             raise UnreachableError("this client is closed")
         self.in_use += 1
         try:
-            connection = await self._dialer.dial(self._make)
-            if connection.lost:
-                raise UnreachableError("the connection was closed as soon as it was made")
+            connection = await self._dial()
         except BaseException:
             self.in_use -= 1
             raise
-        self._open.add(connection)
+        if self._ahead is not None and self.in_use > 1:
+            self._ahead.begin()
         return connection
 
     def kept(self) -> Connection | None:
@@ -84,12 +86,16 @@ class Client:
                 self.in_use += 1
                 return kept
             kept.abort()
-        return None
+        made = self._ahead.take() if self._ahead is not None else None
+        self.in_use += made is not None
+        return made
 
     async def close(self) -> None:
         """Close every connection, also those in use; returns when the last one is gone."""
         self._closed = True
         self._dialer.close()
+        if self._ahead is not None:
+            self._ahead.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in self._open:
@@ -97,6 +103,14 @@ class Client:
         if self._open:
             self._emptied = asyncio.get_running_loop().create_future()
             await self._emptied
+
+    async def _dial(self) -> Connection:
+        connection = await self._dialer.dial(self._make)
+        if connection.lost or self._closed:
+            connection.abort()
+            raise UnreachableError("the connection was closed as soon as it was made")
+        self._open.add(connection)
+        return connection
 
     def _make(self) -> Connection:
         return Connection(asyncio.get_running_loop(), self._free, self._forget)
