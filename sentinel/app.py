@@ -198,8 +198,7 @@ async def _tell_gone(exchange: Exchange) -> None:
 
 async def _write(exchange: Exchange, status: int, head: list[tuple[bytes, bytes]], body: bytes) -> None:
     length = [] if status == 204 else [(b"content-length", b"%d" % len(body))]  # RFC 9110 §8.6
-    await exchange.start(status, [*head, (b"x-request-id", exchange.request_id.encode()), *length])
-    await exchange.finish(body)
+    await exchange.answer(status, [*head, (b"x-request-id", exchange.request_id.encode()), *length], body)
     await exchange.linger()
 
 

@@ -331,8 +331,8 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     exchange.close()
 
 
-@pytest.mark.parametrize("last", [False, True])
-async def test_a_client_that_takes_no_more_is_noticed(last: bool) -> None:
+@pytest.mark.parametrize("way", ["a part", "the last", "all"])
+async def test_a_client_that_takes_no_more_is_noticed(way: str) -> None:
     """wire.md D6: a part that nobody takes shows, be it one of many or the end; a part that was taken does not."""
     room = asyncio.Event()
     line = Line()
@@ -342,7 +342,8 @@ async def test_a_client_that_takes_no_more_is_noticed(last: bool) -> None:
         await room.wait()
 
     exchange = line.exchange(send=send)
-    writing = asyncio.create_task(exchange.finish(b"x") if last else exchange.send(b"x"))
+    ways = {"a part": exchange.send, "the last": exchange.finish, "all": lambda body: exchange.answer(200, [], body)}
+    writing = asyncio.create_task(ways[way](b"x"))
     await asyncio.sleep(0)
     now_s = asyncio.get_running_loop().time()
     assert not exchange.look(now_s, 10)
@@ -404,6 +405,22 @@ async def test_an_answer_is_counted() -> None:
     await exchange.finish(b"two!")
     assert (exchange.started, exchange.status, exchange.bytes_down) == (True, 200, 7)
     assert [message.get("more_body") for message in line.sent] == [None, True, False]
+
+
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+async def test_an_answer_in_one_is_one_in_parts(method: str) -> None:
+    """Status, headers, body and what is known afterwards are the same, whichever way a whole answer goes down."""
+    lines, seen = (Line(*parts(b"")), Line(*parts(b""))), []
+    for line in lines:
+        exchange = line.exchange(method=method)
+        exchange.always = ((b"vary", b"Origin"),)
+        if line is lines[0]:
+            await exchange.answer(429, [(b"a", b"b")], b"whole")
+        else:
+            await exchange.start(429, [(b"a", b"b")])
+            await exchange.finish(b"whole")
+        seen.append((line.sent, exchange.status, exchange.started, exchange.ended, exchange.bytes_down))
+    assert seen[0] == seen[1]
 
 
 async def test_a_head_is_answered_without_a_body() -> None:

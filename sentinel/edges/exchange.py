@@ -176,6 +176,20 @@ class Exchange(Listening):
         sent = [*headers, *self.always, _SERVER]
         await self.hand_over({"type": "http.response.start", "status": status, "headers": sent})
 
+    async def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send all of an answer: what `start` and `finish` do of one that goes down in parts."""
+        assert 200 <= status <= 599
+        self.status = status
+        sent = [*headers, *self.always, _SERVER]
+        self._writing_since_s = asyncio.get_running_loop().time()
+        try:
+            await self.hand_over({"type": "http.response.start", "status": status, "headers": sent})
+            body = b"" if self.method == "HEAD" else body
+            self.bytes_down, self.ended = len(body), True
+            await self.hand_over({"type": "http.response.body", "body": body, "more_body": False})
+        finally:
+            self._writing_since_s = None
+
     def push(self, chunk: bytes) -> bool:
         """Send a part of the body at once. Whether the server took it; else `pushed` is to be awaited before the next one."""
         if self.method == "HEAD":

@@ -45,7 +45,8 @@ _KEEP_ALIVE: Final = [b"keep-alive"]
 # As a number, which is found several times as fast as a text of one byte.
 _COMMA: Final = ord(",")
 _IDEMPOTENCY: Final = b"idempotency-key"
-_CLIENT_ID: Final = b"x-client-request-id"
+# What is another in each request.
+_ITS_OWN: Final = frozenset({_IDEMPOTENCY, b"x-client-request-id"})
 RETRY_MS: Final = b"retry-after-ms"
 _RETRY_NAMES: Final = frozenset({b"retry-after", RETRY_MS, b"x-should-retry"})
 # Of a line, its name; and of a name, whether its line is looked at: no function of ours, since every line is asked.
@@ -135,16 +136,16 @@ def upstream(
     """
     lines = fields.lines
     passing = tuple(compress(lines, map(_passes, map(_name_of, lines))))
-    if _IDEMPOTENCY in fields.first or _CLIENT_ID in fields.first or len(b"".join(chain(*passing))) > _KNOWN_BYTES_MAX:
-        sent = _lines(passing, caller)
-    else:
+    if _ITS_OWN.isdisjoint(fields.first) and len(b"".join(chain(*passing))) <= _KNOWN_BYTES_MAX:
         sent = _known_lines(passing)
+    else:
+        sent = _lines(passing, caller)
     for name, value in trace:
         sent += f"{name}: {value}\r\n".encode()
     if coding:
         sent += f"content-encoding: {coding}\r\n".encode()
-    own = b"authorization: Bearer %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\n"
-    return sent + own % (key.encode(), request_id.encode())
+    own = key.encode(), request_id.encode()
+    return sent + b"authorization: Bearer %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\n" % own
 
 
 def _lines(passing: tuple[tuple[bytes, bytes], ...], caller: str) -> bytes:

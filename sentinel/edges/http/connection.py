@@ -88,8 +88,7 @@ class Connection(Outgoing):
         if until_s < deadline.rings_s:
             deadline.put(until_s)
         if len(body) <= JOINED_BYTES_MAX:
-            assert self._transport is not None
-            self._transport.write(head + body)
+            self.write(head + body)
         else:
             self._begin(head, body)
         self._first = self._waiter = first = self.loop.create_future()

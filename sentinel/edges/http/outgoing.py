@@ -14,13 +14,14 @@ JOINED_BYTES_MAX: Final = 16_384
 
 
 class Outgoing(asyncio.Protocol):
-    """`lost` says that the connection is gone. Once it is made, three functions that are not ours tell of it: `closes`, whether
-    it is about to end, `unsent`, how many bytes wait to leave, and `stirs` (given 0), whether something has come that was not
-    read: a byte or an end, also one the loop has yet to see.
+    """`lost` says that the connection is gone. Once it is made, functions that are not ours `write` to it, and tell of it:
+    `closes`, whether it is about to end, `unsent`, how many bytes wait to leave, and `stirs` (given 0), whether something has
+    come that was not read: a byte or an end, also one the loop has yet to see.
     """
 
-    __slots__ = ("_room", "_transport", "closes", "loop", "lost", "stirs", "unsent")
+    __slots__ = ("_room", "_transport", "closes", "loop", "lost", "stirs", "unsent", "write")
 
+    write: Callable[[bytes], None]
     closes: Callable[[], bool]
     unsent: Callable[[], int]
     stirs: Callable[[int], object]
@@ -41,7 +42,8 @@ class Outgoing(asyncio.Protocol):
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         poll = select.poll()
         poll.register(wire.fileno(), select.POLLIN)
-        self.closes, self.unsent, self.stirs = transport.is_closing, self._transport.get_write_buffer_size, poll.poll
+        self.write, self.unsent = self._transport.write, self._transport.get_write_buffer_size
+        self.closes, self.stirs = transport.is_closing, poll.poll
 
     def session(self) -> ssl.SSLSession | None:
         """What a next connection over TLS can resume; None where this one is plain, or the other side gave nothing."""
@@ -63,6 +65,6 @@ class Outgoing(asyncio.Protocol):
         """Send what a request begins with, or all of it, at once."""
         assert self._transport is not None
         if len(body) <= JOINED_BYTES_MAX:
-            self._transport.write(head + body if body else head)
+            self.write(head + body if body else head)
         else:
             self._transport.writelines((head, body))

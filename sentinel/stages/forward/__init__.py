@@ -131,8 +131,9 @@ class Forward:
         patience = self._routes.get(call.route, self._patience)
         if not self._budget.full:
             self._budget.earn()
-        at_once = self._usual and upload is None
-        asked = self._provider.ask(call.method, call.path, call.query, lines, call.body, patience) if at_once else None
+        asked = None
+        if upload is None and self._usual:
+            asked = self._provider.ask(call.method, call.path, call.query, lines, call.body, patience)
         if asked is not None:
             on_sent()
             # No coroutine waits in between: the usual answer is here then, and its connection given back.
@@ -143,9 +144,9 @@ class Forward:
                 raise
             if whole is not None:
                 metrics.UPSTREAM["2xx"] += 1
-                plain = Plain(whole, whole.body, is_usual(whole.body) is not None)
-                usual = plain.fits and call.dialect is Dialect.CHAT
-                return plain if usual else await self._as_it_is(call, plain, hold.request_id)
+                fits = is_usual(whole.body) is not None
+                plain = Plain(whole, whole.body, fits)
+                return plain if fits and call.dialect is Dialect.CHAT else await self._as_it_is(call, plain, hold.request_id)
         asking = _Asking(lines, patience, on_sent, on_failed, upload)
         attempt = await self._persist(call, asking, asked)
         if isinstance(attempt, UpstreamError) or attempt.status >= 300:

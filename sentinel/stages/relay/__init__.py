@@ -73,8 +73,7 @@ class Relay:
         answer, failure = reply.answer, None
         try:
             with exchange:
-                await exchange.start(200, [*answer.down, *extra])
-                await exchange.finish(answer.body)
+                await exchange.answer(200, [*answer.down, *extra], answer.body)
         except (ClientGoneError, DrainingError) as error:
             failure = error
         usage = usage_of(answer.body) if failure is None else None
