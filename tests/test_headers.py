@@ -245,6 +245,13 @@ class TestUpstream:
             assert [value for name, value in sent if name == "user-agent"] == [USER_AGENT]
         assert sent_up((b"user-agent", b"me")) == {"user-agent": "me"}
 
+    @pytest.mark.parametrize("odd", ["a\r\nb: c", "a\n", "a\r", "a\0", "\r\n"])
+    def test_no_header_of_our_own_brings_another(self, odd: str) -> None:
+        """A11, A4: what could end a line is refused, not repaired, wherever it comes from."""
+        for own in ((odd, KEY), ("r", odd), ("r", KEY, "anna", (("tracestate", odd),)), ("r", KEY, "anna", (), odd)):
+            with pytest.raises(BadRequestError):
+                headers.upstream(Fields.of([]), *own)
+
     def test_codings_and_trace_stand_before_our_own(self) -> None:
         """H1, H20: what a body that streams by is coded in is said of it."""
         trace = (("traceparent", "00-ours"), ("tracestate", "a=b"))

@@ -64,7 +64,7 @@ BODIES: Final = (
 HEADS: Final = (
     b"",
     b"X-Request-ID: req_up\r\nCache-Control: no-store\r\nOpenAI-Model: m\r\nserver: x\r\n",
-    b"connection: keep-alive\r\nretry-after: 3\r\nx-request-id: " + b"\xc3\xa9" * 200 + b"\r\n",
+    b"connection: keep-alive\r\nretry-after: 3\r\nx-request-id: " + b"\xc3\xa9" * 200 + b"\r\nx-request-id: second\r\n",
 )
 
 

@@ -585,12 +585,3 @@ async def test_who_gives_up_an_answer_that_is_here_does_not_end_the_next() -> No
         assert whole is not None
         assert whole.body == HELLO
         assert one._client.in_use == 0
-
-
-async def test_a_line_that_ends_the_head_is_refused_before_anything_is_taken() -> None:
-    """No caller ends the head at once either, and the kept connection stays."""
-    async with Liar() as liar, edge(liar.url) as one:
-        one._client._free(await one._client.connection(), None)
-        with pytest.raises(BadRequestError):
-            one.ask("GET", "/models", b"", b"x: y\r\n\r\nz: w\r\n", b"", PATIENT)
-        assert (one._client.in_use, len(one._client._idle)) == (0, 1)

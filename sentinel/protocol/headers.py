@@ -132,7 +132,8 @@ def upstream(
     Sentinel's own are added last, so that no Connection header of the client can take them away (reliability.md A11). Nor can
     it take the content type, by which the body was read. An idempotency key is made that of `caller` alone: the provider sees
     one account, and could give the answer of one caller to another that chose the same key. `trace` is this request's own
-    context, where the provider is to have it; `coding` are the codings of the body.
+    context, where the provider is to have it; `coding` are the codings of the body. Raises BadRequestError where one of
+    Sentinel's own could end its line.
     """
     lines = fields.lines
     passing = tuple(compress(lines, map(_passes, map(_name_of, lines))))
@@ -140,10 +141,12 @@ def upstream(
         sent = _known_lines(passing)
     else:
         sent = _lines(passing, caller)
-    for name, value in trace:
+    fit = (key + request_id).isprintable()
+    for name, value in (*trace, ("content-encoding", coding)) if coding else trace:
+        fit = fit and not _CONTROL.search(value.encode())
         sent += f"{name}: {value}\r\n".encode()
-    if coding:
-        sent += f"content-encoding: {coding}\r\n".encode()
+    if not fit:
+        raise BadRequestError("This request cannot be sent on: one of its headers has characters that end a line.")
     own = key.encode(), request_id.encode()
     return sent + b"authorization: Bearer %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\n" % own
 

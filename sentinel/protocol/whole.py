@@ -5,7 +5,6 @@ to the parser (`edges/http/answer.py`). It takes nothing that the parser would r
 """
 
 import re
-from operator import itemgetter
 from typing import Final
 
 from msgspec import Struct
@@ -16,9 +15,7 @@ from sentinel.protocol.headers import ANSWER_NAMES, RETRY_MS
 # Of the head; the parser takes more.
 _HEAD_BYTES_MAX: Final = 16_384
 _JSON: Final = b"application/json"
-_KEEP_ALIVE: Final = b"keep-alive"
-# What goes down as it is, whatever it says.
-_DOWN: Final = ANSWER_NAMES.keys() - {b"content-encoding", RETRY_MS}
+_REQUEST_ID: Final = b"x-request-id"
 # A field: a name, a colon, blanks, and a value that neither begins nor ends with one, and is not empty.
 _NAME: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _VALUE: Final = rb"[\t -~\x80-\xff]++(?<![ \t])"
@@ -34,9 +31,6 @@ _NAMES: Final = (
     b"keep-alive",
     b"upgrade",
 )
-_name_of: Final = itemgetter(0)
-_value_of: Final = itemgetter(1)
-_lower: Final = bytes.lower
 _TELLING: Final = re.compile(rb"\n(%b):[ \t]*+([^\r]++)" % rb"|".join(_NAMES), re.IGNORECASE)
 
 
@@ -48,8 +42,8 @@ class WholeAnswer(Struct):
     down: list[Line]
     body: bytes
     head: bytes
-    request_id: bytes
-    keep_s: float | None
+    request_id: bytes = b""
+    keep_s: float | None = None
 
     def lines(self) -> tuple[Line, ...]:
         """All lines of the head, as they came."""
@@ -61,22 +55,34 @@ def read(data: bytes) -> WholeAnswer | None:
     matched = _HEAD.match(data, 0, _HEAD_BYTES_MAX)
     if matched is None:
         return None
-    head, body = matched[0], data[matched.end() :]
-    found = _TELLING.findall(head)
-    said: dict[bytes, bytes] = dict(zip(map(_lower, map(_name_of, found)), map(_value_of, found), strict=True))
-    length, media, keep_s = said.pop(b"content-length", b""), said.get(b"content-type", b""), None
-    if len(said) + 1 != len(found) or not body or length != b"%d" % len(body):
-        return None
-    if media != _JSON and not media.startswith(b"application/json;"):
-        return None
-    if not said.keys() <= _DOWN:
-        if said.pop(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE:
+    answer = WholeAnswer([], data[matched.end() :], matched[0])
+    down, length, media = answer.down, b"", b""
+    for given, value in _TELLING.findall(answer.head):
+        name = given.lower()
+        if name == b"content-length":
+            if length:
+                return None
+            length = value
+        elif name == b"content-type":
+            if media or not (value == _JSON or value.startswith(b"application/json;")):
+                return None
+            media = value
+            down.append((name, value))
+        elif name == b"keep-alive":
+            answer.keep_s = timeout_s(value)
+        elif name == b"connection":
+            if value.lower() != b"keep-alive":
+                return None
+        elif name not in ANSWER_NAMES or name in (b"content-encoding", RETRY_MS):
             return None
-        keep_s = timeout_s(said.pop(b"keep-alive", b""))
-        if not said.keys() <= _DOWN:
-            return None
-    down = [*zip(map(ANSWER_NAMES.__getitem__, said), said.values(), strict=True), (b"content-length", length)]
-    return WholeAnswer(down, body, head, said.get(b"x-request-id", b""), keep_s)
+        else:
+            if name == _REQUEST_ID:
+                answer.request_id = answer.request_id or value
+            down.append((ANSWER_NAMES[name], value))
+    if not media or not answer.body or length != b"%d" % len(answer.body):
+        return None
+    down.append((b"content-length", length))
+    return answer
 
 
 def timeout_s(value: bytes) -> float | None:
