@@ -10,10 +10,13 @@ import pytest_asyncio
 from sentinel.devstack.stack import Stack
 from tests.support import covering
 from tests.support.running import User, make_user
+from tests.support.scripted import Scripted
 
-# No window by default: a test that is about it makes a stack of its own.
+# No window by default: a test that is about it makes a stack of its own. Nor does Zion's simulator need sparing: nearly every
+# test is a new caller, about whom Zion is asked twice, so that most tests waited for their turn there and for nothing else.
 SETTINGS = {
     "SENTINEL_RATE_LIMIT_REQUESTS": "0",
+    "SENTINEL_ZION_REQUESTS_PER_SECOND": "1000",
     "SENTINEL_REPORT_RETRY_SECONDS": "0.5",
     "SENTINEL_ZION_BREAKER_SECONDS": "0.5",
     "SENTINEL_DRAIN_SECONDS": "5",
@@ -27,6 +30,16 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
     async with Stack(tmp_path_factory.mktemp("stack"), settings=SETTINGS, environ=environ) as running:
         yield running
         assert running.child("sentinel").running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def scripted(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Stack, Scripted]]:
+    """A stack with one worker and its provider, which plays what a test writes; for the files about what an answer may be."""
+    settings = SETTINGS | {"SENTINEL_REPORT_INTERVAL_MS": "20", "SENTINEL_UPSTREAM_IDLE_TIMEOUT_SECONDS": "2"}
+    async with Scripted() as provider:
+        settings |= {"OPENAI_API_URL": provider.url}
+        async with Stack(tmp_path_factory.mktemp("scripted"), workers=1, settings=settings) as running:
+            yield running, provider
 
 
 @pytest_asyncio.fixture(loop_scope="session")

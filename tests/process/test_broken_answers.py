@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
-from tests.process.test_streams import SETTINGS, Town
+from tests.process.test_streams import Town
 from tests.support.running import User, booked, make_user
 from tests.support.scripted import Asked, Scripted
 
@@ -28,14 +26,11 @@ ASKED = {
 HELD = {"threads/runs"}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
-    """One stack for all of these."""
-    async with (
-        Scripted() as provider,
-        Stack(tmp_path_factory.mktemp("broken"), workers=1, settings=SETTINGS | {"OPENAI_API_URL": provider.url}) as stack,
-    ):
-        yield Town(stack, provider)
+@pytest.fixture(scope="module")
+def town(scripted: tuple[Stack, Scripted]) -> Town:
+    """The stack whose provider is scripted, without what other files wrote for it."""
+    scripted[1].acts.clear()
+    return Town(*scripted)
 
 
 def script(town: Town, *pieces: bytes) -> None:

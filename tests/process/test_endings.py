@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
-from tests.process.test_streams import SETTINGS, Town, request
+from tests.process.test_streams import Town, request
 from tests.support.running import make_user
 from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, usage
 from tests.test_endings import CREATED, DELTA, ERROR, said
@@ -20,14 +18,11 @@ FAILED = said("response.failed", 7)
 COMPLETED = said("response.completed", 9)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
-    """One stack for all of these."""
-    async with (
-        Scripted() as provider,
-        Stack(tmp_path_factory.mktemp("endings"), workers=1, settings=SETTINGS | {"OPENAI_API_URL": provider.url}) as stack,
-    ):
-        yield Town(stack, provider)
+@pytest.fixture(scope="module")
+def town(scripted: tuple[Stack, Scripted]) -> Town:
+    """The stack whose provider is scripted, without what other files wrote for it."""
+    scripted[1].acts.clear()
+    return Town(*scripted)
 
 
 def script(town: Town, segments: list[bytes], *, ends: bool = True) -> None:

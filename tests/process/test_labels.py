@@ -3,16 +3,14 @@
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import openai
 import pytest
-import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
-from tests.process.test_streams import SETTINGS, Town
+from tests.process.test_streams import Town
 from tests.support.liar import PAGE
 from tests.support.running import User, make_user, sdk
 from tests.support.scripted import DONE, Asked, Scripted, event, usage
@@ -59,14 +57,11 @@ ERROR = b'{"error":{"message":"It broke.","type":"server_error","param":null,"co
 BOM = b"\xef\xbb\xbf"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
-    """One stack for all of these; its log tells everything but debug."""
-    async with (
-        Scripted() as provider,
-        Stack(tmp_path_factory.mktemp("labels"), workers=1, settings=SETTINGS | {"OPENAI_API_URL": provider.url}) as stack,
-    ):
-        yield Town(stack, provider)
+@pytest.fixture(scope="module")
+def town(scripted: tuple[Stack, Scripted]) -> Town:
+    """The stack whose provider is scripted, without what other files wrote for it."""
+    scripted[1].acts.clear()
+    return Town(*scripted)
 
 
 def script(

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
 SETTINGS = {
     "SENTINEL_RATE_LIMIT_REQUESTS": "0",
+    "SENTINEL_ZION_REQUESTS_PER_SECOND": "1000",
     "SENTINEL_UPSTREAM_CONNECTIONS_MAX": "3",
     "SENTINEL_UPSTREAM_IDLE_TIMEOUT_SECONDS": "5",
     "SENTINEL_DRAIN_SECONDS": "1",

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 CHAT = "/v1/chat/completions"
 SETTINGS = {
     "SENTINEL_RATE_LIMIT_REQUESTS": "0",
+    "SENTINEL_ZION_REQUESTS_PER_SECOND": "1000",
     "SENTINEL_UPSTREAM_IDLE_TIMEOUT_SECONDS": "0.5",
     "SENTINEL_UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS": "0.7",
     "SENTINEL_UPSTREAM_TOTAL_TIMEOUT_SECONDS": "0.7",

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,7 +11,6 @@ from urllib.parse import urlsplit
 import aiohttp
 import openai
 import pytest
-import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
 from tests.support import sockets
@@ -22,12 +20,6 @@ from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chun
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
-IDLE_S = 2
-SETTINGS = {
-    "SENTINEL_RATE_LIMIT_REQUESTS": "0",
-    "SENTINEL_UPSTREAM_IDLE_TIMEOUT_SECONDS": str(IDLE_S),
-    "SENTINEL_REPORT_INTERVAL_MS": "20",
-}
 TEXT = "The river was wide and slow in the evening, and the small boat moved along the bank without a sound."
 
 
@@ -46,14 +38,11 @@ class Town:
         return sums[user.email]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
-    """One stack for all of these."""
-    async with (
-        Scripted() as provider,
-        Stack(tmp_path_factory.mktemp("streams"), workers=1, settings=SETTINGS | {"OPENAI_API_URL": provider.url}) as stack,
-    ):
-        yield Town(stack, provider)
+@pytest.fixture(scope="module")
+def town(scripted: tuple[Stack, Scripted]) -> Town:
+    """The stack whose provider is scripted, without what other files wrote for it."""
+    scripted[1].acts.clear()
+    return Town(*scripted)
 
 
 def request(user: User, act: str, *, stream: bool = True) -> dict[str, object]:
