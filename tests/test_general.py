@@ -1,5 +1,6 @@
 """The option `--general` (tests/conftest.py): every stack without the usual cases of its stages."""
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -23,7 +24,8 @@ def test_the_option_switches() -> None:
     """So it is with the option, also in a worker of xdist."""
     chosen = f"{__file__}::{test_every_stack_goes_the_way_that_was_chosen.__name__}"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n1", "--general", chosen]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+    environ = {name: text for name, text in os.environ.items() if not name.startswith(("COV", "PYTEST_XDIST"))}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 

@@ -174,7 +174,9 @@ def test_a_set_has_a_bound() -> None:
 
 
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,  # there are many of them in a set
 )
 _parts = st.fixed_dictionaries(
     {"kty": st.sampled_from(["RSA", "EC", "OKP"])},

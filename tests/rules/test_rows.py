@@ -1,7 +1,7 @@
 """The house holds: imports only go down the rows of docs/architecture.md, and each third-party library has one home."""
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -94,15 +94,17 @@ def source(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def imports(module: str) -> Iterator[str]:
+@cache
+def imports(module: str) -> list[str]:
     """Every module that `module` imports, in full."""
+    found = []
     for node in ast.walk(ast.parse(source(module).read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide the row"
-            for alias in node.names:
-                yield f"{node.module}.{alias.name}"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def row(module: str) -> int:
@@ -111,7 +113,10 @@ def row(module: str) -> int:
     return next(position for name in names for position, rooms in enumerate(ROWS) if name in rooms)
 
 
-@pytest.mark.parametrize("module", modules())
+MODULES = modules()
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_imports_only_go_down(module: str) -> None:
     """A module imports from rows below its own, or from its own package within edges and devstack."""
     room = module.split(".", maxsplit=1)[0]
@@ -132,7 +137,7 @@ def test_imports_only_go_down(module: str) -> None:
 @pytest.mark.parametrize("library", HOMES)
 def test_each_library_has_one_home(library: str) -> None:
     """A third-party library is imported only where it lives."""
-    users = {module for module in modules() if any(name.split(".")[0] == library for name in imports(module))}
+    users = {module for module in MODULES if any(name.split(".")[0] == library for name in imports(module))}
     strangers = {user for user in users if not any(user == home or user.startswith(f"{home}.") for home in HOMES[library])}
     assert strangers == set()
     assert users, f"{library} has no user any more: delete the dependency"
@@ -140,7 +145,7 @@ def test_each_library_has_one_home(library: str) -> None:
 
 def test_protocol_never_waits() -> None:
     """Protocol modules are pure: no await, no I/O library."""
-    for module in modules():
+    for module in MODULES:
         if module.startswith("protocol."):
             tree = ast.parse(source(module).read_text())
             assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree)), module
