@@ -72,7 +72,9 @@ class App:
             _log.error("defect", exception=error, request_id=exchange.request_id, route=exchange.route)
             await _tell(exchange, SentinelError("The gateway failed to handle this request."))
         finally:
-            worker.end(exchange)
+            exchange.close()
+            worker.beginning.discard(exchange)
+            worker.going_on.discard(exchange)
             metrics.REQUESTS[exchange.route, str(exchange.status)] += 1
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

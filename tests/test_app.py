@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from sentinel.app import App
-from sentinel.edges.exchange import Exchange
 
 
 def request(waits_for: "asyncio.Future[None]", sent: list[MutableMapping[str, Any]]) -> "asyncio.Task[None]":
@@ -29,7 +28,7 @@ def request(waits_for: "asyncio.Future[None]", sent: list[MutableMapping[str, An
         request_ids=iter(["req_1"]),
         beginning=set(),
         cors=None,
-        end=Exchange.close,
+        going_on=set(),
         public_pages=frozenset(),
         draining=False,
         journey=SimpleNamespace(travel=travel),

@@ -34,6 +34,8 @@ def test_every_row_is_found_under_its_own_path(route: Route) -> None:
     found = routes.match(route.method, path_of(route))
     assert found.route is route
     assert dict(found.named) == {kind: name for kind, name in IDS.items() if f"{{{kind}}}" in route.template}
+    # By this owners.usual knows that nobody need be asked whose it is.
+    assert ("{" in route.template) == bool(found.named or found.parts or route.template.startswith("/models/"))
 
 
 def test_no_row_stands_twice() -> None:

@@ -155,12 +155,11 @@ class Tokenizer:
         name, constants = _judged(model)
         counter = self._counters[name]
         texts, tokens, others = prompts.parts(prompt, constants)
-        sizes = list(map(len, texts))
-        left = self._exact_chars_max - sum(sizes)
+        left = self._exact_chars_max - sum(map(len, texts))
         if left < 0:
             return tokens + counter.count_all(chain(texts, others), self._exact_chars_max)
         try:
-            tokens += sum(map(counter.younger.__getitem__, zip(map(hash, texts), sizes, strict=True)))
+            tokens += sum(map(counter.younger.__getitem__, zip(map(hash, texts), map(len, texts), strict=True)))
         except KeyError:
             tokens += sum(map(counter.count_once, texts))
         return tokens + counter.count_all(others, left) if others else tokens

@@ -46,9 +46,8 @@ class Owners:
 
     def usual(self, match: Match, call: Call) -> Call | None:
         """`call`, where nothing that it names can have an owner; None where `check` is to look."""
-        if call.named is not NO_IDS or match.named or match.parts or call.of_account:
-            return None
-        if call.models or "ft:" in call.model or call.path.startswith(_MODELS):
+        # What has a place in a path is an object, what lies within one, or a model.
+        if call.named is not NO_IDS or "{" in match.route.template or call.models or "ft:" in call.model or call.of_account:
             return None
         return None if self._unowned and match.route.leaves else call
 

@@ -71,11 +71,10 @@ class Worker:
         self._boot = secrets.token_hex(8)
         # Unique over all workers and restarts: each is the key of a request in the ledger.
         self.request_ids = map(f"req_{self._boot}_%x".__mod__, itertools.count(1))
-        # What begins is put here, and what is here ends when the drain is over: what still reads its request, or is too new to
-        # have been looked at.
+        # What is answered is in one of these, and ends when the drain is over: what begins, until its request is read and it is
+        # looked at, then what goes on.
         self.beginning: set[Exchange] = set()
-        # What goes on since.
-        self._going_on: set[Exchange] = set()
+        self.going_on: set[Exchange] = set()
         self._ledger = parts.ledger(settings)
         self._gate = gate = parts.gate(settings, self._ledger)
         standby = parts.standby(settings)
@@ -142,12 +141,6 @@ class Worker:
         allocator.give_back_large_blocks()
         asyncio.get_running_loop().call_later(_SERVED_S, threads.let_this_go_first)
         _log.info("worker open", boot=self._boot)
-
-    def end(self, exchange: Exchange) -> None:
-        """An exchange is over."""
-        exchange.close()
-        self.beginning.discard(exchange)
-        self._going_on.discard(exchange)
 
     def drain(self) -> None:
         """Admit nothing new; what is open may go on until the deadline, then it is ended and settled."""
@@ -223,7 +216,7 @@ class Worker:
                 continue
             if exchange.listens and exchange in self.beginning:
                 self.beginning.remove(exchange)
-                self._going_on.add(exchange)
+                self.going_on.add(exchange)
             if idle:
                 _log.warning("client does not read", request_id=exchange.request_id)
                 exchange.interrupt(ClientGoneError())
@@ -253,7 +246,7 @@ class Worker:
         return (exchange.scope for exchange in self._exchanges() if not exchange.lingers)
 
     def _exchanges(self) -> list[Exchange]:
-        return [*self.beginning, *self._going_on]
+        return [*self.beginning, *self.going_on]
 
     def _end_open(self) -> None:
         for exchange in self._exchanges():
