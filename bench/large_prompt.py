@@ -1,4 +1,4 @@
-"""What a prompt of 1 MB costs the other requests of its worker (wire.md K3): `python -m bench.large_prompt`.
+"""What a prompt of 1 MB costs the other requests of its worker (rule K3): `python -m bench.large_prompt`.
 
 Small chats go one after another through one worker, first alone, then while another process sends one large prompt after the
 other. Printed as JSON: the latency of the small ones, both ways, in ms, and the difference.

@@ -122,7 +122,7 @@ class App:
         match = routes.DIRECT.get((exchange.method, path)) or routes.match(exchange.method, path)
         exchange.match, exchange.route = match, match.route.label
         if not exchange.query.isascii():
-            # It would go up in another encoding than it came in (wire.md H8).
+            # It would go up in another encoding than it came in (rule H8).
             raise BadRequestError("A query must be percent-encoded.")
         if worker.draining:
             raise DrainingError
@@ -190,7 +190,7 @@ async def _tell(exchange: Exchange, error: SentinelError) -> None:
 
 async def _tell_gone(exchange: Exchange) -> None:
     """The answer to a client that left. It is still read where only one side is closed, or where the server says
-    "disconnect" of a body whose framing is broken; without one the server would answer 500 by itself (wire.md E6).
+    "disconnect" of a body whose framing is broken; without one the server would answer 500 by itself (rule E6).
     """
     if not exchange.started:
         gone = BadRequestError("The connection was closed, or the framing of the body is broken.", code="client_closed")

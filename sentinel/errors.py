@@ -18,10 +18,10 @@ class Source(Enum):
 
 
 class SentinelError(Exception):
-    """A failure with an answer, in OpenAI's error shape (wire.md E1).
+    """A failure with an answer, in OpenAI's error shape (rule E1).
 
     `retry` is None where the client's own status rule is right, False where a retry cannot help (`x-should-retry: false`,
-    wire.md R2). `retry_after_s` becomes `Retry-After` and `retry-after-ms`. `headers` go out as they are.
+    rule R2). `retry_after_s` becomes `Retry-After` and `retry-after-ms`. `headers` go out as they are.
     """
 
     source: Source = Source.INTERNAL
@@ -61,7 +61,7 @@ class BadRequestError(SentinelError):
 
 
 class UnauthorizedError(SentinelError):
-    """401: no usable credential, or Zion refused it. The text is the same for every wrong key (reliability.md A17)."""
+    """401: no usable credential, or Zion refused it. The text is the same for every wrong key (rule X17)."""
 
     source = Source.DOWNSTREAM
     status = 401
@@ -88,7 +88,7 @@ class NotFoundError(SentinelError):
 
 
 class UnknownPathError(SentinelError):
-    """404: no such route (wire.md E4)."""
+    """404: no such route (rule E4)."""
 
     source = Source.DOWNSTREAM
     status = 404
@@ -97,7 +97,7 @@ class UnknownPathError(SentinelError):
 
 
 class WrongMethodError(SentinelError):
-    """405: the route exists, the method does not (wire.md E4); carries `Allow`."""
+    """405: the route exists, the method does not (rule E4); carries `Allow`."""
 
     source = Source.DOWNSTREAM
     status = 405
@@ -124,7 +124,7 @@ class BodyTooLargeError(SentinelError):
 
 
 class UnsupportedMediaTypeError(SentinelError):
-    """415: a content type that the route does not read (wire.md H11), or a content coding; then carries `Accept-Encoding`."""
+    """415: a content type that the route does not read (rule H11), or a content coding; then carries `Accept-Encoding`."""
 
     source = Source.DOWNSTREAM
     status = 415
@@ -183,7 +183,7 @@ class UpstreamUnavailableError(UpstreamError):
 
 
 class UpstreamTimeoutError(UpstreamError):
-    """504: the provider did not answer in time. Whether it worked is unknown, so no retry (wire.md R4)."""
+    """504: the provider did not answer in time. Whether it worked is unknown, so no retry (rule R4)."""
 
     status = 504
     code = "upstream_timeout"

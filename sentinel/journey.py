@@ -216,7 +216,7 @@ class Journey:
         self._leases.drop(lease)
         if origin.cache == "hit":
             outcome = unpriced(outcome)
-        # A client that left has ended its own answer, but not work that lasts (wire.md P3).
+        # A client that left has ended its own answer, but not work that lasts (rule P3).
         goes_on = outcome.unfinished and (call.lasts or outcome.ending is Ending.SUCCESS)
         if path := routes.state_path(exchange.match, outcome.left) if goes_on else "":
             ended = await self._background.follow(hold, outcome, path)

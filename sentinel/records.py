@@ -180,9 +180,9 @@ NO_TOKENS = Usage(0, 0)  # of an answer that is given again
 
 
 class Produced(Struct, frozen=True):
-    """What was produced that no usage covers: `texts` are one per choice and field (wire.md L1).
+    """What was produced that no usage covers: `texts` are one per choice and field (rule L1).
 
-    `bytes_uncounted` is what was read of them past the cap (counted as bytes / 4, wire.md L4), `media_tokens` what was shown.
+    `bytes_uncounted` is what was read of them past the cap (counted as bytes / 4, rule L4), `media_tokens` what was shown.
     `unread_bytes` may have been text, but nobody read them. `usage` is what a plain body that broke off had told before.
     """
 
@@ -257,7 +257,7 @@ class Outcome(Struct, frozen=True):
 
     `started` says that the provider may have begun to work (the request was sent). `usage` is the provider's own figure;
     `produced` is what came after it, everything where it is None or has no output. `left` holds the ids the answer names, by
-    the paths of `Call.leaves`; `unfinished` says that the work goes on after it (wire.md P3). `unseen` is the reason why its
+    the paths of `Call.leaves`; `unfinished` says that the work goes on after it (rule P3). `unseen` is the reason why its
     cost will never be known, so that what was held is charged; "" where all is known that there is to know.
     """
 

@@ -72,7 +72,7 @@ SURROUNDINGS = (
 @pytest.mark.parametrize("around", SURROUNDINGS)
 @pytest.mark.parametrize("name", IDS)
 def test_an_id_becomes_a_neutral_word(name: str, around: str) -> None:
-    """Issue 10 §8: wherever it stands, at every split; every other byte stays, and the operator is told the id."""
+    """Wherever it stands, at every split; every other byte stays, and the operator is told the id."""
     said = around.format(name, name, name).encode()
     expected = said.replace(name.encode(), NEUTRAL)
     for cut in range(len(said) + 1):
@@ -82,7 +82,7 @@ def test_an_id_becomes_a_neutral_word(name: str, around: str) -> None:
 @pytest.mark.parametrize("around", SURROUNDINGS)
 @pytest.mark.parametrize("key", KEYS)
 def test_a_key_is_hidden_and_told_to_nobody(key: str, around: str) -> None:
-    """Issue 10 §8: whole or in what is left of it; not even the log has it."""
+    """Whole or in what is left of it; not even the log has it."""
     said = around.format(key, key, key).encode()
     for cut in range(len(said) + 1):
         assert hidden(said, cut) == (said.replace(key.encode(), NEUTRAL), [])
@@ -90,7 +90,7 @@ def test_a_key_is_hidden_and_told_to_nobody(key: str, around: str) -> None:
 
 @pytest.mark.parametrize("word", WORDS)
 def test_words_stay(word: str) -> None:
-    """Issue 10 §8: what only begins like an id, or contains one's beginning, is no id."""
+    """What only begins like an id, or contains one's beginning, is no id."""
     said = f'{{"error":{{"message":"Unknown: \'{word}\' in {word}.","param":"{word}"}}}}'.encode()
     for cut in range(len(said) + 1):
         assert hidden(said, cut) == (said, [])
@@ -107,7 +107,7 @@ def test_words_stay(word: str) -> None:
     "value", ["acme", "ACME Inc. (Europe)", "org-8k1NKQgoSqBcuRs0", "\u00e9", 'the "a" org-8k1NKQgoSqBcuRs0']
 )
 def test_a_member_that_names_it_is_hidden(name: str, value: str) -> None:
-    """Issue 10 §8: whatever the value looks like, in JSON of any spacing, and in JSON that is quoted within JSON."""
+    """Whatever the value looks like, in JSON of any spacing, and in JSON that is quoted within JSON."""
     error = {"error": {"message": "m", name: value, "param": name, "code": None}}
     for said in (json.dumps(error), json.dumps(error, separators=(",", ":")), json.dumps(error, ensure_ascii=False, indent=1)):
         passed, ids = hidden(said.encode())
@@ -120,14 +120,14 @@ def test_a_member_that_names_it_is_hidden(name: str, value: str) -> None:
 
 
 def test_an_escaped_separator_hides_nothing() -> None:
-    """Issue 10 §8: JSON may write - and _ as escapes."""
+    """JSON may write - and _ as escapes."""
     assert hidden(rb'"org\u002d8k1NKQgoSqBcuRs0 proj\u005FK9f0wq1NSbQ4aTzE"')[0] == b'"%b %b"' % (NEUTRAL, NEUTRAL)
 
 
 @pytest.mark.parametrize("name", ["project_id", "account", "organization", "workspace_id", "team"])
 @pytest.mark.parametrize("value", [12345, -7, {}, {"id": "a", "name": 'Ac}me "x"'}, {"id": 7}])
 def test_a_member_that_is_no_text_is_hidden_too(name: str, value: object) -> None:
-    """Issue 10 §8: a number, or an object of its own; what is nothing, a fraction or a list stays."""
+    """A number, or an object of its own; what is nothing, a fraction or a list stays."""
     error = {"error": {"message": "m", name: value, "param": None}}
     for said in (json.dumps(error), json.dumps(error, separators=(",", ":"))):
         passed, ids = hidden(said.encode())
@@ -140,7 +140,7 @@ def test_a_member_that_is_no_text_is_hidden_too(name: str, value: object) -> Non
 
 @pytest.mark.parametrize("text", ["organization '{}'", "Organisation `{}`", 'the workspace "{}"', "account '{}'"])
 def test_a_name_in_words_is_hidden(text: str) -> None:
-    """Issue 10 §8: a name in quotes behind the word; the caller's own words behind others stay, and so does JSON."""
+    """A name in quotes behind the word; the caller's own words behind others stay, and so does JSON."""
     said = json.dumps({"error": {"message": f"This {text.format('Acme Corp')} is disabled."}}).encode()
     assert hidden(said) == (said.replace(b"Acme Corp", NEUTRAL), ["Acme Corp"])
     for other in ("parameter 'Acme Corp'", "organization Acme", "organization ", "organization '", "reorganization' '"):
@@ -150,14 +150,14 @@ def test_a_name_in_words_is_hidden(text: str) -> None:
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=4))
 def test_any_bytes_pass_but_for_what_is_hidden(said: bytes, cuts: list[int]) -> None:
-    """Issue 10 §8: bytes without a letter of any prefix are the very same, at any split."""
+    """Bytes without a letter of any prefix are the very same, at any split."""
     harmless = re.sub(rb"[-_*\"]", b"+", said)
     assert hidden(harmless, *(cut % (len(harmless) + 1) for cut in cuts)) == (harmless, [])
 
 
 @given(st.lists(st.sampled_from([*IDS, *KEYS, *WORDS, "\u00e9", "in", "."]), max_size=20), st.lists(st.integers(0, 500)))
 def test_no_id_passes_at_any_split(words: list[str], cuts: list[int]) -> None:
-    """Issue 10 §8: whatever stands beside it, and however it arrives."""
+    """Whatever stands beside it, and however it arrives."""
     said = " ".join(words).encode()
     passed, ids = hidden(said, *(cut % (len(said) + 1) for cut in cuts))
     assert passed == b" ".join(NEUTRAL if word in IDS or word in KEYS else word.encode() for word in words)
@@ -177,7 +177,7 @@ def test_what_is_held_up_has_a_bound() -> None:
 
 @pytest.mark.parametrize("code", UNPAID)
 def test_a_refused_account_is_told_by_its_code(code: str) -> None:
-    """Issue 10 §8: in the code or the type, of OpenAI's shape or of a flat one; not in the words, nor in another member."""
+    """In the code or the type, of OpenAI's shape or of a flat one; not in the words, nor in another member."""
     for said in (
         {"error": {"message": "m", "type": "t", "param": None, "code": code}},
         {"error": {"message": "m", "type": code}},
@@ -263,7 +263,7 @@ SAYING = {
 
 @pytest.mark.parametrize("shape", ERRING)
 def test_an_error_in_a_stream_is_hidden_at_every_split(shape: str) -> None:
-    """Issue 10 §8: as first event, after text and before it; the text is the very same, whatever it mentions."""
+    """As first event, after text and before it; the text is the very same, whatever it mentions."""
     dialect, error = ERRING[shape]
     text = SAYING[dialect]
     for said in (error, text + error, error + text, text + text + error):
@@ -276,7 +276,7 @@ def test_an_error_in_a_stream_is_hidden_at_every_split(shape: str) -> None:
 
 @pytest.mark.parametrize("dialect", SAYING)
 def test_what_is_no_error_passes_as_it_is(dialect: Dialect) -> None:
-    """Issue 10 §8: texts, null errors, the word, and the whole of an answer: the very bytes, and nothing is told."""
+    """Texts, null errors, the word, and the whole of an answer: the very bytes, and nothing is told."""
     said = SAYING[dialect] + event({"type": "response.completed", "response": {"error": None, "output": [TEXT]}, "error": None})
     said += (
         event({"object": "thread.run", "last_error": None, "x": TEXT}) + b": error org-8k1NKQgoSqBcuRs0\n\n" + event("[DONE]")
@@ -288,7 +288,7 @@ def test_what_is_no_error_passes_as_it_is(dialect: Dialect) -> None:
 
 
 def test_a_failed_response_keeps_its_text() -> None:
-    """Issue 10 §8: only its error is one; what the model said before it failed is the answer."""
+    """Only its error is one; what the model said before it failed is the answer."""
     output = [{"type": "message", "content": [{"type": "output_text", "text": TEXT}]}]
     for response in ({"output": output, "error": ERROR, "user": "org-8k1NKQgoSqBcuRs0"}, {"error": ERROR, "output": output}):
         said = event({"type": "response.failed", "response": response, "sequence_number": 9})
@@ -300,7 +300,7 @@ def test_a_failed_response_keeps_its_text() -> None:
 @pytest.mark.parametrize("code", UNPAID)
 @pytest.mark.parametrize("shape", ERRING)
 def test_a_refused_account_in_a_stream_is_not_the_callers(shape: str, code: str) -> None:
-    """Issue 10 §8: code, type and message are Sentinel's, in the shape the event had; every other member stays."""
+    """Code, type and message are Sentinel's, in the shape the event had; every other member stays."""
     dialect, told = ERRING[shape]
     for other in ({"code": code}, {"type": code}, {"code": code, "type": code}):
         if b'"rate_limit_exceeded"' not in told or ("type" in other and b'"tokens"' not in told):
@@ -339,7 +339,7 @@ OF_A_TOOL = {
 
 @pytest.mark.parametrize("shape", OF_A_TOOL)
 def test_an_error_of_a_tool_is_not_the_providers(shape: str) -> None:
-    """Issue 10 §8: at any other depth an error is the application's, whatever it says, also beside one of the provider's."""
+    """At any other depth an error is the application's, whatever it says, also beside one of the provider's."""
     said = event(OF_A_TOOL[shape])
     meter = StreamMeter(Dialect.RESPONSES)
     assert (meter.feed(said) + meter.finish(), meter.hidden.disclosed) == (said, None)
@@ -352,7 +352,7 @@ def test_an_error_of_a_tool_is_not_the_providers(shape: str) -> None:
 
 
 def test_a_choice_may_have_the_error() -> None:
-    """Issue 10 §8: some gateways tell in the choice what went wrong at the provider."""
+    """Some gateways tell in the choice what went wrong at the provider."""
     said = event({"choices": [{"index": 0, "delta": {"content": TEXT}, "error": ERROR}, {"error": None}]})
     place = json.dumps(ERROR).encode()
     expected = said.replace(place, place.replace(b"org-8k1NKQgoSqBcuRs0", NEUTRAL))
@@ -374,7 +374,7 @@ LONG = {
 @pytest.mark.parametrize("held_bytes", [1 << 24, 1 << 16, 1 << 17])
 @pytest.mark.parametrize("shape", LONG)
 def test_an_error_without_an_end_in_sight_is_replaced(shape: str, held_bytes: int) -> None:
-    """Issue 10 §8: in Sentinel's words, where the event is held and where it is not; the next event is whole again."""
+    """In Sentinel's words, where the event is held and where it is not; the next event is whole again."""
     said, text = event(LONG[shape]), event({"choices": [{"index": 0, "delta": {"content": TEXT}}]})
     for size in (1 << 12, 1 << 16, len(said) * 2):
         meter = StreamMeter(Dialect.CHAT, tail_bytes_max=held_bytes)
@@ -392,7 +392,7 @@ def test_an_error_without_an_end_in_sight_is_replaced(shape: str, held_bytes: in
 
 
 def test_an_error_far_into_an_answer_is_found() -> None:
-    """Issue 10 §8: behind more than is looked into, an error of the provider is still hidden, and nothing else is."""
+    """Behind more than is looked into, an error of the provider is still hidden, and nothing else is."""
     for output in ([{"text": "x" * LOOKED_BYTES_MAX}], [[]] * 60_000):
         response = {"output": [*output, {"error": TOLD}], "error": ERROR}  # type: ignore[misc]
         disclosed = Disclosed()
@@ -404,7 +404,7 @@ def test_an_error_far_into_an_answer_is_found() -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_plain_answer_may_tell_a_failure(whole: bool) -> None:
-    """Issue 10 §8: of a failed response or run only its error is changed, also where no more than its beginning is here."""
+    """Of a failed response or run only its error is changed, also where no more than its beginning is here."""
     said = json.dumps({"id": "r", "status": "failed", "last_error": ERROR, "output": [{"error": TOLD}], "x": TEXT})
     shown = (said if whole else said[:-30]).encode()
     disclosed = Disclosed()

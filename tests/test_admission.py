@@ -321,7 +321,7 @@ async def test_the_standby_is_not_remembered(redis_server: RedisServer) -> None:
 
 
 async def test_what_is_refused_may_be_held_and_is_voided(redis_server: RedisServer) -> None:
-    """Issue 11 E5: a request that reached Redis and was refused, or left, stands in the journal as one of nothing; one that did
+    """A request that reached Redis and was refused, or left, stands in the journal as one of nothing; one that did
     not reach it does not.
     """
     async with gateway(redis_server, limited(requests=2), timeout_s=0.2) as running:

@@ -55,7 +55,7 @@ async def ended(line: Line, exchange: Exchange) -> bool:
 async def test_who_leaves_is_not_waited_for(
     messages: list[dict[str, Any]], headers: list[tuple[bytes, bytes]], *, notices: bool
 ) -> None:
-    """Issue 11: a wait for Zion, or for a turn, ends when the client leaves, where its body is small."""
+    """A wait for Zion, or for a turn, ends when the client leaves, where its body is small."""
     line = Line(*messages)
     exchange = line.exchange(*headers)
     assert await ended(line, exchange) is notices

@@ -25,6 +25,6 @@ print(resident() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the allocator of glibc")
 def test_what_is_forgotten_is_given_back() -> None:
-    """Issue 11 B8: 128 MiB in large blocks are gone when they are forgotten, though what was made beside them lives on."""
+    """128 MiB in large blocks are gone when they are forgotten, though what was made beside them lives on."""
     done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) < 16 * 2**20

@@ -39,7 +39,7 @@ def request(waits_for: "asyncio.Future[None]", sent: list[MutableMapping[str, An
 
 @pytest.mark.asyncio
 async def test_what_ends_with_its_worker_is_told() -> None:
-    """Issue 11 E1: a request whose question is ended with the worker gets a 503 with its id, not the bare 500 of the server."""
+    """A request whose question is ended with the worker gets a 503 with its id, not the bare 500 of the server."""
     question: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     sent: list[MutableMapping[str, Any]] = []
     task = request(question, sent)

@@ -85,7 +85,7 @@ async def test_the_loop_gets_the_interpreter_sooner_meanwhile() -> None:
 
 
 async def test_one_of_each_at_a_time() -> None:
-    """Issue 11: works of one caller come one after the other, those of others go on beside them; nobody is remembered."""
+    """Works of one caller come one after the other, those of others go on beside them; nobody is remembered."""
     works = Works(OneOfEach())
     asked = [works.begin(name) for name in ("many", "many", "many", "one", "two")]
     while len(works.began) < 3:
@@ -99,7 +99,7 @@ async def test_one_of_each_at_a_time() -> None:
 
 
 async def test_who_leaves_keeps_its_own_place_until_its_work_has_ended() -> None:
-    """Issue 11: a caller that asks and leaves, over and over, has one thread; what fails holds nobody up."""
+    """A caller that asks and leaves, over and over, has one thread; what fails holds nobody up."""
     works = Works(OneOfEach())
     asked = []
     for _ in range(5):

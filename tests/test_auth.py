@@ -307,7 +307,7 @@ async def test_a_token_that_comes_again_goes_first(world: World) -> None:
 
 @pytest.mark.parametrize("refused", [False, True])
 async def test_whom_zion_has_vouched_for_is_known(world: World, *, refused: bool) -> None:
-    """Issue 11: a token is a known caller's once Zion has said yes to it, however long ago, until it says no; none other is."""
+    """A token is a known caller's once Zion has said yes to it, however long ago, until it says no; none other is."""
     world.profile = ADA
     await world.identify("token")
     world.now_s += 10_000

@@ -90,7 +90,7 @@ async def opened(server: RedisServer) -> Ledger:
 async def test_an_end_is_billed_or_its_hold(
     redis_server: RedisServer, states: list[Any], usage: Usage | None, unseen: str
 ) -> None:
-    """Issue 11 A1: what has ended is billed by its usage; what is gone, or ended without one, by its hold; a failure is not."""
+    """What has ended is billed by its usage; what is gone, or ended without one, by its hold; a failure is not."""
     ledger = await opened(redis_server)
     outcome = await follower(ledger, Shows(*states)).follow(HELD, ANSWERED, "/responses/resp_1")
     await ledger.close()
@@ -114,7 +114,7 @@ async def test_an_end_is_billed_or_its_hold(
 async def test_a_delete_is_settled_before_it_goes_up(
     redis_server: RedisServer, path: str, deleted: str, whose: Caller, seen: bool
 ) -> None:
-    """Issue 11 A1: what is deleted, or lies in what is deleted, is looked at first, and billed by that when it is gone."""
+    """What is deleted, or lies in what is deleted, is looked at first, and billed by that when it is gone."""
     ledger, provider = await opened(redis_server), Shows(WORKING)
     worker = follower(ledger, provider)
     following = asyncio.create_task(worker.follow(HELD, ANSWERED, path))
@@ -154,7 +154,7 @@ async def _look_again(worker: Background, ledger: Ledger, path: str) -> Outcome 
 async def test_what_works_is_cancelled_before_it_is_deleted(
     redis_server: RedisServer, states: list[Any], cost: tuple[int, int] | None
 ) -> None:
-    """Issue 11 A1: work that goes on is cancelled, since only then it tells its cost; who tells nothing pays the hold."""
+    """Work that goes on is cancelled, since only then it tells its cost; who tells nothing pays the hold."""
     ledger, provider = await opened(redis_server), Shows(*states)
     work = Work(HELD.request_id, "ada", "", "o3", 12, "/threads/t/runs/r", 0, 500)
     await ledger.unfinished.add(work)
@@ -170,7 +170,7 @@ async def test_what_works_is_cancelled_before_it_is_deleted(
     [([None], (12, 500)), ([CANCELLED], (12, 500)), ([DONE], (30, 90_000)), ([FAILED], (12, 0))],
 )
 async def test_what_others_left_costs_the_same(redis_server: RedisServer, states: list[Any], charged: tuple[int, int]) -> None:
-    """Issue 11 A1: work that is adopted is charged as by the worker that began it: gone or untold, by its hold."""
+    """Work that is adopted is charged as by the worker that began it: gone or untold, by its hold."""
     ledger = await opened(redis_server)
     await ledger.unfinished.add(Work(HELD.request_id, "ada", "ada@example.com", "o3", 12, "/responses/resp_1", 0, 500))
     worker = Background(ledger, Shows(*states), "other", poll_s=0.01, lease_s=0.05, now_s=lambda: 1.0)
@@ -185,7 +185,7 @@ async def test_what_others_left_costs_the_same(redis_server: RedisServer, states
 
 
 async def test_work_is_noted_once_and_stays_its_workers(redis_server: RedisServer) -> None:
-    """wire.md P3: work that is noted while its answer goes on is left alone by the others as long as its worker lives, followed
+    """Rule P3: work that is noted while its answer goes on is left alone by the others as long as its worker lives, followed
     under the same record, and forgotten when it is settled, also where nobody had to follow it.
     """
     ledger, match = await opened(redis_server), routes.match("POST", "/v1/responses")

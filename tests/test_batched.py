@@ -49,7 +49,7 @@ ONE = asked(line(chat())).input_tokens
     ],
 )
 def test_output_is_what_is_capped_and_what_is_not(body: Any, output_tokens: int, uncapped: int) -> None:
-    """Issue 11 A4: caps that are heeded count, times choices; what the provider may refuse counts as one without."""
+    """Caps that are heeded count, times choices; what the provider may refuse counts as one without."""
     found = asked(line(body))
     assert (found.output_tokens, found.uncapped, found.models) == (output_tokens, uncapped, frozenset())
     assert found.input_tokens >= 1
@@ -66,7 +66,7 @@ def test_output_is_what_is_capped_and_what_is_not(body: Any, output_tokens: int,
     ],
 )
 def test_each_endpoint_is_read_as_its_route(endpoint: str, body: Any, found: Asked) -> None:
-    """Issue 11 A4: as the same request would be that is sent alone; of an unknown endpoint by its bytes."""
+    """As the same request would be that is sent alone; of an unknown endpoint by its bytes."""
     assert asked(line(body, url=endpoint), endpoint=endpoint) == found
 
 
@@ -80,7 +80,7 @@ def test_media_are_no_texts() -> None:
 @pytest.mark.parametrize("model", ["ft:b", "openai/ft:b", "ft:b:ckpt-step-1"])
 @pytest.mark.parametrize("body", ['{"model":"M"}', '{"tools":[{"model":"M"}]}', '{"a":{"b":[{"grader_model":"M"}]}}'])
 def test_fine_tuned_models_are_seen(model: str, body: str) -> None:
-    """Issue 11 A4: at the top of a body and anywhere below it, escaped or not."""
+    """At the top of a body and anywhere below it, escaped or not."""
     for spelled in (model, model.replace("ft:", "\\u0066t\\u003a")):
         assert asked(f'{{"custom_id":"1","body":{body.replace("M", spelled)}}}'.encode()).models == {model}
 
@@ -133,7 +133,7 @@ def test_objects_are_seen(endpoint: str, body: Any, objects: set[str], alike: se
     ids=lambda bad: bad[:40],
 )
 def test_what_is_no_request_is_told_by_its_line(bad: bytes) -> None:
-    """Issue 11 A4: another reader could find in it what was not seen; the caller learns where it is."""
+    """Another reader could find in it what was not seen; the caller learns where it is."""
     with pytest.raises(BadRequestError) as raised:
         asked(line(chat()), b"", bad)
     assert raised.value.param == "input_file_id"
@@ -168,7 +168,7 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.lists(st.sampled_from([line(chat()), line(chat(max_tokens=5)), b"", b"\r"]), max_size=6), st.data())
 def test_it_is_the_same_at_every_split(lines: list[bytes], data: st.DataObject) -> None:
-    """Issue 11 A4: however a file arrives, its lines are the same."""
+    """However a file arrives, its lines are the same."""
     file = b"\n".join(lines)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(file)), max_size=5)))
     splitter, found = Lines(10_000), []

@@ -71,7 +71,7 @@ def reading(provider: _Shows, *, how: str = "read", file_bytes_max: int = 10_000
 
 
 async def test_a_batch_holds_what_its_lines_ask_for() -> None:
-    """Issue 11 A4: caps whole, the default for each line without one, which may shrink; and its models are known."""
+    """Caps whole, the default for each line without one, which may shrink; and its models are known."""
     provider = _Shows({"file-1": file({"model": "ft:b", "max_tokens": 7, "messages": [{"role": "user", "content": "x"}]}, {})})
     call = await reading(provider).read(ANNA, batch("file-1"), "req")
     assert (call.output_tokens_declared, call.output_tokens_least, call.models) == (7 + DEFAULT, 8, {"ft:b"})
@@ -97,7 +97,7 @@ async def test_what_lines_name_is_to_be_looked_up() -> None:
 
 
 async def test_a_file_is_read_once() -> None:
-    """Issue 11 A4: however many wait for it, and however often it is asked for again; for each endpoint."""
+    """However many wait for it, and however often it is asked for again; for each endpoint."""
     provider = _Shows({"file-1": file({}, {})})
     stage = reading(provider)
     provider.may.clear()
@@ -113,7 +113,7 @@ async def test_a_file_is_read_once() -> None:
 
 
 async def test_who_leaves_does_not_end_it_for_others() -> None:
-    """Issue 11 A4: a file is read on for whoever else waits for it, and what it asks for is remembered."""
+    """A file is read on for whoever else waits for it, and what it asks for is remembered."""
     provider = _Shows({"file-1": file({})})
     stage = reading(provider)
     provider.may.clear()
@@ -126,7 +126,7 @@ async def test_who_leaves_does_not_end_it_for_others() -> None:
 
 
 async def test_few_are_read_at_a_time() -> None:
-    """Issue 11 A4: one caller has two files under way, all together sixteen; what waits is ended with the worker."""
+    """One caller has two files under way, all together sixteen; what waits is ended with the worker."""
     provider = _Shows({})
     stage = reading(provider)
     provider.may.clear()
@@ -156,7 +156,7 @@ async def test_few_are_read_at_a_time() -> None:
     ],
 )
 async def test_what_is_not_shown_makes_no_batch(status: int, raised: type[SentinelError]) -> None:
-    """Issue 11 A4: a file that the provider does not show could name anything; it is asked for again the next time."""
+    """A file that the provider does not show could name anything; it is asked for again the next time."""
     provider = _Shows({"file-1": file({})}, status=status)
     stage = reading(provider)
     for _ in range(2):
@@ -176,7 +176,7 @@ async def test_what_is_not_shown_makes_no_batch(status: int, raised: type[Sentin
     ids=["no lines", "too large", "a long line", "compressed"],
 )
 async def test_what_cannot_be_read_makes_no_batch(make: Callable[[], tuple[_Shows, type[SentinelError]]]) -> None:
-    """Issue 11 A4: nor does one that is no input of a batch, or larger than the bounds."""
+    """Nor does one that is no input of a batch, or larger than the bounds."""
     provider, raised = make()
     with pytest.raises(raised):
         await reading(provider).read(ANNA, batch("file-1"), "req")

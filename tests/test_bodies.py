@@ -33,7 +33,7 @@ def over(body: bytes, chunk_bytes: int = 1000, dialect: Dialect = Dialect.CHAT) 
     ],
 )
 def test_body_that_is_no_json(body: bytes, unread: int, failed: bool) -> None:
-    """A body that is no JSON passes unchanged, and is known to be unread (wire.md E5, L4); no model said a page."""
+    """A body that is no JSON passes unchanged, and is known to be unread (rules E5, L4); no model said a page."""
     seen = run(BodyMeter(Dialect.CHAT, names=True), [body])
     assert (seen.downstream, seen.usage, seen.texts, seen.unread, seen.failed) == (body, None, [], unread, failed)
 
@@ -107,7 +107,7 @@ def test_an_error_in_another_shape(body: bytes) -> None:
 
 @pytest.mark.parametrize("chunk_bytes", [61, 5000, 200_000])
 def test_body_over_the_cap(chunk_bytes: int) -> None:
-    """wire.md L4, U9: a body too large to keep still gives the usage at its end, and never a nested one."""
+    """Rules L4, U9: a body too large to keep still gives the usage at its end, and never a nested one."""
     whole = {"choices": [{"text": LONG}], "usage": FIGURES, "service_tier": "default"}
     body = json.dumps(whole).encode()
     assert over(body, chunk_bytes) == Seen(body, Usage(3, 2), [], 0, "", False, True, False, False)
@@ -116,7 +116,7 @@ def test_body_over_the_cap(chunk_bytes: int) -> None:
 
 
 def test_usage_before_metadata_that_names_usage() -> None:
-    """wire.md U9, P2: behind the usage of a long response may stand metadata with the same word; it is not the usage."""
+    """Rules U9, P2: behind the usage of a long response may stand metadata with the same word; it is not the usage."""
     whole = {"id": "resp_1", "output": [LONG], "usage": FIGURES, "metadata": {"usage": "much", "a": '"usage"'}}
     assert over(json.dumps(whole).encode(), dialect=Dialect.RESPONSES).usage == Usage(3, 2)
 
@@ -188,20 +188,20 @@ def test_odd_names_are_none(name: object) -> None:
 )
 @pytest.mark.parametrize("dialect", [Dialect.RESPONSES, Dialect.EVENTS])
 def test_the_state_of_an_object(status: object, unfinished: bool, dialect: Dialect) -> None:
-    """wire.md P3: an object whose work goes on says so at its top level, and only there."""
+    """Rule P3: an object whose work goes on says so at its top level, and only there."""
     body = json.dumps({"id": "a1", "status": status, "output": [{"status": "in_progress"}], "usage": None}).encode()
     assert run(BodyMeter(dialect), [body]).unfinished is unfinished
 
 
 @pytest.mark.parametrize(("dialect", "failed"), [(Dialect.RESPONSES, True), (Dialect.EVENTS, False)])
 def test_a_failed_object(dialect: Dialect, failed: bool) -> None:
-    """wire.md F4: a response that failed is a failed answer; a job that failed is an answer like any other."""
+    """Rule F4: a response that failed is a failed answer; a job that failed is an answer like any other."""
     body = b'{"id":"a1","object":"x","status":"failed","error":{"code":"server_error","message":"no"}}'
     assert run(BodyMeter(dialect), [body]).failed is failed
 
 
 def test_what_is_no_json_for_one_decoder_is_for_another() -> None:
-    """wire.md U10, K4: NaN, lone surrogates and bad UTF-8 elsewhere in the body do not hide its usage."""
+    """Rules U10, K4: NaN, lone surrogates and bad UTF-8 elsewhere in the body do not hide its usage."""
     for odd in (b"NaN", b'"\\ud83d"', b'"\xc3"'):
         body = b'{"id":"c1","response":"text","x":' + odd + b',"usage":{"prompt_tokens":3,"completion_tokens":2}}'
         assert run(BodyMeter(Dialect.CHAT, names=True), [body])[1:5] == (Usage(3, 2), [], 0, "c1")
@@ -211,14 +211,14 @@ def test_what_is_no_json_for_one_decoder_is_for_another() -> None:
     ("dialect", "unread"), [(Dialect.CHAT, 300), (Dialect.RESPONSES, 300), (Dialect.EVENTS, 0), (Dialect.NONE, 0)]
 )
 def test_other_content_is_unread_where_text_was_asked_for(dialect: Dialect, unread: int) -> None:
-    """wire.md U11: an answer to a chat that nobody can read is known to be unread, and no text; audio and files are neither."""
+    """Rule U11: an answer to a chat that nobody can read is known to be unread, and no text; audio and files are neither."""
     seen = run(PassMeter(dialect), [b"\x00\xff" * 150])
     assert (seen.texts, seen.uncounted, seen.unread) == ([], 0, unread)
 
 
 @pytest.mark.parametrize("meter", [PassMeter(), BodyMeter(Dialect.EVENTS, kept_bytes_max=1 << 16)], ids=["other", "json"])
 def test_memory_is_flat(meter: PassMeter | BodyMeter) -> None:
-    """wire.md H19, L4: 64 MB go through within half a megabyte."""
+    """Rules H19, L4: 64 MB go through within half a megabyte."""
     chunk = bytes(64 << 10)
     tracemalloc.start()
     for _ in range(1000):

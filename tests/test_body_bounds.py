@@ -19,7 +19,7 @@ NEEDED = {"ZION_API_URL": "http://zion.test", "ZION_API_KEY": "k", "OPENAI_API_K
     ],
 )
 def test_how_many_bodies_of_a_caller_may_arrive(given: dict[str, str], arriving: int) -> None:
-    """Issue 11 B1, B7: the least of what is set, of the caller's requests, and of half the provider's connections."""
+    """The least of what is set, of the caller's requests, and of half the provider's connections."""
     bodies = parts.bodies(settings.read(NEEDED | given, None))
     for _ in range(arriving):
         assert bodies.arriving.take("a")
@@ -36,5 +36,5 @@ def test_how_many_bodies_of_a_caller_may_arrive(given: dict[str, str], arriving:
     ],
 )
 def test_what_one_caller_may_hold(given: dict[str, str], share: int) -> None:
-    """Issue 11 B1: what is set, and never less than a body of the largest size takes when it is decoded."""
+    """What is set, and never less than a body of the largest size takes when it is decoded."""
     assert parts.bodies(settings.read(NEEDED | given, None)).memory.share == share

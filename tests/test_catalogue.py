@@ -28,7 +28,7 @@ def listed(names: Sequence[str], **more: Any) -> dict[str, Any]:
 
 @given(st.lists(NAMES, max_size=6), st.sets(st.sampled_from(["ft:one", "ft:two", "ft:three"])), st.sampled_from([None, 0, 2]))
 def test_what_is_not_hidden_stays(names: list[str], hidden: set[str], indent: int | None) -> None:
-    """Issue 11 A4: whatever is hidden, the rest is what the provider said, in its order and layout."""
+    """Whatever is hidden, the rest is what the provider said, in its order and layout."""
     body = json.dumps(listed(names, has_more=False), indent=indent).encode()
     found = catalogue.tuned(body)
     assert found == {TUNED[name] for name in names if name in TUNED}
@@ -41,14 +41,14 @@ def test_what_is_not_hidden_stays(names: list[str], hidden: set[str], indent: in
 
 @pytest.mark.parametrize("body", [b"ft:", b'{"data":"ft:one"}', b'["ft:one"]', b'{"data":[{"id":"ft:one"}', b'\xff"ft:'])
 def test_what_cannot_be_read_is_refused(body: bytes) -> None:
-    """Issue 11 A4: what may name a model and is no list raises ValueError."""
+    """What may name a model and is no list raises ValueError."""
     with pytest.raises(ValueError, match="no list"):
         catalogue.tuned(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"data":[]}', b"[]", json.dumps(listed(["gpt-4o"])).encode()])
 def test_what_names_none_is_not_read(body: bytes) -> None:
-    """Issue 11 A4: without a fine-tuned model there is nothing to hide."""
+    """Without a fine-tuned model there is nothing to hide."""
     assert catalogue.tuned(body) == frozenset()
 
 
@@ -82,7 +82,7 @@ OWNED = {"ft:annas": "anna", "ft:berts": "bert"}
 
 
 async def test_a_list_has_ones_own_and_nobodys() -> None:
-    """Issue 11 A4: others' fine-tuned models are not in it, and its length is right."""
+    """Others' fine-tuned models are not in it, and its length is right."""
     text, headers = await shown("owned", OWNED)
     assert [model["id"] for model in json.loads(text)["data"]] == ["gpt-4o", "ft:annas", "ft:nobodys"]
     assert headers == {b"content-type": b"application/json", b"content-length": b"%d" % len(text)}
@@ -90,12 +90,12 @@ async def test_a_list_has_ones_own_and_nobodys() -> None:
 
 @pytest.mark.parametrize("mode", ["off", "stateless", "all"])
 async def test_where_nothing_has_an_owner_the_list_is_the_providers(mode: str) -> None:
-    """Issue 11 A4: models can be made in one mode with owners only, so that elsewhere each is everybody's to ask and to see."""
+    """Models can be made in one mode with owners only, so that elsewhere each is everybody's to ask and to see."""
     assert (await shown(mode, None))[0] == BODY
 
 
 async def test_while_redis_is_away_a_list_with_such_models_is_refused() -> None:
-    """Issue 11 A4: nobody can say whose they are; a list without them is answered."""
+    """Nobody can say whose they are; a list without them is answered."""
     with pytest.raises(LedgerUnavailableError):
         await shown("owned", None)
     plain = json.dumps(listed(["gpt-4o"])).encode()
@@ -104,6 +104,6 @@ async def test_while_redis_is_away_a_list_with_such_models_is_refused() -> None:
 
 @pytest.mark.parametrize("body", [b'{"data":"ft:one"}', b"x" * (16 * 2**20 + 1)], ids=["unreadable", "too long"])
 async def test_a_list_that_cannot_be_searched_is_refused(body: bytes) -> None:
-    """Issue 11 A4: what may show others' models is the provider's failure, not its answer."""
+    """What may show others' models is the provider's failure, not its answer."""
     with pytest.raises(UpstreamError):
         await shown("owned", {}, body)

@@ -89,7 +89,7 @@ def test_what_was_packed_comes_out(ways: list[str], body: bytes) -> None:
 
 @given(st.sampled_from(sorted(packing.WAYS)), st.binary(max_size=300), st.integers(0, 300))
 def test_the_bound_is_exact(way: str, body: bytes, bytes_max: int) -> None:
-    """wire.md H13: a body of exactly the bound is taken, one byte more is 413."""
+    """Rule H13: a body of exactly the bound is taken, one byte more is 413."""
     packed = packing.WAYS[way](body)
     if len(body) <= bytes_max:
         assert plain(packed, packing.coding(way), bytes_max=bytes_max) == body
@@ -101,7 +101,7 @@ def test_the_bound_is_exact(way: str, body: bytes, bytes_max: int) -> None:
 @pytest.mark.parametrize("way", sorted(packing.WAYS))
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_a_bomb_is_413_and_costs_no_memory(way: str, layers: int) -> None:
-    """wire.md H13: 32 MB packed once, or again and again: nothing beyond the bound is ever there."""
+    """Rule H13: 32 MB packed once, or again and again: nothing beyond the bound is ever there."""
     packed = bytes(32 * MB)
     for _ in range(layers):
         packed = packing.WAYS[way](packed)
@@ -117,7 +117,7 @@ def test_a_bomb_is_413_and_costs_no_memory(way: str, layers: int) -> None:
 
 
 def test_a_bomb_between_two_codings_is_413() -> None:
-    """wire.md H13: what is large only between two codings, and little in the end, is as large."""
+    """Rule H13: what is large only between two codings, and little in the end, is as large."""
     inner = zlib.compressobj(9)
     # Blocks that hold nothing: they come out of the outer coding, and nothing comes out of them.
     large = inner.compress(b"x") + b"".join(inner.flush(zlib.Z_FULL_FLUSH) for _ in range(2)) + b"\0\0\0\xff\xff" * MB
@@ -127,7 +127,7 @@ def test_a_bomb_between_two_codings_is_413() -> None:
 
 @pytest.mark.parametrize("way", sorted({"gzip", "x-gzip", "zstd"} & set(packing.WAYS)))
 def test_streams_in_a_row_are_bounded(way: str) -> None:
-    """reliability.md G7: each costs time whatever is in it, so that there is an end to them; usual numbers pass."""
+    """Rule Y7: each costs time whatever is in it, so that there is an end to them; usual numbers pass."""
     one = packing.WAYS[way](b"x")
     assert plain(one * 1000, packing.coding(way)) == b"x" * 1000
     with pytest.raises(BadRequestError):
@@ -137,7 +137,7 @@ def test_streams_in_a_row_are_bounded(way: str) -> None:
 @pytest.mark.parametrize("way", sorted(packing.WAYS))
 @pytest.mark.parametrize("fault", ["cut", "plain", "garbage behind", "zeros behind", "another's", "a bit flipped"])
 def test_broken_bodies_are_400(way: str, fault: str) -> None:
-    """wire.md H12: bytes that are not what Content-Encoding says they are; the coding is named."""
+    """Rule H12: bytes that are not what Content-Encoding says they are; the coding is named."""
     packed = packing.WAYS[way](b'{"model": "m"}' * 50)
     broken = {
         "cut": packed[:-3],

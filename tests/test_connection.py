@@ -60,7 +60,7 @@ def nowhere() -> Address:
 @given(st.lists(st.sampled_from(["one", "again", "several", "tick"]), max_size=30))
 @settings(max_examples=100, deadline=None)
 def test_what_is_written_is_what_is_owed_in_the_same_order(steps: list[str]) -> None:
-    """G1: calls one by one, several, and those sent again behind their scripts, with ticks between: one write for a tick that
+    """Calls one by one, several, and those sent again behind their scripts, with ticks between: one write for a tick that
     asked something, and every reply is owed to the call that was written at its place.
     """
 
@@ -128,7 +128,7 @@ def read(calls: list[Call]) -> list[Any]:
 @given(st.lists(st.sampled_from(REPLIES), min_size=1, max_size=12), st.data())
 @settings(max_examples=150, deadline=None)
 def test_replies_find_their_calls_wherever_they_are_split(replies: list[tuple[bytes, Any]], data: st.DataObject) -> None:
-    """D7: in any number of pieces, an error concerns its own call, and a push belongs to nobody."""
+    """In any number of pieces, an error concerns its own call, and a push belongs to nobody."""
 
     async def run() -> None:
         expected = [said for _, said in replies if said is not ...]
@@ -146,7 +146,7 @@ def test_replies_find_their_calls_wherever_they_are_split(replies: list[tuple[by
 
 
 async def test_a_chunk_that_ends_anywhere_is_read_on() -> None:
-    """D7: split at every byte, all kinds of replies come out the same."""
+    """Split at every byte, all kinds of replies come out the same."""
     text = b"".join(packed for packed, _ in REPLIES)
     expected = [said for _, said in REPLIES if said is not ...]
     for at in range(len(text) + 1):
@@ -159,7 +159,7 @@ async def test_a_chunk_that_ends_anywhere_is_read_on() -> None:
 
 @pytest.mark.parametrize("garbage", [b"HTTP/1.1 400\r\n", b"\x00\r\n", b"+OK\r\n:1\r\n+late\r\n", b"$x\r\n"])
 async def test_what_is_no_reply_ends_the_connection(garbage: bytes) -> None:
-    """C5: garbage, and what nobody asked for, are not guessed at: the connection goes, later bytes are not read."""
+    """Garbage, and what nobody asked for, are not guessed at: the connection goes, later bytes are not read."""
     connection, owner, wire, calls = asked(2)
     connection.data_received(garbage)
     assert wire.aborted
@@ -172,7 +172,7 @@ async def test_what_is_no_reply_ends_the_connection(garbage: bytes) -> None:
 
 
 async def test_a_reply_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """C5: what one reply may hold is bounded, over any number of chunks; whole replies may be any number."""
+    """What one reply may hold is bounded, over any number of chunks; whole replies may be any number."""
     monkeypatch.setattr("sentinel.edges.ledger.connection._REPLY_BYTES_MAX", 10_000)
     connection, owner, wire, calls = asked(101)
     for _ in range(100):

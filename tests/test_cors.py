@@ -1,4 +1,4 @@
-"""protocol.cors: who may read across origins, and what a preflight grants (wire.md H16)."""
+"""protocol.cors: who may read across origins, and what a preflight grants (rule H16)."""
 
 import re
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_a_plain_options_is_no_preflight() -> None:
 
 @given(st.lists(st.binary(max_size=40), max_size=4))
 def test_any_names(asked: list[bytes]) -> None:
-    """H16, G10: whatever is asked for, what comes back is a list of plain names."""
+    """H16, Y10: whatever is asked for, what comes back is a list of plain names."""
     for _, value in Cors({"*"}).preflight(Fields.of(preflight(APP, *asked))) or []:
         assert re.fullmatch(rb"[A-Za-z0-9, ._-]+", value)
 

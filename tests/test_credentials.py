@@ -1,4 +1,4 @@
-"""protocol.credentials: the bearer token of a request (RFC 6750, wire.md H15, reliability.md G3)."""
+"""protocol.credentials: the bearer token of a request (RFC 6750, rule H15, rule Y3)."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ def test_scheme_in_any_case(value: bytes) -> None:
 
 @pytest.mark.parametrize("length", [1, 8_192, 8_193, 32_767, 32_768])
 def test_a_long_token_is_taken(length: int) -> None:
-    """G3: 32 KiB is the bound, and is itself allowed; blanks before it do not count."""
+    """Y3: 32 KiB is the bound, and is itself allowed; blanks before it do not count."""
     for blanks in (b" ", b" " * 10):
         fields = Fields.of([(b"authorization", b"Bearer" + blanks + b"x" * length)])
         assert credentials.bearer_token(fields) == "x" * length
@@ -29,7 +29,7 @@ def test_a_long_token_is_taken(length: int) -> None:
 
 @pytest.mark.parametrize("length", [32_769, 65_536, 2**20])
 def test_a_token_that_is_too_long_is_told(length: int) -> None:
-    """G3: its text says so, with the bound; class, code and headers are those of any other wrong key."""
+    """Y3: its text says so, with the bound; class, code and headers are those of any other wrong key."""
     with pytest.raises(UnauthorizedError, match=r"too long.* 32768 characters") as caught:
         credentials.bearer_token(Fields.of([(b"authorization", b"Bearer " + b"x" * length)]))
     assert caught.value.code == "invalid_api_key"
@@ -37,7 +37,7 @@ def test_a_token_that_is_too_long_is_told(length: int) -> None:
 
 @pytest.mark.parametrize("value", [b"Basic ", b"", b"Bearer\t", b"Bearer \xff", b"Bearer a b"])
 def test_only_a_token_is_too_long(value: bytes) -> None:
-    """G3: what is no token at any length stays a wrong key."""
+    """Y3: what is no token at any length stays a wrong key."""
     with pytest.raises(UnauthorizedError) as caught:
         credentials.bearer_token(Fields.of([(b"authorization", value + b"x" * 40_000)]))
     assert caught.value.message == INVALID_KEY_MESSAGE
@@ -68,7 +68,7 @@ def test_only_a_token_is_too_long(value: bytes) -> None:
     ids=lambda values: repr(values)[:40],
 )
 def test_everything_else_is_refused_alike(values: list[bytes]) -> None:
-    """G3, H15, A17: each wrong credential gets the same 401, byte for byte."""
+    """Y3, H15, X17: each wrong credential gets the same 401, byte for byte."""
     with pytest.raises(UnauthorizedError) as caught:
         credentials.bearer_token(Fields.of([(b"authorization", value) for value in values]))
     expected = {"message": INVALID_KEY_MESSAGE, "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
@@ -78,7 +78,7 @@ def test_everything_else_is_refused_alike(values: list[bytes]) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from([b"authorization", b"x-api-key"]), st.binary(max_size=50)), max_size=3))
 def test_any_bytes(given_headers: list[tuple[bytes, bytes]]) -> None:
-    """G3: a token is visible ASCII, whatever is sent."""
+    """Y3: a token is visible ASCII, whatever is sent."""
     try:
         token = credentials.bearer_token(Fields.of(given_headers))
     except UnauthorizedError:

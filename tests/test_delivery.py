@@ -140,7 +140,7 @@ async def test_a_failed_batch_goes_again_in_a_minute_more_or_less(parts: Parts, 
 
 
 async def test_a_batch_stands_on_the_disk_before_zion_hears_of_it(parts: Parts, clock: Clock) -> None:
-    """Issue 11 E2: what is sent can be sealed again as it was; that stands there once, however often it is sent."""
+    """What is sent can be sealed again as it was; that stands there once, however often it is sent."""
     seen: list[list[tuple[str, bytes]]] = []
 
     def answer(*_: object) -> tuple[int, Any]:

@@ -32,7 +32,7 @@ WORD = event(
 
 
 def test_usual_events_are_not_copied() -> None:
-    """wire.md S6: a chunk of whole events that neither carry the response nor an error goes down as the very object."""
+    """Rule S6: a chunk of whole events that neither carry the response nor an error goes down as the very object."""
     meter = StreamMeter(Dialect.RESPONSES, names=True)
     assert meter.feed(CREATED) == CREATED
     for piece in (WORD, WORD * 3, CREATED + WORD, last()):
@@ -41,7 +41,7 @@ def test_usual_events_are_not_copied() -> None:
 
 @pytest.mark.parametrize("kind", ["completed", "incomplete", "failed"])
 def test_last_events_end_a_response(kind: str) -> None:
-    """wire.md P1: usage stands in each of the three last events; after it nothing is unfinished and no [DONE] is owed."""
+    """Rule P1: usage stands in each of the three last events; after it nothing is unfinished and no [DONE] is owed."""
     meter = StreamMeter(Dialect.RESPONSES)
     seen = run(meter, [CREATED, WORD, last(kind)])
     assert (seen.usage, seen.texts, seen.terminated, seen.finished, seen.unfinished) == (Usage(3, 2), [], True, True, False)
@@ -60,7 +60,7 @@ def test_last_events_end_a_response(kind: str) -> None:
     ],
 )
 def test_nothing_else_is_usage_or_the_end(said: bytes) -> None:
-    """wire.md U9, P1, F2: usage elsewhere, marks inside a text and [DONE] are neither a response's usage nor its end."""
+    """Rules U9, P1, F2: usage elsewhere, marks inside a text and [DONE] are neither a response's usage nor its end."""
     seen = run(StreamMeter(Dialect.RESPONSES), [CREATED, said])
     assert (seen.usage, seen.terminated, seen.finished, seen.unfinished) == (None, False, False, True)
 
@@ -85,7 +85,7 @@ def test_the_error_of_a_tool_ends_nothing(said: bytes, first: bytes) -> None:
 
 @pytest.mark.parametrize("dialect", [Dialect.CHAT, Dialect.EVENTS, Dialect.NONE])
 def test_usage_of_a_response_is_no_other_dialects(dialect: Dialect) -> None:
-    """wire.md U9: a nested `response.usage` counts on /responses alone."""
+    """Rule U9: a nested `response.usage` counts on /responses alone."""
     assert run(StreamMeter(dialect), [CREATED + WORD + last()]).usage is None
 
 
@@ -93,7 +93,7 @@ def test_usage_of_a_response_is_no_other_dialects(dialect: Dialect) -> None:
 @pytest.mark.parametrize("megabytes", [5, 20])
 @pytest.mark.parametrize("chunk_bytes", [65_536, 16 * MEGABYTES])
 def test_events_with_images_are_read(dialect: Dialect, megabytes: int, chunk_bytes: int) -> None:
-    """wire.md S7, P2, P5, issue 10.3: an image of any size travels in one event with the usage, which is found."""
+    """Rules S7, P2, P5: an image of any size travels in one event with the usage, which is found."""
     image = "A" * megabytes * MEGABYTES
     final = last(output=[image]) if dialect is Dialect.RESPONSES else event("image_edit.completed", b64=image, usage=FIGURES)
     meter = StreamMeter(dialect)
@@ -103,7 +103,7 @@ def test_events_with_images_are_read(dialect: Dialect, megabytes: int, chunk_byt
 
 
 def test_a_long_end_is_an_end() -> None:
-    """wire.md S7, F2: a last event too long to be held ends its stream, once it is whole; half of it does not."""
+    """Rules S7, F2: a last event too long to be held ends its stream, once it is whole; half of it does not."""
     final = last(output=["A" * 500])
     pieces = [final[at : at + 50] for at in range(0, len(final), 50)]
     meter = StreamMeter(Dialect.RESPONSES, tail_bytes_max=200)
@@ -116,7 +116,7 @@ def test_a_long_end_is_an_end() -> None:
 
 
 def test_images_are_not_kept_for_their_words() -> None:
-    """wire.md L4: partial images leave the room for the texts, which stay exact behind them."""
+    """Rule L4: partial images leave the room for the texts, which stay exact behind them."""
     partial = event("response.image_generation_call.partial_image", partial_image_b64="A" * MEGABYTES)
     meter = StreamMeter(Dialect.RESPONSES, kept_bytes_max=64 << 10)
     seen = run(meter, [CREATED, WORD, *[partial] * 5, WORD])
@@ -125,7 +125,7 @@ def test_images_are_not_kept_for_their_words() -> None:
 
 @pytest.mark.parametrize("dialect", [Dialect.RESPONSES, Dialect.EVENTS, Dialect.NONE])
 def test_a_failure_is_told_behind_the_last_number(dialect: Dialect) -> None:
-    """wire.md F5: the failure carries the number of the last event, so that a client that goes on from it misses none."""
+    """Rule F5: the failure carries the number of the last event, so that a client that goes on from it misses none."""
     meter = StreamMeter(dialect)
     texts = event("response.output_text.delta", sequence_number=41, delta='"sequence_number":99')
     downstream = meter.feed(CREATED + WORD + texts) + meter.feed(b"event: half") + meter.finish()
@@ -136,7 +136,7 @@ def test_a_failure_is_told_behind_the_last_number(dialect: Dialect) -> None:
 
 
 def test_a_chat_is_told_its_failure_and_its_end() -> None:
-    """wire.md F1, F2: a chat gets the plain error event and [DONE]; one that has its [DONE] gets neither."""
+    """Rules F1, F2: a chat gets the plain error event and [DONE]; one that has its [DONE] gets neither."""
     meter = StreamMeter(Dialect.CHAT)
     told = meter.failure("It broke.", "server_error", "upstream_error")
     assert told == sse.error_event("It broke.", "server_error", "upstream_error") + sse.DONE
@@ -147,14 +147,14 @@ def test_a_chat_is_told_its_failure_and_its_end() -> None:
 
 @pytest.mark.parametrize("dialect", [Dialect.EVENTS, Dialect.NONE])
 def test_other_streams_end_when_they_end(dialect: Dialect) -> None:
-    """wire.md P5: no end is missing from a stream that has none, and none is added."""
+    """Rule P5: no end is missing from a stream that has none, and none is added."""
     meter = StreamMeter(dialect)
     seen = run(meter, [event("speech.audio.delta", audio="AAAA")])
     assert (seen.finished, seen.terminated, meter.ending()) == (True, False, b"")
 
 
 def test_a_response_streamed_again_has_an_end() -> None:
-    """wire.md P3, F5: behind the last event of a response that is streamed again no failure is told."""
+    """Rules P3, F5: behind the last event of a response that is streamed again no failure is told."""
     meter = StreamMeter(Dialect.NONE)
     seen = run(meter, [CREATED, WORD, last()])
     assert (seen.usage, seen.terminated, meter.failure("late", "server_error", None)) == (None, True, b"")
@@ -172,12 +172,12 @@ def test_a_response_streamed_again_has_an_end() -> None:
     ],
 )
 def test_both_names_of_the_figures(figures: dict[str, Any], usage: Usage | None) -> None:
-    """wire.md P5, U10, U11: figures go by two pairs of names; what is no count of tokens, or all zero, is none."""
+    """Rules P5, U10, U11: figures go by two pairs of names; what is no count of tokens, or all zero, is none."""
     assert run(StreamMeter(Dialect.EVENTS), [event("x.done", usage=figures)]).usage == usage
 
 
 def test_the_last_usage_wins() -> None:
-    """wire.md U8: a later usage replaces an earlier one in every dialect, and a step of a run never replaces the run's."""
+    """Rule U8: a later usage replaces an earlier one in every dialect, and a step of a run never replaces the run's."""
     run_1 = {"id": "run_1", "object": "thread.run", "status": "completed", "usage": FIGURES}
     step = {
         "id": "step_1",
@@ -202,7 +202,7 @@ def test_the_name_may_come_late() -> None:
 
 @pytest.mark.parametrize("name", ["responses/failed_at_once.sse", "responses/error_first.sse"])
 def test_a_response_that_failed_in_silence(name: str) -> None:
-    """wire.md F4: a response that fails before it says a word is an error from its beginning, at any split."""
+    """Rule F4: a response that fails before it says a word is an error from its beginning, at any split."""
     stream = read(name)
     for at in range(0, len(stream), 7):
         assert run(StreamMeter(Dialect.RESPONSES), [stream[:at], stream[at:]]).failed

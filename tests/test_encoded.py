@@ -30,7 +30,7 @@ def picture(size_bytes: int, seed: int = 0) -> str:
 @given(words, words, st.sampled_from(KINDS), st.integers(768, 30_000), st.integers(0, 9))
 @example("![it](", ")", "image/png", 768, 0)
 def test_media_in_a_text_are_no_text(before: str, after: str, kind: str, size_bytes: int, seed: int) -> None:
-    """Issue 10.3: a picture of any size within a text is taken out of it, to the sign, and what stands around it stays."""
+    """A picture of any size within a text is taken out of it, to the sign, and what stands around it stays."""
     uri = f"data:{kind};base64,{picture(size_bytes, seed)}"
     text, media = encoded.embedded(f"{before}\n{uri} {after}")
     assert text == f"{before}\n {after}"
@@ -41,14 +41,14 @@ def test_media_in_a_text_are_no_text(before: str, after: str, kind: str, size_by
 @example(["data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"], " ")
 @example(["data:,", "x" * 900], "")
 def test_honest_text_is_text(parts: list[str], between: str) -> None:
-    """Issue 10.3: words in any script, hashes, numbers, runs of a sign and even base64 of some length are text, all of it."""
+    """Words in any script, hashes, numbers, runs of a sign and even base64 of some length are text, all of it."""
     text = between.join(f"{part} " for part in parts)
     assert encoded.embedded(text) == (text, [])
 
 
 @pytest.mark.parametrize("size_bytes", [12_288, 50_000, 2_000_000])
 def test_what_no_model_has_written_is_media(size_bytes: int) -> None:
-    """Issue 10.3: 16 384 signs without a blank are media also where nothing says so."""
+    """16 384 signs without a blank are media also where nothing says so."""
     assert encoded.embedded(f"Look: {picture(size_bytes)}") == ("Look: ", [("", len(picture(size_bytes)))])
 
 
@@ -115,7 +115,7 @@ SHOWN: list[tuple[dict[str, Any], int]] = [
 @pytest.mark.parametrize(("fields", "tokens"), SHOWN, ids=range(len(SHOWN)))
 @pytest.mark.parametrize("where", ["delta", "message"])
 def test_media_cost_constants_in_any_field(fields: dict[str, Any], tokens: int, where: str) -> None:
-    """Issue 10.3: base64 in any field of a chat costs what docs/tokens.md says, none of it as text; secrets cost nothing."""
+    """Base64 in any field of a chat costs what docs/tokens.md says, none of it as text; secrets cost nothing."""
     texts = Texts(1 << 20)
     read_choices({"choices": [{"index": 0, where: fields}]}, texts)
     assert texts.media_tokens == tokens
@@ -125,7 +125,7 @@ def test_media_cost_constants_in_any_field(fields: dict[str, Any], tokens: int, 
 
 
 def test_media_beside_the_choices_count() -> None:
-    """Issue 10.3: what a vendor shows beside the delta, or beside the choices, is media too; log probabilities are not."""
+    """What a vendor shows beside the delta, or beside the choices, is media too; log probabilities are not."""
     texts = Texts(1 << 20)
     choice = {"index": 0, "images": [f"data:image/png;base64,{IMAGE}"], "logprobs": {"content": [{"token": IMAGE}]}}
     read_choices({"choices": [choice], "preview": {"b64_json": IMAGE}, "usage": {"x": IMAGE}}, texts)
@@ -133,7 +133,7 @@ def test_media_beside_the_choices_count() -> None:
 
 
 def test_an_image_of_a_response_counts_once() -> None:
-    """Issue 10.3: its partial images, its item and the last event show one image; another item is another."""
+    """Its partial images, its item and the last event show one image; another item is another."""
     texts = Texts(1 << 20)
     item = {"type": "image_generation_call", "result": IMAGE}
     for event in (

@@ -95,7 +95,7 @@ TAILS: dict[str, tuple[Dialect, bytes, Usage | None, Ending]] = {
 @pytest.mark.parametrize("leaves", [(), ("id",)], ids=["nothing left", "an object left"])
 @pytest.mark.parametrize("name", TAILS)
 async def test_what_comes_after_the_end_goes_down(name: str, leaves: tuple[str, ...]) -> None:
-    """Issue 10 §2: whatever follows an event that ends a stream goes down at every split, and its last word is the bill."""
+    """Whatever follows an event that ends a stream goes down at every split, and its last word is the bill."""
     dialect, stream, usage, ending = TAILS[name]
     for chunks in ways(stream)[:: 1 if len(stream) < 400 else 3]:
         answer = Answer(EVENTS, chunks)
@@ -105,7 +105,7 @@ async def test_what_comes_after_the_end_goes_down(name: str, leaves: tuple[str, 
 
 
 def test_a_late_usage_event_stays_hidden() -> None:
-    """Issue 10 §2, §6: the usage that Sentinel asked for stays hidden also where it comes behind [DONE]."""
+    """The usage that Sentinel asked for stays hidden also where it comes behind [DONE]."""
     stream = WORD + sse.DONE + usage_alone(2) + b": bye\n\n"
     for chunks in ways(stream):
         seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True), chunks)
@@ -116,14 +116,14 @@ def test_a_late_usage_event_stays_hidden() -> None:
 @pytest.mark.parametrize("failure", [UpstreamError("It broke."), UpstreamTimeoutError("It fell silent.")])
 @pytest.mark.parametrize("half", [b"", b"data: ha", b"event: response.failed\n"])
 async def test_a_failure_after_the_end_is_none(failure: UpstreamError, half: bytes, leaves: tuple[str, ...]) -> None:
-    """Issue 10 §2: a provider that breaks off or hangs after the last event has answered; half an event is dropped."""
+    """A provider that breaks off or hangs after the last event has answered; half an event is dropped."""
     for dialect, stream in ((Dialect.CHAT, WORD + sse.DONE), (Dialect.RESPONSES, CREATED + said("response.completed", 7))):
         down = await copy(Answer(EVENTS, [stream, half], failure=failure), call(dialect, leaves=leaves))
         assert (down.body, down.whole, down.outcome.ending) == (stream, True, Ending.SUCCESS)
 
 
 async def test_the_rest_has_a_bound_of_bytes() -> None:
-    """Issue 10 §2: a provider that never stops sending after its last event holds no client's stream open."""
+    """A provider that never stops sending after its last event holds no client's stream open."""
     ping = b": " + b"x" * (1 << 20) + b"\n\n"
     answer = Answer(EVENTS, [WORD + sse.DONE, *[ping] * 100])
     down = await copy(answer, call(Dialect.CHAT))
@@ -149,7 +149,7 @@ class Hangs(Answer):
     ],
 )
 async def test_the_rest_has_a_bound_of_time(dialect: Dialect, stream: bytes, most_s: float) -> None:
-    """Issue 10 §2, wire.md D5: the provider has 0.1 s behind [DONE], and a second behind a last event, to end its stream."""
+    """The provider has 0.1 s behind [DONE], and a second behind a last event, to end its stream."""
     answer = Hangs(EVENTS, [*cut(stream, [20]), b": bye\n\n"])
     down = await copy(answer, call(dialect))
     assert (down.body, down.whole, answer.drained, answer.closed) == (stream + b": bye\n\n", True, True, True)
@@ -171,7 +171,7 @@ async def test_the_rest_has_a_bound_of_time(dialect: Dialect, stream: bytes, mos
 async def test_the_bill_waits_for_nothing_that_cannot_change_it(
     dialect: Dialect, stream: bytes, rest_first: bool, leaves: tuple[str, ...]
 ) -> None:
-    """Issue 10 §2: behind [DONE] a usage that is known is the bill at once; what else is said goes down after that."""
+    """Behind [DONE] a usage that is known is the bill at once; what else is said goes down after that."""
 
     class Drained(Hangs):
         async def drain(self, timeout_s: float) -> None:
@@ -186,7 +186,7 @@ async def test_the_bill_waits_for_nothing_that_cannot_change_it(
 
 
 async def test_a_client_that_leaves_behind_its_bill_waits_for_nothing() -> None:
-    """Issue 10 §2, wire.md D5: where the usage was said nothing more is read for a client that closes at the end."""
+    """Where the usage was said nothing more is read for a client that closes at the end."""
     for dialect, end in ((Dialect.CHAT, sse.DONE), (Dialect.RESPONSES, said("response.completed", 7))):
         answer = Answer(EVENTS, [WORD + usage_alone(2), end, b": bye\n\n"])
         down = await copy(answer, call(dialect), parts_taken=2)
@@ -195,7 +195,7 @@ async def test_a_client_that_leaves_behind_its_bill_waits_for_nothing() -> None:
 
 
 async def test_the_rest_is_bounded_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Issue 10 §2: one that goes on and on after its last event is left after five seconds, however often it says something."""
+    """One that goes on and on after its last event is left after five seconds, however often it says something."""
 
     class Ticks(Hangs):
         async def more(self, within_s: float) -> bytes | None:
@@ -214,7 +214,7 @@ async def test_the_rest_is_bounded_as_a_whole(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("lasts", [False, True])
 @pytest.mark.parametrize("read_on", [NONE, ReadOn(answers_max=1, timeout_s=5, bytes_max=10**6)], ids=["cancel", "drain"])
 async def test_a_client_that_leaves_after_the_end_has_all(read_on: ReadOn, lasts: bool) -> None:
-    """Issue 10 §2, wire.md D5: leaving at the last event is a success that frees all; a usage on its way is still read."""
+    """Leaving at the last event is a success that frees all; a usage on its way is still read."""
     pieces = [CREATED, ERROR, said("response.failed", 7)]
     answer = Answer(EVENTS, pieces)
     down = await copy(answer, call(Dialect.RESPONSES, lasts=lasts), read_on, parts_taken=2)
@@ -225,7 +225,7 @@ async def test_a_client_that_leaves_after_the_end_has_all(read_on: ReadOn, lasts
 
 
 async def test_the_rest_is_read_on_for_a_client_that_left_before() -> None:
-    """Issue 10 §2: with SENTINEL_ON_DISCONNECT=drain the last usage counts too, not the first end."""
+    """With SENTINEL_ON_DISCONNECT=drain the last usage counts too, not the first end."""
     answer = Answer(EVENTS, [CREATED, DELTA, ERROR, said("response.failed", 7)])
     read_on = ReadOn(answers_max=1, timeout_s=5, bytes_max=10**6)
     down = await copy(answer, call(Dialect.RESPONSES), read_on, parts_taken=1)
@@ -263,7 +263,7 @@ CHOICES: dict[str, tuple[int, bytes, bool]] = {
 
 @pytest.mark.parametrize("name", CHOICES)
 async def test_every_choice_that_began_must_end(name: str) -> None:
-    """Issue 10 §9, wire.md F2: a stream whose choices have not all ended is cut, unless its usage was its last word."""
+    """A stream whose choices have not all ended is cut, unless its usage was its last word."""
     choices, stream, whole = CHOICES[name]
     for chunks in ways(stream)[::3]:
         down = await copy(Answer(EVENTS, chunks), call(Dialect.CHAT, choices=choices))
@@ -275,7 +275,7 @@ async def test_every_choice_that_began_must_end(name: str) -> None:
 @pytest.mark.parametrize("kept_bytes_max", [1, 300, 1 << 20])
 @pytest.mark.parametrize("name", CHOICES)
 def test_choices_are_known_past_what_is_kept(name: str, kept_bytes_max: int) -> None:
-    """Issue 10 §9, wire.md L4: which choices ended is known also of events that were not kept."""
+    """Which choices ended is known also of events that were not kept."""
     choices, stream, whole = CHOICES[name]
     filler = choice(0, "x" * 200) * 90
     meter = StreamMeter(Dialect.CHAT, choices=choices, kept_bytes_max=kept_bytes_max)

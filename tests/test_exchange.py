@@ -59,7 +59,7 @@ async def test_a_body_in_parts_is_the_body(chunks: list[bytes]) -> None:
 
 
 async def test_a_declared_length_over_the_bound_is_refused_before_a_byte_is_read() -> None:
-    """wire.md H13: 413 by declared length."""
+    """Rule H13: 413 by declared length."""
     line = Line(*parts(b"x"))
     with pytest.raises(BodyTooLargeError):
         await line.exchange((b"content-length", b"1001")).read_body(bodies(bytes_max=1000), "a")
@@ -67,14 +67,14 @@ async def test_a_declared_length_over_the_bound_is_refused_before_a_byte_is_read
 
 
 async def test_counted_bytes_over_the_bound_are_refused() -> None:
-    """wire.md H13: 413 by counted bytes; a body of exactly the bound is taken."""
+    """Rule H13: 413 by counted bytes; a body of exactly the bound is taken."""
     assert len(await Line(*parts(b"x" * 600, b"x" * 400)).exchange().read_body(bodies(bytes_max=1000), "a")) == 1000
     with pytest.raises(BodyTooLargeError):
         await Line(*parts(b"x" * 600, b"x" * 401)).exchange().read_body(bodies(bytes_max=1000), "a")
 
 
 async def test_a_slow_body_is_given_up() -> None:
-    """wire.md H13: a body that does not arrive within its deadline is a 408."""
+    """Rule H13: a body that does not arrive within its deadline is a 408."""
     exchange = Line({"type": "http.request", "body": b"x", "more_body": True}).exchange()
     async with looked_after(exchange):
         with pytest.raises(BodyTimeoutError):
@@ -82,7 +82,7 @@ async def test_a_slow_body_is_given_up() -> None:
 
 
 async def test_a_body_takes_room_as_it_arrives() -> None:
-    """Issue 11 B1: what is promised takes nothing; what is here and finds no room is a 503 with a wait, and room comes back."""
+    """What is promised takes nothing; what is here and finds no room is a 503 with a wait, and room comes back."""
     shared = bodies(1000)
     line = Line()
     promised = line.exchange((b"content-length", b"1000"))
@@ -107,7 +107,7 @@ async def test_a_body_takes_room_as_it_arrives() -> None:
 
 
 async def test_one_caller_takes_no_more_than_its_share() -> None:
-    """Issue 11 B1: beyond its share a caller is a 429 with a wait, while another one finds room."""
+    """Beyond its share a caller is a 429 with a wait, while another one finds room."""
     shared = bodies(1000, 500)
     first, second, other = (Line(*parts(b"x" * 300)).exchange((b"content-length", b"300")) for _ in range(3))
     await first.read_body(shared, "a")
@@ -122,7 +122,7 @@ async def test_one_caller_takes_no_more_than_its_share() -> None:
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=20), st.integers(0, 500))
 async def test_a_body_without_a_length_takes_room_as_it_grows(chunks: list[bytes], room: int) -> None:
-    """wire.md H13: chunked bodies take what they have, and whatever becomes of one, all of it comes back."""
+    """Rule H13: chunked bodies take what they have, and whatever becomes of one, all of it comes back."""
     shared = bodies(room)
     exchange = Line(*parts(*chunks)).exchange()
     size = len(b"".join(chunks))
@@ -150,7 +150,7 @@ async def test_a_body_without_a_length_takes_room_as_it_grows(chunks: list[bytes
     ],
 )
 async def test_a_body_keeps_a_rate(arrivals: list[tuple[float, int]], late_s: float) -> None:
-    """Issue 11 B1: after 5 s at least so much a second, here 100 bytes, and never longer than all of it may take."""
+    """After 5 s at least so much a second, here 100 bytes, and never longer than all of it may take."""
     now_s = 0.0
     line = Line()
     body = Body(bodies(bytes_per_s_min=100, timeout_s=30), "a", 2**30, now_s)
@@ -176,7 +176,7 @@ async def test_without_a_rate_only_the_whole_time_counts() -> None:
 
 
 async def test_bodies_on_their_way_count_for_their_caller() -> None:
-    """Issue 11 B1: a look finds more bodies of a caller on their way than it may have: 429; another caller, and one whose own
+    """A look finds more bodies of a caller on their way than it may have: 429; another caller, and one whose own
     have arrived, go on.
     """
     shared = bodies(arriving=2)
@@ -222,7 +222,7 @@ async def test_a_body_that_failed_is_waited_for_no_more(failure: str) -> None:
 
 
 async def test_what_streams_by_counts_until_it_is_over() -> None:
-    """Issue 11 B7: a caller has so many uploads at a time, each until its last part was given out or its exchange is over."""
+    """A caller has so many uploads at a time, each until its last part was given out or its exchange is over."""
     shared = bodies(arriving=2)
     first, second, third = (Line(*parts(b"x", b"y")).exchange() for _ in range(3))
     passing = first.upload(shared, "a", 100)
@@ -240,7 +240,7 @@ async def test_what_streams_by_counts_until_it_is_over() -> None:
 
 
 async def test_an_upload_keeps_a_rate() -> None:
-    """Issue 11 B7: parts that come again and again, but say too little, are given up."""
+    """Parts that come again and again, but say too little, are given up."""
     line = Line()
 
     async def drip() -> None:
@@ -269,7 +269,7 @@ async def test_a_client_that_leaves_while_it_sends_is_gone() -> None:
 
 
 async def test_a_guarded_section_ends_when_the_client_leaves() -> None:
-    """wire.md D1: work for a client that left is cancelled, and known as such."""
+    """Rule D1: work for a client that left is cancelled, and known as such."""
     line = Line(*parts(b""))
     exchange = line.exchange()
     await exchange.read_body(bodies(bytes_max=10), "a")
@@ -333,7 +333,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
 
 @pytest.mark.parametrize("way", ["a part", "the last", "all"])
 async def test_a_client_that_takes_no_more_is_noticed(way: str) -> None:
-    """wire.md D6: a part that nobody takes shows, be it one of many or the end; a part that was taken does not."""
+    """Rule D6: a part that nobody takes shows, be it one of many or the end; a part that was taken does not."""
     room = asyncio.Event()
     line = Line()
 
@@ -354,7 +354,7 @@ async def test_a_client_that_takes_no_more_is_noticed(way: str) -> None:
 
 
 async def test_what_is_pushed_goes_down_in_order() -> None:
-    """wire.md D6: a part is handed over at once, outside of any task; the end waits until what the client has no room for is
+    """Rule D6: a part is handed over at once, outside of any task; the end waits until what the client has no room for is
     taken.
     """
     room = asyncio.Event()
@@ -424,7 +424,7 @@ async def test_an_answer_in_one_is_one_in_parts(method: str) -> None:
 
 
 async def test_a_head_is_answered_without_a_body() -> None:
-    """wire.md H16: HEAD has the headers of GET, its length included, and no byte of its body."""
+    """Rule H16: HEAD has the headers of GET, its length included, and no byte of its body."""
     line = Line(*parts(b""))
     exchange = line.exchange(method="HEAD")
     await exchange.start(200, [(b"content-length", b"7")])
@@ -436,7 +436,7 @@ async def test_a_head_is_answered_without_a_body() -> None:
 
 
 async def test_what_is_always_said_is_in_every_answer() -> None:
-    """wire.md H16: what the exchange was given for every answer follows the answer's own headers."""
+    """Rule H16: what the exchange was given for every answer follows the answer's own headers."""
     line = Line(*parts(b""))
     exchange = line.exchange()
     exchange.always = ((b"vary", b"Origin"),)
@@ -445,7 +445,7 @@ async def test_what_is_always_said_is_in_every_answer() -> None:
 
 
 async def test_an_early_answer_lets_the_client_finish() -> None:
-    """reliability.md A5: what is still on its way is read to its end, so that the connection stays whole and in step."""
+    """Rule X5: what is still on its way is read to its end, so that the connection stays whole and in step."""
     line = Line(*parts(b"x" * 10, b"y" * 10), *parts(b"the next request"))
     exchange = line.exchange((b"content-length", b"20"))
     await exchange.start(413, [])
@@ -464,7 +464,7 @@ async def test_an_early_answer_lets_the_client_finish() -> None:
     ],
 )
 async def test_nobody_lingers_for_nothing(status: int, headers: list[tuple[bytes, bytes]]) -> None:
-    """wire.md H13, H14: a slow client, one that waits for a 100, and one without a body are not read any more."""
+    """Rules H13, H14: a slow client, one that waits for a 100, and one without a body are not read any more."""
     line = Line(*parts(b"x"))
     exchange = line.exchange(*headers)
     await exchange.start(status, [])
@@ -475,7 +475,7 @@ async def test_nobody_lingers_for_nothing(status: int, headers: list[tuple[bytes
 
 @pytest.mark.parametrize("bound", ["_LINGER_IDLE_S", "_LINGER_S"])
 async def test_lingering_is_bounded(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """reliability.md A5: a body nobody wants is read however large it is, but neither after a long pause nor for ever."""
+    """Rule X5: a body nobody wants is read however large it is, but neither after a long pause nor for ever."""
     monkeypatch.setattr(exchange_module, bound, 0.05)
     line = Line()
     for _ in range(70):
@@ -496,7 +496,7 @@ async def test_lingering_is_bounded(bound: str, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_a_drain_ends_the_lingering() -> None:
-    """reliability.md A9: a worker that drains waits for no body that nobody wants."""
+    """Rule X9: a worker that drains waits for no body that nobody wants."""
     exchange = Line().exchange((b"transfer-encoding", b"chunked"))
     await exchange.start(413, [])
     lingering = asyncio.create_task(exchange.linger())
@@ -508,6 +508,6 @@ async def test_a_drain_ends_the_lingering() -> None:
 
 
 async def test_the_trace_is_one_over_the_request() -> None:
-    """wire.md H20: whoever asks for the trace of an exchange gets the same."""
+    """Rule H20: whoever asks for the trace of an exchange gets the same."""
     exchange = Line().exchange()
     assert exchange.trace is exchange.trace

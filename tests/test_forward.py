@@ -100,7 +100,7 @@ async def test_chains_are_followed_and_the_last_answer_is_the_clients() -> None:
 
 @pytest.mark.parametrize("act", ["page", "page in chunks", "empty", "text", "gzip page"])
 async def test_a_page_is_asked_for_once(act: str) -> None:
-    """Issue 10 §4: what no model said costs nothing, is not asked again, of no other model either, and holds no connection."""
+    """What no model said costs nothing, is not asked again, of no other model either, and holds no connection."""
     async with Liar() as liar, forward(liar.url, connections_max=1) as one:
         for _ in range(2):
             with pytest.raises(UpstreamError) as caught:
@@ -120,7 +120,7 @@ async def test_a_cap_of_the_hold_goes_to_the_fallback_too() -> None:
 
 @pytest.mark.parametrize("act", ["payment required", "out of quota", "hard limit", "not active"])
 async def test_a_refused_account_is_a_failure_of_the_providers(act: str) -> None:
-    """Issue 10 §8: where no other model is left: 502, free, not to be tried again, and without the provider's advice."""
+    """Where no other model is left: 502, free, not to be tried again, and without the provider's advice."""
     async with Liar() as liar, forward(liar.url, connections_max=1) as one:
         with pytest.raises(UpstreamError) as caught:
             await ask(one, act, "alone")
@@ -131,7 +131,7 @@ async def test_a_refused_account_is_a_failure_of_the_providers(act: str) -> None
 
 @pytest.mark.parametrize("act", ["missing", "bad request", "conflict", "unprocessable", "well"])
 async def test_other_answers_are_the_clients(act: str) -> None:
-    """wire.md E5: a 404 of another kind was looked into, and is still the same bytes."""
+    """Rule E5: a 404 of another kind was looked into, and is still the same bytes."""
     async with Liar() as liar, forward(liar.url, connections_max=1) as one:
         reply = await ask(one, act)
         assert reply.origin == Origin()
@@ -143,7 +143,7 @@ async def test_other_answers_are_the_clients(act: str) -> None:
 
 @pytest.mark.parametrize("act", ["key quoted", "forbidden", "redirect"])
 async def test_what_is_hidden_is_not_asked_of_another_model(act: str) -> None:
-    """wire.md R6, design §5: a refused key and a redirect are this deployment's fault, for every model, and cost nothing."""
+    """Rule R6, design §5: a refused key and a redirect are this deployment's fault, for every model, and cost nothing."""
     async with Liar() as liar, forward(liar.url, connections_max=1) as one:
         with pytest.raises(UpstreamError) as caught:
             await ask(one, act)
@@ -152,13 +152,13 @@ async def test_what_is_hidden_is_not_asked_of_another_model(act: str) -> None:
 
 
 async def test_a_large_error_is_passed_on_whole() -> None:
-    """wire.md E5: of a 404 no more than 64 KiB are looked at, and all of it reaches the client."""
+    """Rule E5: of a 404 no more than 64 KiB are looked at, and all of it reaches the client."""
     async with Liar() as liar, forward(liar.url) as one:
         assert await read(await ask(one, "large 404")) == b"<html>" + b"x" * 300_000
 
 
 async def test_an_error_that_breaks_off_breaks_off_for_the_client_too() -> None:
-    """wire.md A13: a 404 that is shorter than it says is given as far as it came, and never looks whole."""
+    """Rule X13: a 404 that is shorter than it says is given as far as it came, and never looks whole."""
     async with Liar() as liar, forward(liar.url) as one:
         reply = await ask(one, {"first": "short 404"})
         assert reply.origin == Origin()
@@ -170,7 +170,7 @@ async def test_an_error_that_breaks_off_breaks_off_for_the_client_too() -> None:
 
 @pytest.mark.parametrize(("act", "owed"), [("head alone", True), ("bad 400", False)])
 async def test_a_body_that_fails_at_its_first_byte_is_told_as_a_failure(act: str, owed: bool) -> None:
-    """wire.md E6, R4: nothing has gone down yet, so it is a 502; what refused served nothing and is owed nothing."""
+    """Rules E6, R4: nothing has gone down yet, so it is a 502; what refused served nothing and is owed nothing."""
     async with Liar() as liar, forward(liar.url, connections_max=1) as one:
         with pytest.raises(UpstreamError) as caught:
             await ask(one, act, "alone")
@@ -183,7 +183,7 @@ async def test_a_body_that_fails_at_its_first_byte_is_told_as_a_failure(act: str
 
 @pytest.mark.parametrize(("act", "attempts", "status"), [("broken", 2, 502), ("overloaded", 3, 503)])
 async def test_retries_end_and_say_what_the_provider_said(act: str, attempts: int, status: int) -> None:
-    """wire.md R5: Sentinel's 502 and 503 carry the provider's own advice on when to come back, and no other."""
+    """Rule R5: Sentinel's 502 and 503 carry the provider's own advice on when to come back, and no other."""
     async with Liar() as liar, forward(liar.url, connections_max=1) as one:
         with pytest.raises(UpstreamError) as caught:
             await ask(one, act, "alone")
@@ -194,7 +194,7 @@ async def test_retries_end_and_say_what_the_provider_said(act: str, attempts: in
 
 
 async def test_an_overload_without_advice_is_a_second() -> None:
-    """wire.md E6: a 503 always says when to come back."""
+    """Rule E6: a 503 always says when to come back."""
     async with Liar() as liar, forward(liar.url, burst=0) as one:
         with pytest.raises(UpstreamUnavailableError) as caught:
             await ask(one, "overloaded, no advice", "alone")
@@ -202,7 +202,7 @@ async def test_an_overload_without_advice_is_a_second() -> None:
 
 
 async def test_the_budget_bounds_retries() -> None:
-    """reliability.md: a provider that fails every request is asked a tenth more, not three times as much."""
+    """A provider that fails every request is asked a tenth more, not three times as much."""
     async with Liar() as liar, forward(liar.url, burst=1.0) as one:
         for _ in range(3):
             with pytest.raises(UpstreamError):
@@ -211,7 +211,7 @@ async def test_the_budget_bounds_retries() -> None:
 
 
 async def test_an_upload_that_was_begun_is_not_sent_again() -> None:
-    """wire.md H18, R1: what was taken from the client is gone; what was not may be tried again."""
+    """Rules H18, R1: what was taken from the client is gone; what was not may be tried again."""
     refusal = ANSWERS["overloaded"]
     async with sink(early=1, refusal=refusal) as taker, forward(taker.url) as one:
         call = Call("files", "POST", "/files")
@@ -226,7 +226,7 @@ async def test_an_upload_that_was_begun_is_not_sent_again() -> None:
 
 
 async def test_a_route_has_its_own_patience() -> None:
-    """wire.md O1: a route with a time-out of its own keeps to it, the others to theirs."""
+    """Rule O1: a route with a time-out of its own keeps to it, the others to theirs."""
     async with Liar() as liar, forward(liar.url, routes={"chat_completions": Patience(0.1, 0.1)}) as one:
         with pytest.raises(UpstreamTimeoutError) as caught:
             await ask(one, "silent")

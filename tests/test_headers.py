@@ -72,7 +72,7 @@ def sent_up(*given_headers: tuple[bytes, bytes]) -> dict[str, str]:
 
 
 class TestFraming:
-    """wire.md H15, reliability.md A2, A3."""
+    """Rule H15, rules X2, X3."""
 
     @pytest.mark.parametrize(
         "rest",
@@ -118,13 +118,13 @@ class TestFraming:
         ids=repr,
     )
     def test_doubtful_framing_is_refused(self, given_headers: list[tuple[bytes, bytes]]) -> None:
-        """H15, A2, A3: what two servers could read differently is a 400."""
+        """H15, X2, X3: what two servers could read differently is a 400."""
         with pytest.raises(BadRequestError):
             headers.check_framing(Fields.of(given_headers))
 
 
 class TestUpstream:
-    """wire.md H1, H2, H5, reliability.md A11, G5."""
+    """Rules H1, H2, H5, rules X11, Y5."""
 
     def test_allow_list(self) -> None:
         """H2: what the provider may see passes unchanged."""
@@ -143,7 +143,7 @@ class TestUpstream:
         assert sent_up(*given_headers) == allowed
 
     def test_an_idempotency_key_is_its_callers_own(self) -> None:
-        """H2, G6: the same again for the same caller, and no other caller's, whatever both choose."""
+        """The same again for the same caller, and no other caller's, whatever both choose."""
 
         def sent(caller: str, value: bytes) -> str:
             lines = headers.upstream(Fields.of([(b"idempotency-key", value)]), request_id="r", key=KEY, caller=caller)
@@ -206,7 +206,7 @@ class TestUpstream:
 
     @pytest.mark.parametrize("name", NEVER_UP.split())
     def test_default_is_deny(self, name: str) -> None:
-        """H1, H2, G4, G5: credentials, hop-by-hop headers and unknown names stay here."""
+        """H1, H2, Y4, Y5: credentials, hop-by-hop headers and unknown names stay here."""
         given_headers = Fields.of([(name.encode(), b"canary"), (b"authorization", TENANT)])
         sent = pairs(headers.upstream(given_headers, request_id="req-1", key=KEY))
         assert "canary" not in str([pair for pair in sent if pair != ("authorization", f"Bearer {KEY}")])
@@ -223,12 +223,12 @@ class TestUpstream:
         ) == {"accept": "*/*"}
 
     def test_connection_cannot_remove_our_own(self) -> None:
-        """A11: Connection: authorization leaves Sentinel's own headers alone."""
+        """X11: Connection: authorization leaves Sentinel's own headers alone."""
         assert sent_up((b"connection", b"authorization, x-request-id, accept-encoding")) == {}
 
     @given(st.binary(max_size=30))
     def test_no_value_can_end_its_line(self, value: bytes) -> None:
-        """G10: a value with CR, LF, NUL or another control character is dropped, any other passes unchanged."""
+        """Y10: a value with CR, LF, NUL or another control character is dropped, any other passes unchanged."""
         sent = sent_up((b"user-agent", value))
         passed = {name: text.encode() for name, text in sent.items()}
         try:
@@ -247,7 +247,7 @@ class TestUpstream:
 
     @pytest.mark.parametrize("odd", ["a\r\nb: c", "a\n", "a\r", "a\0", "\r\n"])
     def test_no_header_of_our_own_brings_another(self, odd: str) -> None:
-        """A11, A4: what could end a line is refused, not repaired, wherever it comes from."""
+        """X11, X4: what could end a line is refused, not repaired, wherever it comes from."""
         for own in ((odd, KEY), ("r", odd), ("r", KEY, "anna", (("tracestate", odd),)), ("r", KEY, "anna", (), odd)):
             with pytest.raises(BadRequestError):
                 headers.upstream(Fields.of([]), *own)
@@ -263,7 +263,7 @@ class TestUpstream:
         assert b"\r\ncontent-encoding: gzip, br\r\n" in lines
 
     def test_the_content_type_stays(self) -> None:
-        """H1, A11: the type by which a body was read is the type under which it goes on, whatever Connection lists."""
+        """H1, X11: the type by which a body was read is the type under which it goes on, whatever Connection lists."""
         given_headers = [(b"connection", b"content-type, accept"), (b"content-type", b"a/b"), (b"accept", b"c/d")]
         assert sent_up(*given_headers) == {"content-type": "a/b"}
 
@@ -292,7 +292,7 @@ class TestUpstream:
 
 
 class TestDownstream:
-    """wire.md H1, H3, I1, I6, I7, R5."""
+    """Rules H1, H3, I1, I6, I7, R5."""
 
     def test_allow_list(self) -> None:
         """H3, R5, I7: what a client may see passes, in lower case; the provider's id gets a name of its own (I1)."""
@@ -316,12 +316,12 @@ class TestDownstream:
 
     @pytest.mark.parametrize("value", [b"a\r\nset-cookie: x", b"a\nb", b"a\rb", b"a\x00"])
     def test_no_value_can_end_its_line(self, value: bytes) -> None:
-        """G10: response splitting through the provider's headers is impossible."""
+        """Y10: response splitting through the provider's headers is impossible."""
         assert headers.downstream([(b"x-request-id", value), (b"content-type", value)]) == []
 
 
 class TestClientRequestId:
-    """wire.md I2."""
+    """Rule I2."""
 
     @pytest.mark.parametrize(
         ("given_headers", "expected"),
@@ -346,7 +346,7 @@ class TestClientRequestId:
 
 
 class TestRetryCount:
-    """wire.md R4."""
+    """Rule R4."""
 
     @pytest.mark.parametrize(
         ("value", "expected"),
@@ -383,7 +383,7 @@ ANY_HEADERS = st.lists(
 
 
 class TestAnyHeaders:
-    """reliability.md G10, G3, G5, A11: what holds for every list of headers there can be."""
+    """Rules Y10, Y3, Y5, X11: what holds for every list of headers there can be."""
 
     @settings(max_examples=400)
     @given(ANY_HEADERS)
@@ -392,7 +392,7 @@ class TestAnyHeaders:
     @example([(b"content-length", b"1" * 5000), (b"host", b"a")])
     @example([(b"user-agent", b"\xed\xa0\x80"), (b"x-title", b"\xc2\x85")])
     def test_requests(self, given_headers: list[tuple[bytes, bytes]]) -> None:
-        """H2, H15, G10: nothing but a refusal is ever raised; no line is broken, and no credential but Sentinel's goes up."""
+        """H2, H15, Y10: nothing but a refusal is ever raised; no line is broken, and no credential but Sentinel's goes up."""
         for check in (headers.check_framing, credentials.bearer_token, headers.client_request_id, headers.retry_count):
             with suppress(SentinelError):
                 check(Fields.of(given_headers))
@@ -408,7 +408,7 @@ class TestAnyHeaders:
     @given(ANY_HEADERS)
     @example([(b"Connection", b"\xff\x00"), (b"SET-COOKIE", b"a=b"), (b"Content-Type", b"a/b\r\nx: y")])
     def test_answers(self, given_headers: list[tuple[bytes, bytes]]) -> None:
-        """H3, I6, G10: whatever the provider sends, its cookies, its account and broken lines stay here."""
+        """H3, I6, Y10: whatever the provider sends, its cookies, its account and broken lines stay here."""
         sent = headers.downstream(given_headers)
         wire_form = b"".join(name + b": " + value + b"\r\n" for name, value in sent)
         assert wire_form.count(b"\r") == wire_form.count(b"\n") == len(sent)
@@ -424,7 +424,7 @@ def parsed_ms(text: str) -> float:
 
 
 class TestGoDuration:
-    """wire.md I4."""
+    """Rule I4."""
 
     @pytest.mark.parametrize(
         ("ms", "expected"),
@@ -451,7 +451,7 @@ class TestGoDuration:
 
 
 class TestLimits:
-    """wire.md I0, I3, I4, I6."""
+    """Rules I0, I3, I4, I6."""
 
     def test_both_families(self) -> None:
         """I0, I3: the tightest request rule in Unix seconds, and OpenAI's headers in durations."""
@@ -501,7 +501,7 @@ class TestLimits:
 
 
 class TestError:
-    """wire.md E1, R2, R3."""
+    """Rules E1, R2, R3."""
 
     def test_plain(self) -> None:
         """E1: JSON, and no advice where there is none."""

@@ -10,7 +10,7 @@ IN_CONVERSATION = msgspec.structs.replace(CALL, named=Ids(frozenset({"conv_1", "
 
 
 def test_what_goes_on_from_an_answer_has_all_of_it_before() -> None:
-    """Issue 11 A2: input and output of the last usage under that id; the default where none was seen, or nothing was read."""
+    """Input and output of the last usage under that id; the default where none was seen, or nothing was read."""
     histories = Histories(30)
     histories.learn(CALL, "resp_1", Usage(100, 20))
     histories.learn(CALL, "resp_2", Usage(0, 20))
@@ -20,7 +20,7 @@ def test_what_goes_on_from_an_answer_has_all_of_it_before() -> None:
 
 
 def test_a_conversation_grows() -> None:
-    """Issue 11 A2: each answer in a conversation is part of it; a file that was named beside it is not."""
+    """Each answer in a conversation is part of it; a file that was named beside it is not."""
     histories = Histories(30)
     histories.learn(IN_CONVERSATION, "", Usage(100, 20))
     histories.learn(IN_CONVERSATION, "resp_9", Usage(150, 20))
@@ -30,7 +30,7 @@ def test_a_conversation_grows() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    """Issue 11 A2: those that were seen longest ago are forgotten."""
+    """Those that were seen longest ago are forgotten."""
     histories = Histories(30, histories_max=2)
     for name in ("resp_1", "resp_2", "resp_1", "resp_3"):
         histories.learn(CALL, name, Usage(1, 1))

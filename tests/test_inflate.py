@@ -30,7 +30,7 @@ def inflated(coding: bytes, chunks: list[bytes]) -> bytes:
 
 @given(st.sampled_from(sorted(WAYS)), st.binary(max_size=2000), st.integers(1, 40))
 def test_every_split_gives_the_same_body(way: str, body: bytes, size: int) -> None:
-    """wire.md H5: what was compressed comes out, wherever the reads fall; bare deflate too."""
+    """Rule H5: what was compressed comes out, wherever the reads fall; bare deflate too."""
     packed = WAYS[way](body)
     assert inflated(packing.coding(way), [packed[at : at + size] for at in range(0, len(packed), size)]) == body
 
@@ -44,7 +44,7 @@ def test_joined_bodies_are_one(way: str, bodies: list[bytes], size: int) -> None
 
 @given(st.sampled_from(sorted(WAYS)), st.binary(min_size=1, max_size=200), st.data())
 def test_a_body_that_ends_too_soon_is_refused(way: str, body: bytes, data: st.DataObject) -> None:
-    """wire.md H5: a compressed body that was cut never looks whole."""
+    """Rule H5: a compressed body that was cut never looks whole."""
     packed = WAYS[way](body)
     kept = data.draw(st.integers(1, len(packed) - 1))
     with pytest.raises(ValueError, match="ends too soon"):
@@ -61,7 +61,7 @@ def test_what_comes_behind_the_end_is_refused(way: str, body: bytes, more: bytes
 
 @given(st.binary(min_size=20, max_size=200))
 def test_garbage_is_refused_and_nothing_else_is_raised(body: bytes) -> None:
-    """wire.md H5: what is not compressed as it says is a ValueError, whatever it is."""
+    """Rule H5: what is not compressed as it says is a ValueError, whatever it is."""
     for coding in map(packing.coding, WAYS):
         try:
             inflated(coding, [body])
@@ -72,7 +72,7 @@ def test_garbage_is_refused_and_nothing_else_is_raised(body: bytes) -> None:
 
 @pytest.mark.parametrize("way", sorted(WAYS))
 def test_a_bomb_costs_no_memory(way: str) -> None:
-    """wire.md H5: 32 MB in a few kB come out piece by piece, never as a whole."""
+    """Rule H5: 32 MB in a few kB come out piece by piece, never as a whole."""
     packed = WAYS[way](bytes(32 * 2**20))
     assert len(packed) < 100_000
     inflater = Inflater(packing.coding(way))
@@ -111,7 +111,7 @@ def test_an_empty_body_needs_no_head() -> None:
 
 @pytest.mark.parametrize(("coding", "expected"), [(b"gzip", True), (b"deflate", True), (b"br", False), (b"zstd", False)])
 def test_only_what_zlib_reads_is_readable(coding: bytes, expected: bool) -> None:
-    """wire.md H5: other codings of an answer are refused rather than passed on unread, whatever is installed."""
+    """Rule H5: other codings of an answer are refused rather than passed on unread, whatever is installed."""
     assert readable(coding) is expected
 
 

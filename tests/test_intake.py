@@ -57,7 +57,7 @@ def exchange(body: bytes, path: str, content_type: str, *, coding: str) -> Excha
 @pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/videos/edits", "/v1/audio/voices"])
 @pytest.mark.parametrize("searching", [True, False])
 async def test_a_form_is_read_or_streams_by(path: str, searching: bool) -> None:
-    """wire.md H18: where forms are looked through it is made plain; where they are not it keeps its coding."""
+    """Rule H18: where forms are looked through it is made plain; where they are not it keeps its coding."""
     packed = gzip.compress(PART)
     asked = exchange(packed, path, FORM, coding="gzip")
     call, upload = await intake(room(MB), searching=searching).read(asked, routes.match("POST", path).route, "a")
@@ -71,7 +71,7 @@ async def test_a_form_is_read_or_streams_by(path: str, searching: bool) -> None:
 
 @pytest.mark.parametrize("size", [0, 10, MB - 1, MB, 3 * MB])
 async def test_what_comes_out_is_what_counts(size: int) -> None:
-    """wire.md H13: while it comes out both count, then what came out and what is decoded of it, then the former alone."""
+    """Rule H13: while it comes out both count, then what came out and what is decoded of it, then the former alone."""
     body = json.dumps(CHAT | {"padding": "x" * size}).encode()
     packed = gzip.compress(body)
     most = len(body) + max(len(packed), decoded_bytes(body))
@@ -97,7 +97,7 @@ async def test_what_comes_out_is_what_counts(size: int) -> None:
     ids=["a bomb", "cut", "not packed"],
 )
 async def test_a_refused_body_gives_its_room_back(packed: bytes, error: type[SentinelError]) -> None:
-    """wire.md H13: whatever becomes of a body, all that it took comes back."""
+    """Rule H13: whatever becomes of a body, all that it took comes back."""
     shared = room(16 * MB)
     asked = exchange(packed, "/v1/chat/completions", "application/json", coding="gzip")
     with pytest.raises(error):
@@ -107,7 +107,7 @@ async def test_a_refused_body_gives_its_room_back(packed: bytes, error: type[Sen
 
 
 async def test_others_are_served_meanwhile() -> None:
-    """wire.md H12: what takes long is done in a thread: the loop turns while it lasts."""
+    """Rule H12: what takes long is done in a thread: the loop turns while it lasts."""
     body = json.dumps(CHAT | {"padding": "x" * 3 * MB}).encode()
     asked = exchange(gzip.compress(body), "/v1/chat/completions", "application/json", coding="gzip")
     reading = asyncio.ensure_future(intake(room(16 * MB)).read(asked, routes.match("POST", "/v1/chat/completions").route, "a"))
@@ -121,7 +121,7 @@ async def test_others_are_served_meanwhile() -> None:
 
 
 async def test_a_caller_has_one_body_made_plain_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Issue 11: however many of its compressed bodies have come; those of others are made plain beside them."""
+    """However many of its compressed bodies have come; those of others are made plain beside them."""
     lock, at_a_time, most = threading.Lock(), Counter[int](), Counter[int]()
     real = codings.batch
 
@@ -157,7 +157,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 async def test_what_is_decoded_counts_until_it_is_counted(text: str) -> None:
-    """Issue 11 B8: beside the body counts what may be decoded of it, before it is; without room for that nothing is."""
+    """Beside the body counts what may be decoded of it, before it is; without room for that nothing is."""
     body = json.dumps(CHAT | {"messages": [{"role": "user", "content": text}]}, ensure_ascii=False).encode()
     decoded = decoded_bytes(body)
     assert decoded >= sys.getsizeof(text)
@@ -179,7 +179,7 @@ async def test_what_is_decoded_counts_until_it_is_counted(text: str) -> None:
 
 
 async def test_a_form_is_not_decoded() -> None:
-    """Issue 11 B8: what is no JSON counts as what it is, whatever its bytes are."""
+    """What is no JSON counts as what it is, whatever its bytes are."""
     form = PART.replace(b"a river", bytes(range(128, 256)) * 1000)
     shared = room(len(form))
     asked = exchange(form, "/v1/images/edits", FORM, coding="")
@@ -189,7 +189,7 @@ async def test_a_form_is_not_decoded() -> None:
 
 
 async def test_a_small_body_always_finds_room() -> None:
-    """Issue 11 B8: who fills the memory for bodies keeps no usual request out, neither as one part nor in many."""
+    """Who fills the memory for bodies keeps no usual request out, neither as one part nor in many."""
     body = json.dumps(CHAT).encode()
     full = bodies(0, small_bytes=len(body))
     asked = exchange(body, "/v1/chat/completions", "application/json", coding="")

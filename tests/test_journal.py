@@ -249,7 +249,7 @@ def test_a_place_that_cannot_be_written_is_said_once_and_tried_again(tmp_path: P
 
 
 def test_bills_in_memory_are_written_first_thing(tmp_path: Path) -> None:
-    """Issue 11 E9: what a full disk did not take stands in the journal as soon as it takes anything, in its order, whether
+    """What a full disk did not take stands in the journal as soon as it takes anything, in its order, whether
     Redis has not taken it, has yet to, or takes it later; kill -9 right afterwards loses none.
     """
     blocked = tmp_path / "data"
@@ -436,7 +436,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_a_directory_that_goes_away_while_redis_is_restarted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, replaced: str
 ) -> None:
-    """Issue 11 E7: what a restarted Redis lost is told all the same, from files that are still open; the log has one line for
+    """What a restarted Redis lost is told all the same, from files that are still open; the log has one line for
     each change of state, and all is well again by itself.
     """
     caplog.set_level("INFO")

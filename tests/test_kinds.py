@@ -57,7 +57,7 @@ STARTS: list[tuple[bytes, Kind]] = [
 
 @pytest.mark.parametrize(("start", "kind"), STARTS)
 def test_an_answer_is_told_by_its_first_bytes(start: bytes, kind: Kind) -> None:
-    """Issue 10 §4: a field or a comment is a stream, { or [ is JSON, after a BOM and blank lines; no prefix lies."""
+    """A field or a comment is a stream, { or [ is JSON, after a BOM and blank lines; no prefix lies."""
     assert told(start) is kind
     for at in range(len(start)):
         assert told(start[:at]) in (None, kind)
@@ -65,13 +65,13 @@ def test_an_answer_is_told_by_its_first_bytes(start: bytes, kind: Kind) -> None:
 
 @given(st.binary(max_size=40), st.binary(max_size=10))
 def test_what_is_told_stays_told(start: bytes, more: bytes) -> None:
-    """Issue 10 §4: whatever follows, an answer does not become another kind."""
+    """Whatever follows, an answer does not become another kind."""
     kind = told(start)
     assert kind is None or told(start + more) is kind
 
 
 def test_a_label_is_replaced_whole() -> None:
-    """Issue 10 §4: the new label stands alone, and every other header stays."""
+    """The new label stands alone, and every other header stays."""
     sent = [(b"Content-Type", b"text/html"), (b"x-a", b"1"), (b"content-type", b"text/plain")]
     assert relabelled(sent, Kind.JSON) == ((b"x-a", b"1"), (b"content-type", b"application/json"))
 
@@ -110,7 +110,7 @@ LABELS = [
 @pytest.mark.parametrize(("label", "by_label"), LABELS)
 @pytest.mark.parametrize(("body", "kind"), STARTS)
 async def test_the_label_is_right_in_the_end(body: bytes, kind: Kind, label: bytes, by_label: Kind) -> None:
-    """Issue 10 §4: at every split all bytes come down, under their own label where it was right, else under the right one."""
+    """At every split all bytes come down, under their own label where it was right, else under the right one."""
     for chunks in ways(body):
         arriving = Arriving(label, chunks, kind=by_label)
         if kind is Kind.OTHER:
@@ -135,7 +135,7 @@ async def test_the_label_is_right_in_the_end(body: bytes, kind: Kind, label: byt
 @pytest.mark.parametrize("body", [b"", b"\n", b" \n \n", BOM, b"da", b"\r\nevent", b" " * 200_000])
 @pytest.mark.parametrize("label", [b"text/html", b""])
 async def test_what_ends_or_never_begins_is_neither(body: bytes, label: bytes) -> None:
-    """Issue 10 §4: an empty answer, white space and half a word are no answer of a model; looking has a bound of bytes."""
+    """An empty answer, white space and half a word are no answer of a model; looking has a bound of bytes."""
     chunks = [body[at : at + 1000] for at in range(0, len(body), 1000)]
     arriving = Arriving(label, chunks)
     with pytest.raises(UpstreamError, match="neither JSON nor" if body else "empty body"):
@@ -144,7 +144,7 @@ async def test_what_ends_or_never_begins_is_neither(body: bytes, label: bytes) -
 
 
 async def test_white_space_that_keeps_a_connection_alive_goes_down() -> None:
-    """Issue 10 §4: where JSON is announced and white space comes for long, the label is believed; the client gets it all. It is
+    """Where JSON is announced and white space comes for long, the label is believed; the client gets it all. It is
     not where events were asked for.
     """
 
@@ -172,7 +172,7 @@ async def test_white_space_that_keeps_a_connection_alive_goes_down() -> None:
 @pytest.mark.parametrize("failure", [UpstreamError("It broke."), UpstreamTimeoutError("It fell silent.")])
 @pytest.mark.parametrize("start", [b"", b"\n", b"da"])
 async def test_what_breaks_off_while_it_is_looked_at(start: bytes, failure: UpstreamError) -> None:
-    """Issue 10 §4, wire.md E6: an answer that fails before it can be told is that failure, and closed."""
+    """An answer that fails before it can be told is that failure, and closed."""
     arriving = Arriving(b"text/plain", [start] if start else [], failure=failure)
     with pytest.raises(UpstreamError) as caught:
         await judged(arriving, streams=False)
@@ -182,7 +182,7 @@ async def test_what_breaks_off_while_it_is_looked_at(start: bytes, failure: Upst
 
 @pytest.mark.parametrize(("body", "kind"), [(b'{"a":1}', Kind.JSON), (b"data: x\n\n", Kind.EVENTS), (b"<html>", Kind.OTHER)])
 async def test_compressed_answers_are_read_under_any_label(body: bytes, kind: Kind) -> None:
-    """Issue 10 §4, wire.md H5: what came compressed under a wrong label is made plain, so that it can be told and billed."""
+    """What came compressed under a wrong label is made plain, so that it can be told and billed."""
     for chunks in ways(gzip.compress(body))[::5]:
         arriving = Arriving(b"text/plain", chunks)
         arriving.headers = (*arriving.headers, (b"Content-Encoding", b"gzip"), (b"Content-Length", b"9"))
@@ -201,7 +201,7 @@ async def test_compressed_answers_are_read_under_any_label(body: bytes, kind: Ki
 
 
 async def test_the_page_is_in_the_log_at_debug_level_only(caplog: pytest.LogCaptureFixture) -> None:
-    """Issue 10 §4: whoever looks for the fault sees how the page begins; the usual log names only its type."""
+    """Whoever looks for the fault sees how the page begins; the usual log names only its type."""
     with caplog.at_level(logging.DEBUG, "sentinel.provider"), pytest.raises(UpstreamError):
         await judged(Arriving(b"text/html; secret=1" + b"x" * 500, [b"<html>secret \xff" + b"x" * 2000]), streams=False)
     by_level = {record.levelno: str(getattr(record, "fields", {})) for record in caplog.records}
@@ -224,7 +224,7 @@ ERROR = {"error": {"message": "It broke.", "type": "server_error", "param": None
 async def test_a_bare_error_reaches_who_asked_for_events(
     dialect: Dialect, indent: int | None, before: bytes, after: bytes
 ) -> None:
-    """Issue 10 §4, wire.md F4: an error in bare JSON under the label of a stream becomes the event that clients raise on."""
+    """An error in bare JSON under the label of a stream becomes the event that clients raise on."""
     body = json.dumps(ERROR, indent=indent).encode()
     for chunks in ways(before + body + after)[::4]:
         down = await copy(Answer(EVENTS, chunks), call(dialect))
@@ -238,7 +238,7 @@ async def test_a_bare_error_reaches_who_asked_for_events(
 
 @pytest.mark.parametrize("body", [b'{"error":{"text', b"[1]", b"{]", b"<html></html>"])
 async def test_what_is_no_json_object_is_no_event(body: bytes) -> None:
-    """Issue 10 §4: half an object, or what is none, is not made an event; the stream is told as none."""
+    """Half an object, or what is none, is not made an event; the stream is told as none."""
     down = await copy(Answer(EVENTS, [body]), call(Dialect.CHAT))
     assert not down.body.startswith((body, b"data: " + body))
     assert b"upstream_not_json" in down.body
@@ -249,7 +249,7 @@ async def test_what_is_no_json_object_is_no_event(body: bytes) -> None:
     "body", [b"", b"\n\n", b": ping\n\n", b"upstream is fine", b"<html>\n\n<img src='data:x'>\n\n</html>\n"]
 )
 async def test_a_stream_without_an_event_costs_nothing(dialect: Dialect, body: bytes) -> None:
-    """Issue 10 §4: under the label of a stream, what has no event ends with an error, and nothing of it was served."""
+    """Under the label of a stream, what has no event ends with an error, and nothing of it was served."""
     for chunks in ways(body)[::5] or [[]]:
         down = await copy(Answer(EVENTS, chunks), call(dialect))
         assert b"upstream_not_json" in down.body
@@ -258,14 +258,14 @@ async def test_a_stream_without_an_event_costs_nothing(dialect: Dialect, body: b
 
 @pytest.mark.parametrize("body", [b'data: {"id":', b"data: x\n\n"])
 async def test_half_an_event_is_billed(body: bytes) -> None:
-    """Issue 10 §4, wire.md F2: a stream that broke off within its first event was served; what it cost is estimated."""
+    """A stream that broke off within its first event was served; what it cost is estimated."""
     down = await copy(Answer(EVENTS, [body]), call(Dialect.CHAT))
     assert b"upstream_truncated" in down.body
     assert (down.outcome.started, down.outcome.ending) == (True, Ending.TRUNCATED)
 
 
 def test_json_behind_an_event_is_left_alone() -> None:
-    """Issue 10 §4: once a stream has begun as one, a line of JSON is an unknown field, which clients pass over."""
+    """Once a stream has begun as one, a line of JSON is an unknown field, which clients pass over."""
     word = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
     bare = b'{"error":{"message":"x"}}\n\n'
     seen = run(StreamMeter(Dialect.CHAT), [word, bare, word])
@@ -273,7 +273,7 @@ def test_json_behind_an_event_is_left_alone() -> None:
 
 
 async def test_a_whole_answer_under_the_label_of_a_stream_is_billed() -> None:
-    """Issue 10 §4: a chat that comes as one bare object under the label of a stream is an event with its usage."""
+    """A chat that comes as one bare object under the label of a stream is an event with its usage."""
     choice = b'{"index":0,"message":{"content":"a"},"finish_reason":"stop"}'
     body = b'{"id":"c1","choices":[%s],"usage":{"prompt_tokens":3,"completion_tokens":2}}' % choice
     down = await copy(Answer(EVENTS, [body]), Call("x", "POST", "/x", usage_hidden=True))
@@ -300,7 +300,7 @@ ERRORS: list[tuple[bytes, bool]] = [
 
 @pytest.mark.parametrize(("start", "is_error"), ERRORS)
 def test_an_error_is_told_by_its_first_member(start: bytes, is_error: bool) -> None:
-    """Issue 10 §8: of every beginning it is told right, or more is wanted; what is usual is never an error."""
+    """Of every beginning it is told right, or more is wanted; what is usual is never an error."""
     assert errs(start) is is_error
     for at in range(len(start)):
         assert errs(start[:at]) in (None, is_error)

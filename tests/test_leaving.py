@@ -40,12 +40,12 @@ def leaving(mode: str = "auto", *, answers_max: int = 1) -> Leaving:
     ],
 )
 def test_models_are_known_by_name(model: str, *, thinks: bool) -> None:
-    """Issue 11 A2: families that think, and those that never do; one of which nothing is known may think."""
+    """Families that think, and those that never do; one of which nothing is known may think."""
     assert Reasoning(PATTERNS).may_think(model) is thinks
 
 
 def test_models_are_known_by_their_usage() -> None:
-    """Issue 11 A2: a usage says whether a model thinks; one that once did may do it again; a name is believed first."""
+    """A usage says whether a model thinks; one that once did may do it again; a name is believed first."""
     reasoning = Reasoning(PATTERNS)
     reasoning.learn("a", Usage(1, 1))
     assert not reasoning.may_think("a")
@@ -57,7 +57,7 @@ def test_models_are_known_by_their_usage() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    """Issue 11 A2: the models that were seen longest ago are forgotten, and may think again."""
+    """The models that were seen longest ago are forgotten, and may think again."""
     reasoning = Reasoning((), models_max=2)
     for model in ("a", "b", "a", "c"):
         reasoning.learn(model, Usage(1, 1))
@@ -110,7 +110,7 @@ TEMPLATE = {"id": "pmpt_1", "variables": {"a": "b"}}
     ],
 )
 def test_what_is_read_on(route: str, fields: dict[str, Any], *, reads_on: bool) -> None:
-    """Issue 11 A2: an answer is ended where all of it was seen, and read on where some of its cost was not."""
+    """An answer is ended where all of it was seen, and read on where some of its cost was not."""
     given = (RESPONSE if route == "responses" else CHAT) | {"stream": True} | fields
     assert leaving().reads_on(read_call(given, route)) is reads_on
     assert leaving("drain").reads_on(read_call(given, route))
@@ -140,7 +140,7 @@ CHARGES: list[tuple[Call, str]] = [
 
 @pytest.mark.parametrize(("asked", "unseen"), CHARGES)
 def test_what_was_hidden_is_charged_by_its_hold(asked: Call, unseen: str) -> None:
-    """Issue 11 A2: output that was not seen is marked, unless the answer has told its cost, or the client has stayed."""
+    """Output that was not seen is marked, unless the answer has told its cost, or the client has stayed."""
     for mode in ("auto", "cancel", "drain"):
         assert leaving(mode).judge(asked, LEFT).unseen == unseen
         assert leaving(mode).judge(asked, LEFT, whole=True).unseen == ""
@@ -195,7 +195,7 @@ async def waits(section: Section, stays: bool, *reasons: Exception) -> str:
     ],
 )
 async def test_an_answer_is_waited_for_without_its_client(stays: bool, reasons: list[Exception], expected: str) -> None:
-    """Issue 11 A2: where its cost would not be known, an answer is waited for; the next block knows that the client is gone."""
+    """Where its cost would not be known, an answer is waited for; the next block knows that the client is gone."""
     section = Section()
     assert await waits(section, stays, *reasons) == expected
     if reasons:
@@ -205,7 +205,7 @@ async def test_an_answer_is_waited_for_without_its_client(stays: bool, reasons: 
 
 
 async def test_waiting_has_bounds() -> None:
-    """Issue 11 A2: no longer than an answer is read on, no more than so many at once, and only where it would be read on."""
+    """No longer than an answer is read on, no more than so many at once, and only where it would be read on."""
     asked, interrupted = call(Dialect.CHAT, model="o3"), asyncio.Event()
     assert leaving().wait(asked, interrupted.set) is not None
     async with asyncio.timeout(5):
@@ -216,7 +216,7 @@ async def test_waiting_has_bounds() -> None:
 
 
 async def test_a_wait_takes_a_place_until_it_is_over() -> None:
-    """Issue 11 A2: so many leave before their answer as answers are read on, and a worker that ends waits for none."""
+    """So many leave before their answer as answers are read on, and a worker that ends waits for none."""
     read_on, interrupted = ReadOn(answers_max=2, timeout_s=60, bytes_max=1), []
     first, second = (read_on.wait(lambda name=name: interrupted.append(name)) for name in ("first", "second"))
     assert first is not None
@@ -234,7 +234,7 @@ async def test_a_wait_takes_a_place_until_it_is_over() -> None:
 
 @pytest.mark.parametrize("ends", ["answer", "failure", "second interruption"])
 async def test_a_place_is_given_back_however_the_wait_ends(ends: str) -> None:
-    """Issue 11 A2: with the head of the answer, with its failure, or when its time is over."""
+    """With the head of the answer, with its failure, or when its time is over."""
     section, over = Section(), asyncio.Event()
     section.stays = lambda _reason: over.set
     with suppress(ClientGoneError), section:
@@ -251,7 +251,7 @@ async def test_a_place_is_given_back_however_the_wait_ends(ends: str) -> None:
 
 @pytest.mark.parametrize("leaves_first", [True, False])
 async def test_a_failure_is_not_waited_for(leaves_first: bool) -> None:
-    """Issue 11 A2: once the provider has failed nothing is worth staying for, whether the client has left or leaves now."""
+    """Once the provider has failed nothing is worth staying for, whether the client has left or leaves now."""
     section = Section()
     over = asyncio.Event()
     section.stays = lambda _reason: over.set

@@ -78,7 +78,7 @@ async def test_they_go_one_by_one_and_one_asks_for_all(gate: Asked) -> None:
 
 
 async def test_who_comes_first_leaves_every_second_place(gate: Asked) -> None:
-    """Issue 11: where the line is shared, neither who comes again nor who comes for the first time keeps the other out."""
+    """Where the line is shared, neither who comes again nor who comes for the first time keeps the other out."""
     one, gone = Line(gate, waiting_max=8, turn_s=60.0, shared=True), list[str]()
     tasks = [waiter(one, gone, str(at)) for at in range(3)]
     tasks += [waiter(one, gone, f"first {at}", first=True) for at in range(5)]

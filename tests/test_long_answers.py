@@ -26,7 +26,7 @@ WORDS = 'And so on, "usage": {"output_tokens": 9}, it went. ' * 30_000
 
 @pytest.mark.parametrize("name", KEPT)
 def test_long_events_are_read_like_any_other(name: str) -> None:
-    """Issue 10.3: of every sample the same is read where each of its events is too long to be held, at any split.
+    """Of every sample the same is read where each of its events is too long to be held, at any split.
 
     What goes down is the same too, but for an error that is too long: that one is told in Sentinel's words.
     """
@@ -67,7 +67,7 @@ LONG = [
 @settings(max_examples=4, deadline=None)
 @given(places=st.lists(st.integers(0, 5_000_000), max_size=20))
 def test_a_last_event_of_any_length(where: str, places: list[int]) -> None:
-    """Issue 10.3: usage, end and state are read of a last event of megabytes, wherever its usage stands, at any split."""
+    """Usage, end and state are read of a last event of megabytes, wherever its usage stands, at any split."""
     stream = dict(LONG)[where]
     meter = StreamMeter(Dialect.RESPONSES, names=True, tail_bytes_max=1 << 20)
     seen = run(meter, cut(stream, [*places, 1_300_000]))
@@ -94,7 +94,7 @@ def test_a_long_failure_is_one() -> None:
     ],
 )
 def test_only_its_own_usage_is_read_of_a_long_event(fields: dict[str, Any]) -> None:
-    """wire.md U9: a usage that is nested, or quoted in a text, is not the event's, at either end; what is unread is known."""
+    """Rule U9: a usage that is nested, or quoted in a text, is not the event's, at either end; what is unread is known."""
     stream = event(fields)
     seen = run(StreamMeter(Dialect.CHAT), cut(stream, [1, 1_500_000]))
     assert (seen.usage, seen.texts, seen.uncounted) == (None, [], 0)
@@ -165,7 +165,7 @@ def is_abridged(short: Any, whole: Any) -> bool:
 @settings(max_examples=20, deadline=None)
 @given(st.dictionaries(st.text(max_size=8), values, max_size=4), st.lists(st.integers(0, 600_000), max_size=10), st.booleans())
 def test_abridged_json_is_the_same_json(recipe: dict[str, Any], places: list[int], escaped: bool) -> None:
-    """Issue 10.3: abridging leaves JSON whole and its words as they were, at every split the same, however it is escaped."""
+    """Abridging leaves JSON whole and its words as they were, at every split the same, however it is escaped."""
     text = json.dumps(made(recipe), ensure_ascii=escaped)
     raw = (
         text.replace("/", "\\/").replace("+", "\\u002B").encode("utf-8", "replace")
@@ -182,7 +182,7 @@ def test_abridged_json_is_the_same_json(recipe: dict[str, Any], places: list[int
 
 @pytest.mark.parametrize("meter", [StreamMeter(Dialect.CHAT), BodyMeter(Dialect.CHAT)], ids=["event", "body"])
 def test_memory_is_bounded(meter: StreamMeter | BodyMeter) -> None:
-    """wire.md S7, L4: an answer of 64 MB, of base64 and then of words, is read within a few bounds of what is held."""
+    """Rules S7, L4: an answer of 64 MB, of base64 and then of words, is read within a few bounds of what is held."""
     meter.feed(b'data: {"x":"' if isinstance(meter, StreamMeter) else b'{"x":"')
     base64_chunk, words_chunk = IMAGE[:65_536].encode(), WORDS[:65_520].encode()
     tracemalloc.start()
@@ -196,7 +196,7 @@ def test_memory_is_bounded(meter: StreamMeter | BodyMeter) -> None:
 
 
 def test_what_was_abridged_is_still_known_for_what_it_is() -> None:
-    """Issue 10.3: an image that was cut short is an image: in the event, and in what is kept of it."""
+    """An image that was cut short is an image: in the event, and in what is kept of it."""
     fields = {"choices": [{"index": 0, "delta": {"content": "Look.", "x_blob": IMAGE}}]}
     for bound in (1 << 10, 1 << 20, 16 << 20):
         seen = run(StreamMeter(Dialect.CHAT, tail_bytes_max=bound), cut(event(fields), [1_000_000]))

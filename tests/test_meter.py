@@ -25,14 +25,14 @@ USAGE = chunk(usage=FIGURES)
 
 
 def test_usual_chunk_is_not_copied() -> None:
-    """wire.md S6, U5: chunks without a usage object go down as the very object that came in, null usage included."""
+    """Rules S6, U5: chunks without a usage object go down as the very object that came in, null usage included."""
     meter = StreamMeter(Dialect.CHAT, usage_hidden=True)
     for piece in (WORD, WORD * 3, b": ping\n\n", sse.DONE):
         assert meter.feed(piece) is piece
 
 
 def test_neighbours_of_the_usage_event_survive() -> None:
-    """wire.md U12: events in the same chunk as the hidden one survive byte for byte."""
+    """Rule U12: events in the same chunk as the hidden one survive byte for byte."""
     meter = StreamMeter(Dialect.CHAT, usage_hidden=True)
     assert meter.feed(WORD + b": note\n\n" + USAGE + b"data:  {odd json\n\n" + sse.DONE) == (
         WORD + b": note\n\n" + b"data:  {odd json\n\n" + sse.DONE
@@ -92,7 +92,7 @@ BESIDE: list[dict[str, Any]] = [
 @pytest.mark.parametrize("beside", BESIDE, ids=range(len(BESIDE)))
 @pytest.mark.parametrize("choices", SAYS_NOTHING, ids=range(len(SAYS_NOTHING)))
 def test_the_usage_event_is_hidden_in_every_shape(choices: Any, beside: dict[str, Any]) -> None:
-    """wire.md U5, issue 10.6: usage and no choice with content is the event Sentinel asked for, whatever else it carries."""
+    """Rule U5: usage and no choice with content is the event Sentinel asked for, whatever else it carries."""
     event = usage_event(choices=choices, **beside)
     assert StreamMeter(Dialect.CHAT, usage_hidden=True).feed(WORD + event + WORD) == WORD + WORD
     assert StreamMeter(Dialect.CHAT, usage_hidden=False).feed(WORD + event) == WORD + event
@@ -101,7 +101,7 @@ def test_the_usage_event_is_hidden_in_every_shape(choices: Any, beside: dict[str
 @pytest.mark.parametrize("beside", BESIDE, ids=range(len(BESIDE)))
 @pytest.mark.parametrize("choices", SAYS_SOMETHING, ids=range(len(SAYS_SOMETHING)))
 def test_usage_with_content_goes_down(choices: Any, beside: dict[str, Any]) -> None:
-    """wire.md U7, issue 10.6: what a client needs goes down unchanged, and its usage is read nevertheless."""
+    """Rule U7: what a client needs goes down unchanged, and its usage is read nevertheless."""
     meter = StreamMeter(Dialect.CHAT, usage_hidden=True)
     event = usage_event(choices=choices, **beside)
     assert meter.feed(WORD + event) == WORD + event
@@ -122,13 +122,13 @@ def test_usage_with_content_goes_down(choices: Any, beside: dict[str, Any]) -> N
     ],
 )
 def test_hidden_only_where_usage_stands(event: bytes, hidden: bool) -> None:
-    """wire.md U5, U9: an event without usage at its top level is not the injected one, nor is an error."""
+    """Rules U5, U9: an event without usage at its top level is not the injected one, nor is an error."""
     assert StreamMeter(Dialect.CHAT, usage_hidden=True).feed(WORD + event) == WORD + (b"" if hidden else event)
     assert StreamMeter(Dialect.CHAT, usage_hidden=False).feed(WORD + event) == WORD + event
 
 
 def test_the_first_role_is_not_hidden() -> None:
-    """wire.md U8: where every chunk has usage, the first one tells the role, which SDKs miss; a later one is the extra one."""
+    """Rule U8: where every chunk has usage, the first one tells the role, which SDKs miss; a later one is the extra one."""
     first = usage_event(choices=[choice(delta={"role": "assistant", "content": ""}, finish_reason=None)])
     assert StreamMeter(Dialect.CHAT, usage_hidden=True).feed(first + WORD + first) == first + WORD
 
@@ -178,7 +178,7 @@ def test_the_first_role_is_not_hidden() -> None:
     ],
 )
 def test_figures_are_read_with_tolerance(figures: Any, usage: Usage | None) -> None:
-    """wire.md U10, U11: odd types are read, absurd figures and zero place-holders count as absent, details are not added."""
+    """Rules U10, U11: odd types are read, absurd figures and zero place-holders count as absent, details are not added."""
     meter = StreamMeter(Dialect.CHAT, usage_hidden=False)
     meter.feed(WORD + chunk(usage=figures))
     assert usage == meter.usage
@@ -187,7 +187,7 @@ def test_figures_are_read_with_tolerance(figures: Any, usage: Usage | None) -> N
 
 
 def test_bad_usage_does_not_replace_good() -> None:
-    """wire.md U8, U11: the last usable figure of each side wins."""
+    """Rules U8, U11: the last usable figure of each side wins."""
     meter = StreamMeter(Dialect.CHAT, usage_hidden=False)
     meter.feed(USAGE + chunk(usage={"prompt_tokens": 3, "completion_tokens": 4}) + chunk(usage={"prompt_tokens": -1}))
     assert meter.usage == Usage(3, 4)
@@ -196,7 +196,7 @@ def test_bad_usage_does_not_replace_good() -> None:
 
 
 def test_each_side_in_an_event_of_its_own() -> None:
-    """Issue 10.5: a provider may tell the input in its first event and the output in its last; together they are whole."""
+    """A provider may tell the input in its first event and the output in its last; together they are whole."""
     early, late = chunk({"content": ""}, usage={"prompt_tokens": 3}), chunk(usage={"completion_tokens": 2})
     seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True), [early, WORD, late])
     assert (seen.usage, seen.texts) == (Usage(3, 2), [])
@@ -204,7 +204,7 @@ def test_each_side_in_an_event_of_its_own() -> None:
 
 @pytest.mark.parametrize("figures", [{"prompt_tokens": 3, "completion_tokens": 0}, {"prompt_tokens": 3}])
 def test_usage_without_output_covers_no_text(figures: Any) -> None:
-    """Issue 10.5: where the output is 0 or missing what was said is still known, however the usage came; else nothing was."""
+    """Where the output is 0 or missing what was said is still known, however the usage came; else nothing was."""
     for chunks in ([WORD, chunk(usage=figures)], [WORD + chunk({"content": ""}, usage=figures)]):
         assert run(StreamMeter(Dialect.CHAT, usage_hidden=True), chunks)[1:3] == (Usage(3, 0), ["word"])
     assert run(StreamMeter(Dialect.CHAT, usage_hidden=True), [chunk({"content": ""}), chunk(usage=figures)]).texts == []
@@ -215,7 +215,7 @@ def test_usage_without_output_covers_no_text(figures: Any) -> None:
 
 
 def test_spaces_around_the_colon() -> None:
-    """wire.md U9: usage is found with spaces around its colon, at the top level only."""
+    """Rule U9: usage is found with spaces around its colon, at the top level only."""
     spaced = b'data: {"choices" : [ ], "usage" : {"prompt_tokens" : 3, "completion_tokens" : 2}}\n\n'
     meter = StreamMeter(Dialect.CHAT, usage_hidden=True)
     assert meter.feed(WORD + spaced) == WORD
@@ -223,14 +223,14 @@ def test_spaces_around_the_colon() -> None:
 
 
 def test_texts_after_the_last_usage() -> None:
-    """wire.md D4, L1: a stream that breaks off after an early usage still tells what came since."""
+    """Rules D4, L1: a stream that breaks off after an early usage still tells what came since."""
     meter = StreamMeter(Dialect.CHAT, usage_hidden=False)
     seen = run(meter, [WORD, chunk({"content": "paid"}, usage=FIGURES) + WORD, WORD])
     assert (seen.usage, seen.texts) == (Usage(3, 2), ["wordword"])
 
 
 def test_finish_reason_is_remembered_past_usage() -> None:
-    """wire.md F2: a finish reason seen before the usage event, or with it, still counts when the texts are dropped."""
+    """Rule F2: a finish reason seen before the usage event, or with it, still counts when the texts are dropped."""
     last = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
     with_usage = last.replace(b"}]}", b'}],"usage":' + json.dumps(FIGURES).encode() + b"}")
     for chunks in ([WORD, last, USAGE], [WORD, last + USAGE], [WORD + with_usage]):
@@ -240,14 +240,14 @@ def test_finish_reason_is_remembered_past_usage() -> None:
 
 @pytest.mark.parametrize("said", ['"finish_reason":"stop"', "finish_reason", "[DONE]", 'data: [DONE]\n\n"usage":{}'])
 def test_content_cannot_pretend(said: str) -> None:
-    """wire.md U9, F2: marks inside the text of the answer are text."""
+    """Rules U9, F2: marks inside the text of the answer are text."""
     seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True), [WORD, chunk({"content": said})])
     assert (seen.finished, seen.terminated, seen.usage, seen.texts) == (False, False, None, ["word" + said])
 
 
 @pytest.mark.parametrize("reason", [None, ""])
 def test_empty_finish_reason_is_none(reason: str | None) -> None:
-    """wire.md F2: some engines send an empty finish reason in every chunk; it ends nothing."""
+    """Rule F2: some engines send an empty finish reason in every chunk; it ends nothing."""
     stream = b"data: " + json.dumps({"choices": [{"delta": {"content": "x"}, "finish_reason": reason}]}).encode() + b"\n\n"
     assert not run(StreamMeter(Dialect.CHAT, usage_hidden=True), [stream]).finished
 
@@ -270,7 +270,7 @@ def test_empty_finish_reason_is_none(reason: str | None) -> None:
     ],
 )
 def test_after_finish_an_event_can_follow(rest: bytes, downstream: bytes) -> None:
-    """wire.md F1, F2, S7: the rest goes down as a whole event or not at all, so an error event stands alone behind it."""
+    """Rules F1, F2, S7: the rest goes down as a whole event or not at all, so an error event stands alone behind it."""
     meter = StreamMeter(Dialect.CHAT, usage_hidden=True)
     assert meter.feed(WORD + rest) == WORD
     assert meter.finish() == downstream
@@ -280,7 +280,7 @@ def test_after_finish_an_event_can_follow(rest: bytes, downstream: bytes) -> Non
 
 @pytest.mark.parametrize("rest", [b"", b"\n", b"\r", b"\r\n"])
 def test_overflowed_event_is_closed(rest: bytes) -> None:
-    """wire.md S7, F1: an event that went out raw and broke off is ended, so that the error event behind it is read."""
+    """Rules S7, F1: an event that went out raw and broke off is ended, so that the error event behind it is read."""
     meter = StreamMeter(Dialect.CHAT, usage_hidden=True, tail_bytes_max=20)
     downstream = b"".join([meter.feed(WORD), meter.feed(b"data: " + b"x" * 30 + rest), meter.finish(), sse.DONE])
     assert sse.payload(sse.events(downstream)[-1]) == b"[DONE]"
@@ -288,7 +288,7 @@ def test_overflowed_event_is_closed(rest: bytes) -> None:
 
 
 def test_overflow_is_counted_and_harmless() -> None:
-    """wire.md S7: an oversized event passes before it is whole, is read, and usage behind it is still found and hidden."""
+    """Rule S7: an oversized event passes before it is whole, is read, and usage behind it is still found and hidden."""
     huge = chunk({"content": "x " * 250})
     pieces = [huge[at : at + 64] for at in range(0, len(huge), 64)]
     meter = StreamMeter(Dialect.CHAT, usage_hidden=True, tail_bytes_max=256)
@@ -312,13 +312,13 @@ def test_overflow_is_counted_and_harmless() -> None:
     ],
 )
 def test_first_event_tells_failure(event: bytes, failed: bool) -> None:
-    """wire.md F4: an answer whose first event is an error object failed, and passes unchanged; comments do not count."""
+    """Rule F4: an answer whose first event is an error object failed, and passes unchanged; comments do not count."""
     seen = run(StreamMeter(Dialect.CHAT, usage_hidden=True), [b": ping\n\n", event, WORD])
     assert (failed, b": ping\n\n" + event + WORD) == (seen.failed, seen.downstream)
 
 
 def test_texts_of_every_field() -> None:
-    """wire.md L1, L2: texts are concatenated per choice and field; padding, log probabilities and audio bytes are not text."""
+    """Rules L1, L2: texts are concatenated per choice and field; padding, log probabilities and audio bytes are not text."""
     deltas = [
         {"role": "assistant", "content": "con", "reasoning": "rea", "reasoning_content": "rea"},
         {"content": [{"type": "text", "text": "tent"}], "reasoning_content": "son"},
@@ -333,7 +333,7 @@ def test_texts_of_every_field() -> None:
 
 
 def test_odd_bytes_are_text_too() -> None:
-    """wire.md S2, K4: lone surrogates, bad UTF-8 and JSON that is none pass unchanged and do not disturb the rest."""
+    """Rules S2, K4: lone surrogates, bad UTF-8 and JSON that is none pass unchanged and do not disturb the rest."""
     odd = [
         b'data: {"choices":[{"delta":{"content":"\\ud83d"}}]}\n\n',
         b'data: {"choices":[{"delta":{"content":"\xc3"}}]}\n\n',
@@ -345,7 +345,7 @@ def test_odd_bytes_are_text_too() -> None:
 
 
 def test_long_streams_are_kept_small_and_exact() -> None:
-    """wire.md L4: a long stream without usage is exact while what is kept, deflated, stays under the cap."""
+    """Rule L4: a long stream without usage is exact while what is kept, deflated, stays under the cap."""
     meter = StreamMeter(Dialect.CHAT, usage_hidden=True, kept_bytes_max=1 << 20)
     finish = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
     seen = run(meter, [finish, *[chunk({"content": f"{number} "}) for number in range(20_000)]])
@@ -354,7 +354,7 @@ def test_long_streams_are_kept_small_and_exact() -> None:
 
 
 def test_past_the_cap_texts_are_only_measured() -> None:
-    """wire.md L4: past the cap the bytes of the texts are counted, not kept, and the end is still seen."""
+    """Rule L4: past the cap the bytes of the texts are counted, not kept, and the end is still seen."""
     meter = StreamMeter(Dialect.CHAT, usage_hidden=True, kept_bytes_max=len(WORD) * 3)
     finish = b'data: {"choices":[{"index":0,"delta":{"content":"\xc3\xa9"},"finish_reason":"stop"}]}\n\n'
     seen = run(meter, [WORD] * 5 + [finish])

@@ -13,7 +13,7 @@ from sentinel.protocol.meter import StreamMeter
 from sentinel.records import Dialect
 from tests.support.metering import cut, run, ways
 
-# Inputs that have once broken a gateway, or this one while it was written (wire.md S1, S4, U9, U10, U12, H12).
+# Inputs that have once broken a gateway, or this one while it was written (rules S1, S4, U9, U10, U12, H12).
 NASTY = [
     b"",
     b"\r",
@@ -89,7 +89,7 @@ def through(stream: bytes) -> bytes:
 @pytest.mark.parametrize("dialect", Dialect)
 @pytest.mark.parametrize("stream", NASTY, ids=range(len(NASTY)))
 def test_nasty_streams(stream: bytes, dialect: Dialect) -> None:
-    """wire.md S1, S2, U10: what once broke a gateway passes unchanged and is read alike at every split."""
+    """Rules S1, S2, U10: what once broke a gateway passes unchanged and is read alike at every split."""
     whole = run(StreamMeter(dialect, names=True), [stream])
     assert whole.downstream == through(stream)
     for chunks in ways(stream) if len(stream) < 300 else ([bytes([byte]) for byte in stream], cut(stream, [1, 20, 21])):
@@ -100,7 +100,7 @@ def test_nasty_streams(stream: bytes, dialect: Dialect) -> None:
 @example(b'data: {"usage":{}}\r\r', [18], Dialect.CHAT, True)
 @example(b"\r\n\rdata: [DONE]\r", [1, 2], Dialect.EVENTS, False)
 def test_any_stream_passes_unchanged(stream: bytes, places: list[int], dialect: Dialect, names: bool) -> None:
-    """wire.md S1, S2: nothing raises, every byte comes down in its order, and the same is read however it was cut."""
+    """Rules S1, S2: nothing raises, every byte comes down in its order, and the same is read however it was cut."""
     seen = run(StreamMeter(dialect, names=names), cut(stream, places))
     assert seen.downstream == through(stream)
     assert seen == run(StreamMeter(dialect, names=names), [stream])
@@ -109,7 +109,7 @@ def test_any_stream_passes_unchanged(stream: bytes, places: list[int], dialect: 
 @example(b':\ndata:{"usage":{}}\n\n\n', [])
 @given(streams, cuts)
 def test_hiding_takes_whole_events_only(stream: bytes, places: list[int]) -> None:
-    """wire.md U5, U12: with usage hidden what comes down is the stream without some of its events, and nothing else. A comment
+    """Rules U5, U12: with usage hidden what comes down is the stream without some of its events, and nothing else. A comment
     before such an event stays, which tells nothing but that the stream lives.
     """
     down = run(StreamMeter(Dialect.CHAT, usage_hidden=True), cut(stream, places)).downstream
@@ -121,7 +121,7 @@ def test_hiding_takes_whole_events_only(stream: bytes, places: list[int]) -> Non
 
 @given(streams, cuts, dialects, st.integers(8, 60), st.integers(0, 200))
 def test_bounds_are_kept(stream: bytes, places: list[int], dialect: Dialect, tail_bytes_max: int, kept_bytes_max: int) -> None:
-    """wire.md S7, L4: whatever the bounds, nothing raises, no more than the tail is held, and texts stay within theirs."""
+    """Rules S7, L4: whatever the bounds, nothing raises, no more than the tail is held, and texts stay within theirs."""
     meter = StreamMeter(dialect, names=True, tail_bytes_max=tail_bytes_max, kept_bytes_max=kept_bytes_max)
     fed = down = 0
     for chunk in cut(stream, places):
@@ -140,7 +140,7 @@ def test_bounds_are_kept(stream: bytes, places: list[int], dialect: Dialect, tai
 @example(b'"usage"' * 20, [], Dialect.CHAT, 10)
 @example(b'{"id":"a","usage":{"id":"b"}}', [3], Dialect.RESPONSES, 10)
 def test_any_body_passes_unchanged(body: bytes, places: list[int], dialect: Dialect, kept_bytes_max: int) -> None:
-    """wire.md H12, U10: nothing raises on any plain body, its chunks come down as they are, and it is read alike at any cut."""
+    """Rules H12, U10: nothing raises on any plain body, its chunks come down as they are, and it is read alike at any cut."""
     chunks = cut(body, places)
     meters = [BodyMeter(dialect, names=True, kept_bytes_max=kept_bytes_max) for _ in range(2)]
     seen = run(meters[0], chunks)

@@ -37,7 +37,7 @@ def chat(model: str, body: bytes = b"{}") -> Call:
     ],
 )
 def test_the_allow_list(patterns: tuple[str, ...], model: str, allowed: bool) -> None:
-    """Design §5, wire.md E3: a model that no pattern names is a 403 that names the parameter; letter by letter."""
+    """Design §5, rule E3: a model that no pattern names is a 403 that names the parameter; letter by letter."""
     if allowed:
         assert Models(patterns).check(chat(model)) is None  # type: ignore[func-returns-value]
         return
@@ -99,7 +99,7 @@ def test_models_to_be_asked_instead_must_be_allowed_too(
 
 
 def test_repeated_fallbacks_are_refused() -> None:
-    """wire.md H10: the provider could take the other list; below the top level all of them count."""
+    """Rule H10: the provider could take the other list; below the top level all of them count."""
     row = routes.match("POST", "/v1/embeddings").route
     body = b'{"model":"gpt-4o","input":"x","models":["o3"],"models":[]}'
     with pytest.raises(BadRequestError):
@@ -142,7 +142,7 @@ def test_fallbacks_are_for_json_that_names_its_model() -> None:
     st.integers(0, 5),
 )
 def test_only_the_model_changes(members: dict[str, object], model: str, place: int) -> None:
-    """wire.md H9: a body for another model differs in that one value; every other byte stays, in its order."""
+    """Rule H9: a body for another model differs in that one value; every other byte stays, in its order."""
     pairs = [(name, value) for name, value in members.items() if name != "model"]
     pairs.insert(min(place, len(pairs)), ("model", "gpt-4o"))
     before = ",  ".join(f"{json.dumps(name)} : {json.dumps(value)}" for name, value in pairs)
@@ -169,5 +169,5 @@ def test_only_the_model_changes(members: dict[str, object], model: str, place: i
     ],
 )
 def test_what_says_that_a_model_is_unknown(body: bytes, expected: bool) -> None:
-    """wire.md E3: OpenAI's code says it, its prose does not."""
+    """Rule E3: OpenAI's code says it, its prose does not."""
     assert models.is_unknown(body) is expected

@@ -73,7 +73,7 @@ def gives_victim(reading: Sequence[Sequence[str]]) -> bool:
 
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_what_any_reader_gives_was_searched(name: str) -> None:
-    """Issue 11 A5: wherever email, Go or Node gives the victim's id, it is found, or the form is refused."""
+    """Wherever email, Go or Node gives the victim's id, it is found, or the form is refused."""
     seen = found(SPELLINGS[name])
     assert (seen is not None) == (name in PASSED)
     readings = [by_email(SPELLINGS[name]), *(READ[reader][name] for reader in COMMANDS)]
@@ -111,7 +111,7 @@ def test_every_spelling_is_recorded(reader: str) -> None:
 
 
 def test_what_this_node_gives_was_searched() -> None:
-    """Issue 11 A5: the same as recorded holds for the Node of this machine; skips where there is none."""
+    """The same as recorded holds for the Node of this machine; skips where there is none."""
     if shutil.which("node") is None:
         (pytest.fail if os.environ.get("SENTINEL_REQUIRE_NODE") == "1" else pytest.skip)("Node is not installed")
     for name, reading in zip(SPELLINGS, by_command("node", list(SPELLINGS.values())), strict=True):
@@ -133,7 +133,7 @@ PIECES: Final = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=24), st.booleans(), st.booleans())
 def test_of_any_bytes_email_sees_no_more(pieces: list[str], begun: bool, ended: bool) -> None:
-    """Issue 11 A5: however a form is put together, what Python's parser gives of it is found, or the form is refused."""
+    """However a form is put together, what Python's parser gives of it is found, or the form is refused."""
     start = '--B123\r\nContent-Disposition: form-data; name="a"\r\n\r\n' if begun else ""
     form = TYPE, (start + "".join(pieces) + ("\r\n--B123--\r\n" if ended else "")).encode()
     if gives_victim(by_email(form)):
@@ -155,7 +155,7 @@ def test_contents_are_taken_apart_as_they_are(fields: list[tuple[str, bytes]]) -
 @pytest.mark.parametrize("quote", ['"', '\\"'])
 @pytest.mark.parametrize("filler", [" ", "-", '"', "\\", "a", "\\u0061"])
 def test_an_id_at_a_seam(text: str, quote: str, filler: str) -> None:
-    """Issue 11 A5: a long content is looked through in slices, whose seams hide nothing, whatever lies around them."""
+    """A long content is looked through in slices, whose seams hide nothing, whatever lies around them."""
     if quote == '\\"' and "\\u" in text:
         quote = '"'
     word = f'{":" if filler.endswith(("a", "1")) else ""} "{text}{quote}'.replace(' "', quote)

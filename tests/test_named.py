@@ -35,7 +35,7 @@ EACH_PLACE = [(template, place) for template, given in places.BY_ROUTE.items() f
 @pytest.mark.parametrize(("template", "place"), EACH_PLACE, ids=lambda value: value)
 @pytest.mark.parametrize("value", ["any", "call_1", "file-1", "x" * 256], ids=lambda value: value[:6])
 def test_what_stands_at_a_place_of_the_api_is_an_object(template: str, place: str, value: str) -> None:
-    """G6: whatever it looks like, on the route itself and however the route is read; longer than any id it is refused."""
+    """Whatever it looks like, on the route itself and however the route is read; longer than any id it is refused."""
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "x"}], **built(place, value)}
     raw = json.dumps(body).encode()
     assert named.in_json(raw, places.BY_ROUTE[template]) == ids({value})
@@ -47,7 +47,7 @@ def test_what_stands_at_a_place_of_the_api_is_an_object(template: str, place: st
 
 
 def test_every_place_is_of_a_route_that_reads_its_body() -> None:
-    """G6: the table speaks of routes that exist, each with a body that is looked through, and every route has its row."""
+    """The table speaks of routes that exist, each with a body that is looked through, and every route has its row."""
     rows = {route.template: route for route in routes.ROUTES if route.method == "POST"}
     assert places.BY_ROUTE.keys() <= rows.keys()
     for template, route in rows.items():
@@ -79,7 +79,7 @@ OWN: list[tuple[Any, set[str]]] = [
 
 @pytest.mark.parametrize(("value", "alike"), OWN, ids=lambda value: "" if isinstance(value, set) else str(value)[:60])
 def test_what_an_application_says_of_its_own_is_at_most_looked_up(value: Any, alike: set[str]) -> None:
-    """G6: outside the places of the API nothing is named; what looks like an id is told apart, but not in maps of its own."""
+    """Outside the places of the API nothing is named; what looks like an id is told apart, but not in maps of its own."""
     raw = json.dumps(value).encode()
     assert named.in_json(raw, ()) == ids(alike=alike)
     assert named.in_json(raw, CHAT) == ids(alike=alike)
@@ -92,7 +92,7 @@ PREFIXES = sorted(named.OBJECT_PREFIXES)
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("reader", [named.in_chat, named.in_response, named.in_json])
 def test_ids_of_tool_calls_are_nobodys(reader: Any, prefix: str) -> None:
-    """G6: they are made of the names of functions (`file_read-1758`), and are not even looked up."""
+    """They are made of the names of functions (`file_read-1758`), and are not even looked up."""
     name = f"{prefix}read-1758"
     chat = [{"role": "assistant", "tool_calls": [{"id": name, "function": {}}]}, {"role": "tool", "tool_call_id": name}]
     items = [{"type": "function_call", "call_id": name}, {"type": "function_call_output", "call_id": name, "output": "x"}]
@@ -103,7 +103,7 @@ def test_ids_of_tool_calls_are_nobodys(reader: Any, prefix: str) -> None:
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("key", ["my_id", "my_ids", "my_file", "id"])
 def test_each_prefix_is_seen(prefix: str, key: str) -> None:
-    """G6: under any key that ends as ids do, what begins as an id looks like one."""
+    """Under any key that ends as ids do, what begins as an id looks like one."""
     body = json.dumps({"x": [{key: f"{prefix}1"}]}).encode()
     assert named.in_json(body, ()) == named.in_response(body, RESPONSES) == ids(alike={f"{prefix}1"})
     assert key == "id" or named.in_chat(body, CHAT) == ids(alike={f"{prefix}1"})
@@ -113,7 +113,7 @@ def test_each_prefix_is_seen(prefix: str, key: str) -> None:
 @pytest.mark.parametrize("key", sorted(named.ID_KEYS))
 @pytest.mark.parametrize("layout", ['{"a":[{"%s":%s}]}', '{ "a" : [ { "%s"\n:\t%s } ] }'])
 def test_each_key_is_seen_in_a_response(key: str, layout: str) -> None:
-    """G6: a look at the bytes does not overlook a key, however it is set apart, listed or nested."""
+    """A look at the bytes does not overlook a key, however it is set apart, listed or nested."""
     for value in ('"any"', '["any"]', '[ "any" ]', '{"id":"conv_any"}', '{"b":"c", "id" : "conv_any"}'):
         found = named.in_response((layout % (key, value)).encode(), RESPONSES)
         assert found in (ids(alike={"any"}), ids(alike={"conv_any"}))
@@ -121,13 +121,13 @@ def test_each_key_is_seen_in_a_response(key: str, layout: str) -> None:
 
 @pytest.mark.parametrize("voice", ['{"id":"voice_1"}', '{ "id" : "voice_1" }', '{"id":"\\u0076oice_1"}'])
 def test_a_voice_is_seen_in_a_chat(voice: str) -> None:
-    """G6: a chat that speaks may name a voice that somebody made."""
+    """A chat that speaks may name a voice that somebody made."""
     assert named.in_chat(f'{{"audio":{{"voice":{voice}}}}}'.encode(), CHAT) == ids({"voice_1"})
     assert named.in_chat(b'{"audio":{"voice":"alloy"}}', CHAT) is NO_IDS
 
 
 def test_every_kind_with_an_owner_is_seen() -> None:
-    """G6: what is guarded in paths is guarded in bodies; a chat's own id is nowhere named in one."""
+    """What is guarded in paths is guarded in bodies; a chat's own id is nowhere named in one."""
     prefixes = {prefix for kind in objects.KINDS.values() for prefix in kind.prefixes}
     assert prefixes - {"chatcmpl-"} <= named.OBJECT_PREFIXES
 
@@ -150,7 +150,7 @@ def texts(value: Any) -> Iterator[str]:
 
 @given(st.dictionaries(st.text(max_size=6).map("app_".__add__), FIELDS, max_size=4), st.sampled_from(EACH_PLACE))
 def test_no_field_of_an_application_names_an_object(fields: dict[str, Any], at: tuple[str, str]) -> None:
-    """G6: whatever an application adds beside what the API knows, only the place of the API is an object."""
+    """Whatever an application adds beside what the API knows, only the place of the API is an object."""
     template, place = at
     raw = json.dumps({**fields, **built(place, "file-taken")}).encode()
     found = named.in_json(raw, places.BY_ROUTE[template])
@@ -165,7 +165,7 @@ def spelled(text: str, escaped: list[bool]) -> str:
 
 @given(st.data(), st.sampled_from(["file_id", "previous_response_id", "some_id"]), st.sampled_from(["file-abc", "resp_1"]))
 def test_escapes_hide_nothing(data: st.DataObject, key: str, name: str) -> None:
-    """G6, H10: an id is found however its key and itself are spelled."""
+    """An id is found however its key and itself are spelled."""
     flags = [data.draw(st.lists(st.booleans(), min_size=len(text), max_size=len(text))) for text in (key, name)]
     body = f'{{"a":{{{spelled(key, flags[0])}:{spelled(name, flags[1])}}}}}'.encode()
     assert named.in_chat(body, CHAT) == named.in_response(body, RESPONSES) == ids(alike={name})
@@ -187,7 +187,7 @@ def test_escapes_hide_nothing(data: st.DataObject, key: str, name: str) -> None:
     ],
 )
 def test_what_runs_over_the_account(body: str, over: bool) -> None:
-    """G6: an eval over stored answers is over those of all callers, however it is spelled and whatever else is new there."""
+    """An eval over stored answers is over those of all callers, however it is spelled and whatever else is new there."""
     assert named.runs_over_account(body.encode()) is over
 
 
@@ -213,14 +213,14 @@ TUNED = "ft:gpt-4o:org::id"
     ],
 )
 def test_fine_tuned_models_are_seen_at_any_depth(body: str, found: set[str]) -> None:
-    """Issue 11 A4: under whatever is called like a model, however spelled; not in texts nor in an application's own maps."""
+    """Under whatever is called like a model, however spelled; not in texts nor in an application's own maps."""
     top = json.loads(body).get("model", "")
     assert named.models(splice.members(body), body.encode(), top) == found
 
 
 @pytest.mark.parametrize("names", [0, 1, named.MODELS_MAX, named.MODELS_MAX + 1, 600])
 def test_models_are_read_no_further_than_to_one_too_many(names: int) -> None:
-    """Issue 11: reading stops where it is known that there are too many, however many follow; the same name counts once."""
+    """Reading stops where it is known that there are too many, however many follow; the same name counts once."""
     texts = [str(at) for at in range(names) for _ in range(2)] * 2
     read = 0
 
@@ -258,7 +258,7 @@ def test_tools_name_few_models() -> None:
     ],
 )
 def test_a_body_names_few_models(shape: str, begins: str) -> None:
-    """Issue 11 B3: each fine-tuned model is looked up, and each is held against what is allowed: there are few, wherever they
+    """Each fine-tuned model is looked up, and each is held against what is allowed: there are few, wherever they
     stand.
     """
     most, more = (
@@ -283,7 +283,7 @@ def test_a_body_names_few_models(shape: str, begins: str) -> None:
     ],
 )
 def test_the_name_of_a_fine_tuned_model(model: str, name: str) -> None:
-    """Issue 11 A4: its owner is known under its own name, whatever vendor stands before it and whichever state is meant."""
+    """Its owner is known under its own name, whatever vendor stands before it and whichever state is meant."""
     assert named.tuned_name(model) == name
 
 
@@ -367,7 +367,7 @@ class TestForms:
         ids=lambda value: "" if isinstance(value, set) else str(value),
     )
     def test_what_is_named(self, parts: list[tuple[str, str | bytes]], objects: set[str], alike: set[str]) -> None:
-        """G6, H18: fields at places of the API, and elsewhere what looks like an id alone, in quotes, or by its length."""
+        """Fields at places of the API, and elsewhere what looks like an id alone, in quotes, or by its length."""
         assert forms.ids(form(*parts), TYPE, FIELDS_TAKEN) == ids(objects, alike)
         spelled = form(*parts).replace(b"\r\n", b"\n")
         assert forms.ids(spelled, b'MULTIPART/form-data; charset=utf-8; Boundary="----x1"', FIELDS_TAKEN) == ids(objects, alike)
@@ -384,7 +384,7 @@ class TestForms:
         ids=lambda head: head[-40:],
     )
     def test_encodings_are_refused(self, head: str) -> None:
-        """G6: a part that does not say its text as it is could hide an id."""
+        """A part that does not say its text as it is could hide an id."""
         with pytest.raises(BadRequestError):
             forms.ids(form((head, "x")), TYPE, FIELDS_TAKEN)
 
@@ -410,7 +410,7 @@ class TestForms:
         ],
     )
     def test_one_boundary(self, content_type: bytes) -> None:
-        """G6: two readers must not take a form apart in two ways."""
+        """Two readers must not take a form apart in two ways."""
         with pytest.raises(BadRequestError):
             forms.ids(form((field("file_id"), "x")), content_type, FIELDS_TAKEN)
 
@@ -419,7 +419,7 @@ class TestForms:
     )
     @pytest.mark.parametrize("quote", ["", '"'])
     def test_a_boundary_may_hold_the_word(self, boundary: str, quote: str) -> None:
-        """G6: as those of browsers do; it is what stands before a sign of equality that must be there once."""
+        """As those of browsers do; it is what stands before a sign of equality that must be there once."""
         body = form((field("file_id"), "x")).replace(b"----x1", boundary.encode())
         content_type = f"multipart/form-data; boundary={quote}{boundary}{quote}".encode()
         assert forms.ids(body, content_type, FIELDS_TAKEN) == ids({"x"})
@@ -432,7 +432,7 @@ class TestForms:
     @given(st.integers(0, 40), st.sampled_from(sorted(named.OBJECT_PREFIXES)))
     @example(0, "ftjob-")
     def test_an_id_at_a_seam(self, shift: int, prefix: str) -> None:
-        """G6: a long file is looked through in slices, whose seams hide nothing."""
+        """A long file is looked through in slices, whose seams hide nothing."""
         name = prefix + "a1" * 12
         content = b"." * (256 * 1024 - shift) + name.encode() + b"."
         assert forms.ids(form((field("file") + "; filename=a", content)), TYPE, ()) == ids(alike={name})
@@ -455,7 +455,7 @@ class TestForms:
 
 @pytest.mark.parametrize("value", [b'{"a":"b"}', b"{}", b"1", b"1.5"])
 def test_others_run_while_many_values_are_read(value: bytes) -> None:
-    """Issue 11 B3: Python runs at each object and number of a long body, where the interpreter goes to who waits for it."""
+    """Python runs at each object and number of a long body, where the interpreter goes to who waits for it."""
     calls = Counter[str]()
     sys.setprofile(lambda _frame, event, _argument: calls.update((event,)))
     try:

@@ -19,7 +19,7 @@ __all__ = ["redis_server"]
 
 
 async def test_callers_of_one_tick_leave_in_one_write(tmp_path: Path) -> None:
-    """D7: what one tick asks is one write, and everybody gets its own."""
+    """What one tick asks is one write, and everybody gets its own."""
     async with running(tmp_path, echo) as (fake, pipeline):
         await pipeline.open()
         fake.chunks.clear()
@@ -29,7 +29,7 @@ async def test_callers_of_one_tick_leave_in_one_write(tmp_path: Path) -> None:
 
 
 async def test_leavers_shift_nobodys_reply(tmp_path: Path) -> None:
-    """G1: callers that are cancelled, before or after they are sent, and those that are late, keep their places empty."""
+    """Callers that are cancelled, before or after they are sent, and those that are late, keep their places empty."""
     hold = asyncio.Event()
 
     async def late(fake: Fake, command: Command) -> bytes:
@@ -52,7 +52,7 @@ async def test_leavers_shift_nobodys_reply(tmp_path: Path) -> None:
 
 
 async def test_an_error_concerns_its_call_alone(tmp_path: Path) -> None:
-    """D7: Redis refuses one call; its neighbours are answered, and the connection stays."""
+    """Redis refuses one call; its neighbours are answered, and the connection stays."""
 
     def some(fake: Fake, command: Command) -> bytes:
         return b"-OOM no room\r\n" if command[-1] == b"1" else echo(fake, command)
@@ -68,7 +68,7 @@ async def test_an_error_concerns_its_call_alone(tmp_path: Path) -> None:
 
 
 async def test_only_calls_without_their_script_are_sent_again(tmp_path: Path) -> None:
-    """D8: NOSCRIPT loads each missing script once and sends its calls once more; the others run once, and what is refused
+    """NOSCRIPT loads each missing script once and sends its calls once more; the others run once, and what is refused
     twice is an error."""
     seen: set[bytes] = set()
 
@@ -88,7 +88,7 @@ async def test_only_calls_without_their_script_are_sent_again(tmp_path: Path) ->
 
 
 async def test_what_was_under_way_when_the_connection_broke_is_sent_once_more(tmp_path: Path) -> None:
-    """D7: closed in the middle of a reply, the unanswered calls go over a new connection, in their order; none runs a third
+    """Closed in the middle of a reply, the unanswered calls go over a new connection, in their order; none runs a third
     time, and what was answered is not asked again."""
 
     async def breaks(fake: Fake, command: Command) -> bytes | None:
@@ -113,7 +113,7 @@ async def test_what_was_under_way_when_the_connection_broke_is_sent_once_more(tm
 
 
 async def test_where_nothing_listens_a_call_fails_at_once_and_unsent(tmp_path: Path) -> None:
-    """D7: refused twice, a call says that nothing was sent; when Redis is back, the probe finds it."""
+    """Refused twice, a call says that nothing was sent; when Redis is back, the probe finds it."""
     fake = Fake(tmp_path / "fake.sock", echo)
     pipeline = Pipeline(open_redis(fake.url, 1.0), 60.0)
     async with asyncio.timeout(30):
@@ -131,7 +131,7 @@ async def test_where_nothing_listens_a_call_fails_at_once_and_unsent(tmp_path: P
 
 
 async def test_a_silent_connection_is_given_up(tmp_path: Path) -> None:
-    """D7: a call that waits longer than a connection may be silent goes over the next one."""
+    """A call that waits longer than a connection may be silent goes over the next one."""
 
     def first_silent(fake: Fake, command: Command) -> bytes | None:
         return None if len(fake.commands) == 1 else echo(fake, command)
@@ -142,7 +142,7 @@ async def test_a_silent_connection_is_given_up(tmp_path: Path) -> None:
 
 
 async def test_after_half_the_time_a_second_connection_is_asked_and_stays_the_first(tmp_path: Path) -> None:
-    """D7: a call that may be sent again gets the answer of the second connection, and so do later calls, at once."""
+    """A call that may be sent again gets the answer of the second connection, and so do later calls, at once."""
 
     def first_silent(fake: Fake, command: Command) -> bytes | None:
         silent = len(fake.commands) == 1 and command[0] == b"EVALSHA"
@@ -157,7 +157,7 @@ async def test_after_half_the_time_a_second_connection_is_asked_and_stays_the_fi
 
 
 async def test_too_many_calls_are_refused_unsent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """E9: the number of calls on their way is bounded; those beyond are told at once that nothing was sent."""
+    """The number of calls on their way is bounded; those beyond are told at once that nothing was sent."""
     monkeypatch.setattr("sentinel.edges.ledger.link.CALLS_MAX", 10)
     async with running(tmp_path, echo) as (_, pipeline):
         said = await asyncio.gather(*(pipeline.command("get", str(at)) for at in range(15)), return_exceptions=True)
@@ -168,7 +168,7 @@ async def test_too_many_calls_are_refused_unsent(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("size", [1, 5_000])
 async def test_ten_thousand_calls_at_once(redis_server: RedisServer, size: int) -> None:
-    """E1: a real Redis answers 10 000 callers of one tick, each with its own, small or beyond what one write takes."""
+    """A real Redis answers 10 000 callers of one tick, each with its own, small or beyond what one write takes."""
     pipeline = Pipeline(open_redis(redis_server.url, 5.0), 30.0)
     redis = open_redis(redis_server.url, 5.0)
     await redis.flushall()
@@ -182,7 +182,7 @@ async def test_ten_thousand_calls_at_once(redis_server: RedisServer, size: int) 
 
 
 async def test_the_greeting_says_who_asks_and_which_database(tmp_path: Path) -> None:
-    """D7: user, password and database of the URL come first, then all scripts, in RESP2: nobody says HELLO."""
+    """User, password and database of the URL come first, then all scripts, in RESP2: nobody says HELLO."""
 
     def polite(_fake: Fake, command: Command) -> bytes:
         return b"+OK\r\n"
@@ -196,7 +196,7 @@ async def test_the_greeting_says_who_asks_and_which_database(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("refused", [b"AUTH", b"SELECT"])
 async def test_a_refused_greeting_is_no_connection(tmp_path: Path, refused: bytes) -> None:
-    """D7: a wrong password or database is a Redis that is away, and no call is sent."""
+    """A wrong password or database is a Redis that is away, and no call is sent."""
 
     def rude(_fake: Fake, command: Command) -> bytes:
         return b"-WRONGPASS no\r\n" if command[0] == refused else b"+OK\r\n"
@@ -210,7 +210,7 @@ async def test_a_refused_greeting_is_no_connection(tmp_path: Path, refused: byte
 
 
 async def test_tls_is_verified(tmp_path: Path) -> None:
-    """H5: rediss:// talks to a server whose certificate the given authority signed, and to no other."""
+    """Rediss:// talks to a server whose certificate the given authority signed, and to no other."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     files = ["-keyout", str(key), "-out", str(certificate), "-days", "1", "-nodes"]
@@ -231,7 +231,7 @@ async def test_tls_is_verified(tmp_path: Path) -> None:
 
 
 def test_it_runs_on_the_loop_of_production(redis_server: RedisServer) -> None:
-    """G1: the same over uvloop's transports: cancelled callers among others, on a real Redis."""
+    """The same over uvloop's transports: cancelled callers among others, on a real Redis."""
 
     async def run() -> None:
         pipeline = Pipeline(open_redis(redis_server.url, 5.0), 5.0)

@@ -48,7 +48,7 @@ def poured(chunks: list[bytes], dialect: Dialect, **options: Any) -> StreamMeter
 def test_any_stream_is_poured_as_it_is_fed(
     stream: bytes, places: list[int], dialect: Dialect, names: bool, hidden: bool
 ) -> None:
-    """wire.md S1, S2, U5: whatever comes, cut anywhere: the same bytes go down at the same time, and the same is read."""
+    """Rules S1, S2, U5: whatever comes, cut anywhere: the same bytes go down at the same time, and the same is read."""
     poured(cut(stream, places), dialect, names=names, usage_hidden=hidden)
 
 
@@ -63,14 +63,14 @@ def test_each_sample_is_poured_as_it_is_fed(name: str) -> None:
 
 @pytest.mark.parametrize("words_bytes", [len(WORD), WORDS_BYTES_MAX - 1, WORDS_BYTES_MAX + 1])
 def test_long_streams_are_kept_as_they_are_fed(words_bytes: int) -> None:
-    """wire.md L4: whatever was said is known at the end, be it in short events, in long ones, or in more than is held raw."""
+    """Rule L4: whatever was said is known at the end, be it in short events, in long ones, or in more than is held raw."""
     event = WORD.replace(b"word", b"word" * (1 + (words_bytes - len(WORD)) // 4))
     meter = poured([event] * 40 + [WORD] * 400, Dialect.CHAT)
     assert len(meter.produced().texts[0]) == 4 * 400 + 40 * 4 * (1 + (words_bytes - len(WORD)) // 4)
 
 
 async def test_a_server_that_takes_a_part_later_is_waited_for() -> None:
-    """wire.md D6: while the client's buffer is full no more is asked for, and what the server raises is raised."""
+    """Rule D6: while the client's buffer is full no more is asked for, and what the server raises is raised."""
     room = asyncio.Event()
 
     async def send(message: Any) -> None:

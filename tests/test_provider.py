@@ -69,14 +69,14 @@ async def read(reply: Reply) -> bytes:
 
 @pytest.mark.parametrize("act", ["silent", "trickling headers"])
 async def test_headers_that_do_not_come_are_a_timeout(act: str) -> None:
-    """wire.md O1, E6: the first byte has its own bound, and headers that trickle do not extend it."""
+    """Rules O1, E6: the first byte has its own bound, and headers that trickle do not extend it."""
     async with Liar() as liar, edge(liar.url) as one:
         with pytest.raises(UpstreamTimeoutError):
             await ask(one, act, QUICK)
 
 
 async def test_a_json_answer_is_bounded_as_a_whole() -> None:
-    """wire.md O1: JSON that trickles is never silent, and ends all the same."""
+    """Rule O1: JSON that trickles is never silent, and ends all the same."""
     async with Liar() as liar, edge(liar.url) as one:
         reply = await ask(one, "trickle", QUICK)
         with pytest.raises(UpstreamTimeoutError):
@@ -85,13 +85,13 @@ async def test_a_json_answer_is_bounded_as_a_whole() -> None:
 
 @pytest.mark.parametrize(("act", "body"), [("trickling stream", EVENT * 40 + STREAM), ("trickling download", b"\x00\xff" * 40)])
 async def test_streams_and_downloads_have_no_total_bound(act: str, body: bytes) -> None:
-    """wire.md O1: what moves may go on, longer than any JSON answer may take."""
+    """Rule O1: what moves may go on, longer than any JSON answer may take."""
     async with Liar() as liar, edge(liar.url) as one:
         assert await read(await ask(one, act, QUICK)) == body
 
 
 async def test_what_an_answer_is_decides_how_long_it_may_take() -> None:
-    """Issue 10 §4, wire.md O1: a stream under the label of JSON may go on as long as it moves, JSON under any other may not."""
+    """A stream under the label of JSON may go on as long as it moves, JSON under any other may not."""
     async with Liar() as liar, edge(liar.url) as one:
         assert await read(await judged(await ask(one, "trickling stream as json", QUICK), streams=False)) == EVENT * 40 + STREAM
         reply = await judged(await ask(one, "trickling json as text", QUICK), streams=False)
@@ -102,7 +102,7 @@ async def test_what_an_answer_is_decides_how_long_it_may_take() -> None:
 
 
 async def test_the_bound_of_json_is_not_that_of_a_stream_s_headers() -> None:
-    """wire.md O1: a total time-out below the first-byte one ends a late JSON answer, never a stream that begins late."""
+    """Rule O1: a total time-out below the first-byte one ends a late JSON answer, never a stream that begins late."""
     patience = Patience(10, 0.01)
     async with Liar() as liar, edge(liar.url) as one:
         assert await read(await ask(one, "late stream", patience)) == STREAM
@@ -111,7 +111,7 @@ async def test_the_bound_of_json_is_not_that_of_a_stream_s_headers() -> None:
 
 
 async def test_silence_in_the_middle_is_a_timeout() -> None:
-    """wire.md O1, D7: a stream that falls silent ends after the idle time-out."""
+    """Rules O1, D7: a stream that falls silent ends after the idle time-out."""
     async with Liar() as liar, edge(liar.url, idle_s=0.2) as one:
         reply = await ask(one, "silent in the middle")
         with pytest.raises(UpstreamTimeoutError):
@@ -119,7 +119,7 @@ async def test_silence_in_the_middle_is_a_timeout() -> None:
 
 
 async def test_what_does_not_come_soon_may_still_be_read() -> None:
-    """Issue 10 §2: `more` gives up waiting, never the answer: what comes later is read, and the connection is kept."""
+    """`more` gives up waiting, never the answer: what comes later is read, and the connection is kept."""
     async with Liar() as liar, edge(liar.url) as one:
         for act in ("trickling stream", "well", "stream", "gzip stream"):
             reply = await ask(one, act)
@@ -137,7 +137,7 @@ async def test_what_does_not_come_soon_may_still_be_read() -> None:
 
 
 async def test_an_idle_bound_does_not_cut_a_long_wait_for_headers() -> None:
-    """wire.md O1: idle counts between two reads only; a pooled connection keeps no clock of the request before."""
+    """Rule O1: idle counts between two reads only; a pooled connection keeps no clock of the request before."""
     async with Liar() as liar, edge(liar.url, idle_s=0.05) as one:
         assert await read(await ask(one, "well")) == HELLO
         await asyncio.sleep(0.1)
@@ -149,7 +149,7 @@ async def test_an_idle_bound_does_not_cut_a_long_wait_for_headers() -> None:
 
 
 async def test_a_connection_that_is_not_made_costs_nothing() -> None:
-    """wire.md R4: nothing was sent, so a retry is free and nobody tells the client not to."""
+    """Rule R4: nothing was sent, so a retry is free and nobody tells the client not to."""
     async with edge("http://127.0.0.1:1/v1") as one:
         with pytest.raises(UpstreamError) as caught:
             await ask(one, "well")
@@ -158,7 +158,7 @@ async def test_a_connection_that_is_not_made_costs_nothing() -> None:
 
 @pytest.mark.parametrize("act", ["garbage", "reset", "endless headers", "two lengths", "negative length", "status 700"])
 async def test_what_is_no_answer_after_the_request_was_sent_is_not_to_be_repeated(act: str) -> None:
-    """wire.md R4: the provider may have worked; the caller is told not to try again."""
+    """Rule R4: the provider may have worked; the caller is told not to try again."""
     async with Liar() as liar, edge(liar.url) as one:
         with pytest.raises(UpstreamError) as caught:
             await read(await ask(one, act))
@@ -179,7 +179,7 @@ async def test_what_is_no_answer_after_the_request_was_sent_is_not_to_be_repeate
     ],
 )
 async def test_answers_that_are_read_are_made_plain(act: str, body: bytes) -> None:
-    """wire.md H5: content-encoding and content-length go together, and the bytes are plain."""
+    """Rule H5: content-encoding and content-length go together, and the bytes are plain."""
     async with Liar() as liar, edge(liar.url) as one:
         reply = await ask(one, act)
         assert not {name.lower() for name, _ in reply.headers} & {b"content-encoding", b"content-length"}
@@ -189,7 +189,7 @@ async def test_answers_that_are_read_are_made_plain(act: str, body: bytes) -> No
 
 
 async def test_downloads_stay_as_they_are() -> None:
-    """wire.md H5, H19: what is not read keeps its bytes, its coding and its length."""
+    """Rules H5, H19: what is not read keeps its bytes, its coding and its length."""
     async with Liar() as liar, edge(liar.url) as one:
         reply = await ask(one, "gzip download")
         names = {name.lower() for name, _ in reply.headers}
@@ -199,7 +199,7 @@ async def test_downloads_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("act", ["br", "zstd stream", "gzip of gzip"])
 async def test_codings_that_are_not_read_are_refused(act: str) -> None:
-    """wire.md H5: an answer nobody could meter does not pass, and its connection count is given back once."""
+    """Rule H5: an answer nobody could meter does not pass, and its connection count is given back once."""
     async with Liar() as liar, edge(liar.url, connections_max=1) as one:
         for _ in range(3):
             with pytest.raises(UpstreamError) as caught:
@@ -210,7 +210,7 @@ async def test_codings_that_are_not_read_are_refused(act: str) -> None:
 
 @pytest.mark.parametrize("act", ["bad gzip", "no gzip", "short gzip"])
 async def test_a_corrupt_body_is_broken_off(act: str) -> None:
-    """wire.md H5: bytes that cannot be made plain end as an answer that breaks off."""
+    """Rule H5: bytes that cannot be made plain end as an answer that breaks off."""
     async with Liar() as liar, edge(liar.url) as one:
         with pytest.raises(UpstreamError) as caught:
             await read(await ask(one, act))
@@ -240,7 +240,7 @@ async def target(one: OpenAI, liar: Liar, path: str, query: bytes = b"") -> str:
     ],
 )
 async def test_paths_and_queries_go_up_raw(path: str, query: bytes, expected: str) -> None:
-    """wire.md H8: what a request line can carry stays as it is, what would end it is encoded."""
+    """Rule H8: what a request line can carry stays as it is, what would end it is encoded."""
     async with Liar() as liar, edge(liar.url) as one:
         assert await target(one, liar, path, query) == f"GET {expected} HTTP/1.1"
 
@@ -253,7 +253,7 @@ async def test_paths_and_queries_go_up_raw(path: str, query: bytes, expected: st
     ],
 )
 async def test_no_path_leaves_the_base_url(path: str) -> None:
-    """wire.md H8: what would lead elsewhere once resolved is asked of nobody."""
+    """Rule H8: what would lead elsewhere once resolved is asked of nobody."""
     async with Liar() as liar, edge(liar.url) as one:
         with pytest.raises(UnknownPathError):
             await target(one, liar, path)
@@ -262,7 +262,7 @@ async def test_no_path_leaves_the_base_url(path: str) -> None:
 
 @given(st.text(st.characters(max_codepoint=255), max_size=60), st.binary(max_size=60))
 def test_every_url_is_below_the_base(path: str, query: bytes) -> None:
-    """wire.md H8, A11: host, scheme and base path are the deployment's, whatever a client writes."""
+    """Rules H8, X11: host, scheme and base path are the deployment's, whatever a client writes."""
     client = Client("http://api.test:8443/v1", connect_s=1)
     one = OpenAI(client, "k", idle_s=1, connections_max=1)
     try:
@@ -281,7 +281,7 @@ def test_every_url_is_below_the_base(path: str, query: bytes) -> None:
 
 
 async def test_no_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """wire.md H4, A11: HTTP_PROXY and its like lead no request (and no key) elsewhere."""
+    """Rules H4, X11: HTTP_PROXY and its like lead no request (and no key) elsewhere."""
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1/")
     monkeypatch.setenv("NO_PROXY", "")
@@ -328,7 +328,7 @@ PIECES = 3200  # 200 MiB
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_large_upload_streams_through(chunked: bool) -> None:
-    """wire.md H18: 200 MB go up as they are, by length or in chunks, and are never in memory as a whole."""
+    """Rule H18: 200 MB go up as they are, by length or in chunks, and are never in memory as a whole."""
 
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(PIECES):
@@ -356,7 +356,7 @@ async def test_a_large_upload_streams_through(chunked: bool) -> None:
 
 @pytest.mark.parametrize(("parts", "length"), [([], 0), ([], None), ([b""], 0), ([b"", b"x", b""], None), ([b"xy"], 2)])
 async def test_small_and_empty_uploads(parts: list[bytes], length: int | None) -> None:
-    """wire.md H18: an empty part does not end a chunked body."""
+    """Rule H18: an empty part does not end a chunked body."""
     async with sink() as taker, edge(taker.url) as one:
         assert await read(await upload(one, Parts(parts, length))) == b"{}"
         assert taker.length == len(b"".join(parts))
@@ -364,7 +364,7 @@ async def test_small_and_empty_uploads(parts: list[bytes], length: int | None) -
 
 @pytest.mark.parametrize("error", [ClientGoneError(), BodyTooLargeError("too large"), ValueError("odd")])
 async def test_what_ends_an_upload_reaches_the_caller_as_it_is(error: Exception) -> None:
-    """wire.md H18: the reason a body does not come is the caller's, and the half-sent request takes its connection along."""
+    """Rule H18: the reason a body does not come is the caller's, and the half-sent request takes its connection along."""
     async with sink() as taker, edge(taker.url, connections_max=1) as one:
         with pytest.raises(type(error)) as caught:
             await upload(one, Parts([b"x" * 100_000], None, error))
@@ -376,7 +376,7 @@ async def test_what_ends_an_upload_reaches_the_caller_as_it_is(error: Exception)
 
 
 async def test_an_upload_shorter_than_its_length_is_a_client_that_left() -> None:
-    """wire.md H6: the provider is not left waiting for bytes that will not come."""
+    """Rule H6: the provider is not left waiting for bytes that will not come."""
     async with sink() as taker, edge(taker.url) as one:
         with pytest.raises(ClientGoneError):
             await upload(one, Parts([b"abc"], 10))
@@ -385,7 +385,7 @@ async def test_an_upload_shorter_than_its_length_is_a_client_that_left() -> None
 
 
 async def test_an_upload_longer_than_its_length_goes_no_further() -> None:
-    """reliability.md A4: what comes after the declared length would be read as the next request of another caller."""
+    """Rule X4: what comes after the declared length would be read as the next request of another caller."""
     async with sink() as taker, edge(taker.url) as one:
         with pytest.raises(BadRequestError):
             await upload(one, Parts([b"abc", b"POST / HTTP/1.1\r\n"], 5))
@@ -395,7 +395,7 @@ async def test_an_upload_longer_than_its_length_goes_no_further() -> None:
 
 
 async def test_a_body_that_was_not_taken_whole_costs_the_connection() -> None:
-    """reliability.md A4: an answer that comes before its request was read leaves the rest of it on the connection."""
+    """Rule X4: an answer that comes before its request was read leaves the rest of it on the connection."""
     async with sink(early=1) as taker, edge(taker.url) as one:
         body = b"x" * 50_000_000
         reply = await one.send("POST", "/files", b"", b"", body, nothing, PATIENT)
@@ -406,7 +406,7 @@ async def test_a_body_that_was_not_taken_whole_costs_the_connection() -> None:
 
 
 async def test_nothing_is_left_of_calls_that_were_given_up() -> None:
-    """reliability.md C3: cancelled anywhere, uploads included, a call leaves no connection, no count and no task behind."""
+    """Rule V3: cancelled anywhere, uploads included, a call leaves no connection, no count and no task behind."""
     chance = random.Random(11)
     async with Liar() as liar, edge(liar.url, connections_max=50) as one:
         for _ in range(20):
@@ -450,7 +450,7 @@ async def _until(gate: asyncio.Event, taker: Sink, then: Exception | None = None
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_an_early_answer_is_returned_at_once(chunked: bool) -> None:
-    """wire.md H18: a refusal in the middle of an upload is relayed, and its connection is not used again."""
+    """Rule H18: a refusal in the middle of an upload is relayed, and its connection is not used again."""
     async with sink(early=3 * len(ODD)) as taker, edge(taker.url) as one:
         body = Parts(lambda: _until(asyncio.Event(), taker), None if chunked else 2**40)
         reply = await upload(one, body)
@@ -464,7 +464,7 @@ async def test_an_early_answer_is_returned_at_once(chunked: bool) -> None:
 
 
 async def test_a_client_that_leaves_after_an_early_answer_ends_it() -> None:
-    """wire.md D1: nobody waits for the rest of an answer whose request cannot be completed."""
+    """Rule D1: nobody waits for the rest of an answer whose request cannot be completed."""
     gate = asyncio.Event()
     async with sink(early=1, refusal=HALF) as taker, edge(taker.url) as one:
         gone = ClientGoneError()
@@ -480,7 +480,7 @@ async def test_a_client_that_leaves_after_an_early_answer_ends_it() -> None:
 
 
 async def test_the_wait_for_the_answer_begins_when_the_body_is_sent() -> None:
-    """wire.md O1: a slow client takes nothing from the provider's time."""
+    """Rule O1: a slow client takes nothing from the provider's time."""
 
     async def slowly() -> AsyncIterator[bytes]:
         for _ in range(5):
@@ -492,14 +492,14 @@ async def test_the_wait_for_the_answer_begins_when_the_body_is_sent() -> None:
 
 
 async def test_a_provider_that_takes_nothing_is_a_timeout() -> None:
-    """wire.md O1, E6: an upload that does not move is given up after the idle time-out."""
+    """Rules O1, E6: an upload that does not move is given up after the idle time-out."""
     async with sink(reads=False) as taker, edge(taker.url, idle_s=0.2) as one:
         with pytest.raises(UpstreamTimeoutError):
             await upload(one, Parts([ODD] * 1000, None))
 
 
 async def test_an_upload_is_not_touched_before_it_can_be_sent() -> None:
-    """wire.md R4: where nothing could be sent, the body is still whole and the call may be made again."""
+    """Rule R4: where nothing could be sent, the body is still whole and the call may be made again."""
     async with edge("http://127.0.0.1:1/v1") as one:
         body = Parts([b"x"], 1)
         with pytest.raises(UpstreamError) as caught:
@@ -509,7 +509,7 @@ async def test_an_upload_is_not_touched_before_it_can_be_sent() -> None:
 
 
 async def test_a_head_that_is_sent_is_told_once() -> None:
-    """wire.md R4: from the head on the provider may work, also where the body never comes."""
+    """Rule R4: from the head on the provider may work, also where the body never comes."""
     told: list[Any] = []
     async with sink() as taker, edge(taker.url) as one:
         with pytest.raises(ClientGoneError):
@@ -568,7 +568,7 @@ async def test_nothing_is_asked_at_once_where_it_would_have_to_wait() -> None:
 
 
 async def test_who_gives_up_an_answer_that_is_here_does_not_end_the_next() -> None:
-    """reliability.md C3: a whole answer ends its exchange; whoever leaves then leaves the connection to who has it by now."""
+    """Rule V3: a whole answer ends its exchange; whoever leaves then leaves the connection to who has it by now."""
     say = ("POST", "/chat/completions", b"", b"", b'{"act":"well"}', PATIENT)
     async with Liar() as liar, edge(liar.url, connections_max=1) as one:
         one._client._free(await one._client.connection(), None)

@@ -159,7 +159,7 @@ async def test_a_streamed_call_is_openais(client: Client) -> None:
 @pytest.mark.parametrize("cut", [{}, {"cut_after_events": 4}])
 @pytest.mark.parametrize("path", ["chat/completions", "responses"])
 async def test_a_call_costs_what_sentinel_counts(client: Client, path: str, cut: dict[str, int]) -> None:
-    """wire.md L1: the name and the arguments, as far as they came, are in the journal as Sentinel counts them without usage."""
+    """Rule L1: the name and the arguments, as far as they came, are in the journal as Sentinel counts them without usage."""
     tools = CALLING["tools"] if path == "chat/completions" else [{"type": "function", **LOOK}]
     body = {**CALLING, "tools": tools, "input": "Hello!", "stream": True, "simulate": {"call": "look", **cut}}
     received = b""
@@ -218,7 +218,7 @@ async def test_models_are_listed_and_found(client: Client) -> None:
     ],
 )
 async def test_what_openai_refuses_is_refused(client: Client, body: Any, path: str, status: int, words: str) -> None:
-    """wire.md E1, I1: in OpenAI's shape, all four keys, with a request id."""
+    """Rules E1, I1: in OpenAI's shape, all four keys, with a request id."""
     async with client.send(body, path) as response:
         given, answer = response.status, await response.json()
     assert given == status

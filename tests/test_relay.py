@@ -152,7 +152,7 @@ def call(kind: Dialect, **fields: Any) -> Call:
 
 @pytest.mark.parametrize("name", [name for name in STREAMS if STREAMS[name].finished and not STREAMS[name].added])
 async def test_whole_streams_come_down_as_they_are(name: str) -> None:
-    """wire.md S1, P1, P5, F2: a whole stream comes down to the byte; only a chat without its [DONE] gets one."""
+    """Rules S1, P1, P5, F2: a whole stream comes down to the byte; only a chat without its [DONE] gets one."""
     stream = read(name)
     answer = Answer(EVENTS, cut(stream, [11, 300, 301, 900]))
     down = await copy(answer, call(cases.dialect(name)))
@@ -172,7 +172,7 @@ async def test_whole_streams_come_down_as_they_are(name: str) -> None:
     ],
 )
 async def test_a_broken_stream_is_told_in_its_dialect(kind: Dialect, failure: UpstreamError, ending: Ending) -> None:
-    """wire.md F1, F5, D7: the failure stands behind the last whole event; [DONE] follows it in a chat alone."""
+    """Rules F1, F5, D7: the failure stands behind the last whole event; [DONE] follows it in a chat alone."""
     event = b'data: {"id":"a1","choices":[]}\n\n'
     down = await copy(Answer(EVENTS, [event, b"data: ha"], failure=failure), call(kind))
     assert down.body.startswith(event)
@@ -184,7 +184,7 @@ async def test_a_broken_stream_is_told_in_its_dialect(kind: Dialect, failure: Up
 
 @pytest.mark.parametrize("name", [name for name in STREAMS if not STREAMS[name].finished and not STREAMS[name].failed])
 async def test_a_clean_end_too_early_is_told(name: str) -> None:
-    """wire.md F2: a stream that needs an end and stops without it ends with an error, which says so."""
+    """Rule F2: a stream that needs an end and stops without it ends with an error, which says so."""
     down = await copy(Answer(EVENTS, [read(name)]), call(cases.dialect(name)))
     assert b"upstream_truncated" in down.body
     assert down.outcome.ending is Ending.TRUNCATED
@@ -212,7 +212,7 @@ async def test_a_clean_end_too_early_is_told(name: str) -> None:
 async def test_the_content_type_decides(
     kind: bytes | None, dialect: Dialect, named: bool, meter: type[Meter], stream: bool
 ) -> None:
-    """wire.md S5: the answer's content type chooses how it is read, whatever the request asked for."""
+    """Rule S5: the answer's content type chooses how it is read, whatever the request asked for."""
     down = await copy(Answer(kind, [b'data: {"id":"a1"}\n\n']), call(dialect, leaves=("id",) if named else (), stream=stream))
     assert type(down.meter) is meter
     assert down.headers.get(b"x-accel-buffering") == (b"no" if meter is StreamMeter else None)
@@ -220,7 +220,7 @@ async def test_the_content_type_decides(
 
 @pytest.mark.parametrize("kind", [EVENTS, b"application/json", b"text/html"])
 async def test_errors_pass_unread(kind: bytes) -> None:
-    """wire.md E5: an error status passes to the byte, also as events: nothing is added, hidden or billed."""
+    """Rule E5: an error status passes to the byte, also as events: nothing is added, hidden or billed."""
     body = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
     down = await copy(Answer(kind, [body], status=429), call(Dialect.CHAT, usage_hidden=True))
     assert (down.body, down.whole, down.outcome.ending) == (body, True, Ending.REFUSED)
@@ -264,7 +264,7 @@ async def test_ids_within_an_answer_are_found() -> None:
 
 
 async def test_work_that_goes_on_is_said() -> None:
-    """wire.md P3: the outcome of an answer that is not done names the object and says that its usage is to come."""
+    """Rule P3: the outcome of an answer that is not done names the object and says that its usage is to come."""
     batch = b'{"id":"batch_1","object":"batch","status":"validating","usage":null}'
     down = await copy(Answer(b"application/json", [batch]), call(Dialect.EVENTS, leaves=("id",)))
     assert (down.outcome.unfinished, dict(down.outcome.left)) == (True, {"id": ["batch_1"]})
@@ -290,7 +290,7 @@ LOOKED_AT = {"thread": "thread_1", "eval": "eval_1"}
 
 @pytest.mark.parametrize(("route", "kind", "body"), LASTING, ids=lambda value: getattr(value, "template", ""))
 async def test_work_that_lasts_is_noted_before_the_client_can_know_of_it(route: Route, kind: bytes, body: bytes) -> None:
-    """wire.md P3: whatever the chunks are, where it can be looked at was noted before a byte of its id went down: of a plain
+    """Rule P3: whatever the chunks are, where it can be looked at was noted before a byte of its id went down: of a plain
     answer before any byte at all.
     """
     names = tuple((name, LOOKED_AT[name]) for name in LOOKED_AT if f"{{{name}}}" in route.template)
@@ -309,7 +309,7 @@ async def test_work_that_lasts_is_noted_before_the_client_can_know_of_it(route: 
 
 
 async def test_work_is_noted_before_an_event_that_is_too_long_to_be_held() -> None:
-    """wire.md S7, P3: a response that repeats long instructions has its name at the beginning of its first event."""
+    """Rules S7, P3: a response that repeats long instructions has its name at the beginning of its first event."""
     event = b'data: {"type":"response.created","response":{"id":"resp_1","status":"queued","instructions":"%s"}}\n\n'
     long = event % (b"x" * (4 * sse.TAIL_BYTES_MAX))
     chunks = [long[start : start + 65_536] for start in range(0, len(long), 65_536)]
@@ -339,7 +339,7 @@ async def test_work_that_has_ended_at_once_is_not_noted() -> None:
 
 
 async def test_other_content_breaks_off_short() -> None:
-    """wire.md F3: a failure behind which no event can stand leaves the body without its end, so that the client can tell."""
+    """Rule F3: a failure behind which no event can stand leaves the body without its end, so that the client can tell."""
     answer = Answer(b"audio/mpeg", [b"\xff\xf3"], failure=UpstreamError("It broke.", code="upstream_error"))
     down = await copy(answer, call(Dialect.NONE))
     assert (down.body, down.whole, down.outcome.ending) == (b"\xff\xf3", False, Ending.TRUNCATED)
@@ -360,7 +360,7 @@ LASTING_NAMING = list(dict.fromkeys((route.dialect, route.leaves) for route in R
 async def test_a_plain_answer_that_names_objects_breaks_off_honestly(
     dialect: Dialect, leaves: tuple[str, ...], lasts: bool, why: str
 ) -> None:
-    """Issue 11 E1: cut at every byte, of every such route: an error that can still be told, or a body that is short, and either
+    """Cut at every byte, of every such route: an error that can still be told, or a body that is short, and either
     way the cost of what came; never a head alone, which the server would answer with a 500 of its own. Of work that lasts
     nothing goes down before it is whole, so that it is always an error.
     """
@@ -381,7 +381,7 @@ async def test_a_plain_answer_that_names_objects_breaks_off_honestly(
 @pytest.mark.parametrize("leaves", [(), ("id",)])
 @pytest.mark.parametrize("reason", [DrainingError("Restarting."), ClientGoneError()])
 async def test_what_ends_an_exchange_before_its_answer_is_told(kind: bytes, leaves: tuple[str, ...], reason: Exception) -> None:
-    """Issue 11 E1: a drain, or a client that leaves, between the provider's head and the first byte: nothing goes down."""
+    """A drain, or a client that leaves, between the provider's head and the first byte: nothing goes down."""
     down = await copy(
         Answer(kind, [b"{}"]), call(Dialect.CHAT, leaves=leaves), before=lambda exchange: exchange.interrupt(reason)
     )
@@ -390,7 +390,7 @@ async def test_what_ends_an_exchange_before_its_answer_is_told(kind: bytes, leav
 
 
 async def test_the_usage_of_a_failed_response_is_its_bill() -> None:
-    """wire.md P1, F4: a response that failed is an error, and what the provider counted for it is known."""
+    """Rules P1, F4: a response that failed is an error, and what the provider counted for it is known."""
     down = await copy(Answer(EVENTS, [read("responses/failed_with_usage.sse")]), call(Dialect.RESPONSES))
     assert (down.outcome.ending, down.outcome.usage, down.outcome.produced.texts) == (Ending.UPSTREAM_ERROR, Usage(33, 4), [])
 

@@ -62,7 +62,7 @@ def test_what_models_do_without_tokens_shows_its_model() -> None:
 
 
 def test_only_what_takes_files_goes_by_unread() -> None:
-    """wire.md H18: what the SDKs send as a form, and nothing else; all other bodies are read."""
+    """Rule H18: what the SDKs send as a form, and nothing else; all other bodies are read."""
     assert {route.template for route in ROUTES if route.reads is Reads.ANY} == {
         "/content_provenance_checks",
         "/images/variations",
@@ -77,7 +77,7 @@ def test_only_what_takes_files_goes_by_unread() -> None:
 
 
 def test_head_is_answered_where_get_is() -> None:
-    """wire.md H16: HEAD on what can be read, 405 with Allow elsewhere."""
+    """Rule H16: HEAD on what can be read, 405 with Allow elsewhere."""
     assert routes.match("HEAD", "/v1/models").route.method == "GET"
     with pytest.raises(WrongMethodError):
         routes.match("HEAD", "/v1/embeddings")
@@ -122,7 +122,7 @@ def test_head_is_answered_where_get_is() -> None:
     ],
 )
 def test_what_is_not_in_the_table_is_404(path: str) -> None:
-    """wire.md E4, H8, H17, item 7: other spellings, climbing paths, also of what is refused, are unknown."""
+    """Rules E4, H8, H17, item 7: other spellings, climbing paths, also of what is refused, are unknown."""
     with pytest.raises(UnknownPathError):
         routes.match("GET", path)
 
@@ -135,7 +135,7 @@ def described() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize(("path", "methods"), described().items(), ids=described())
 def test_every_path_of_the_public_api_is_a_route_or_refused(path: str, methods: set[str]) -> None:
-    """Issue 10 §7: none is forgotten; a route has every method the API has, and what is refused is so with any method."""
+    """None is forgotten; a route has every method the API has, and what is refused is so with any method."""
     target = "/v1" + path.replace("{}", "some-name")
     if refused.reason(target):
         for method in (*methods, "HEAD", "PUT", "X"):
@@ -150,7 +150,7 @@ def test_every_path_of_the_public_api_is_a_route_or_refused(path: str, methods: 
 
 
 def test_the_list_has_what_the_sdk_asks_for() -> None:
-    """Issue 10 §7: a newer SDK among the tests that knows a path which was not looked at is told."""
+    """A newer SDK among the tests that knows a path which was not looked at is told."""
     calls = re.compile(r'self\._(get_api_list|get|post|put|patch|delete)\(\s*(?:path_template\(\s*)?"(/[^"?]*)')
     (package,) = openai.__path__
     asked = set()
@@ -173,7 +173,7 @@ def test_a_refusal_hides_no_route_and_stands_for_something(one: refused.Refused)
 
 
 def test_a_run_of_an_eval_is_cancelled_under_both_its_paths() -> None:
-    """Issue 10 §7: as the description has it, and as an SDK does; metered alike."""
+    """As the description has it, and as an SDK does; metered alike."""
     plain = routes.match("POST", "/v1/evals/eval_1/runs/run_1")
     under_cancel = routes.match("POST", "/v1/evals/eval_1/runs/run_1/cancel")
     assert plain.named == under_cancel.named == (("eval", "eval_1"),)
@@ -182,7 +182,7 @@ def test_a_run_of_an_eval_is_cancelled_under_both_its_paths() -> None:
 
 @pytest.mark.parametrize("name", ["gpt-4o", "openai/gpt-4o", "openai%2Fgpt-4o", "ft:gpt-4o:org::abc", "a/b/c.d"])
 def test_models_keep_their_slashes(name: str) -> None:
-    """wire.md H8: ids of models with a slash, raw or escaped."""
+    """Rule H8: ids of models with a slash, raw or escaped."""
     assert routes.match("GET", f"/v1/models/{name}").route.label == "model"
 
 

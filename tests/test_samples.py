@@ -35,7 +35,7 @@ def test_every_sample_has_its_case() -> None:
 @pytest.mark.no_cover
 @pytest.mark.parametrize(("name", "usage_hidden"), [*((name, False) for name in STREAMS), *((name, True) for name in CHATS)])
 def test_every_split_gives_the_same(name: str, usage_hidden: bool) -> None:
-    """wire.md S1, U5, U6, U12, P1, P5: whole, byte by byte and at every split, the same bytes and numbers come out."""
+    """Rules S1, U5, U6, U12, P1, P5: whole, byte by byte and at every split, the same bytes and numbers come out."""
     seen = expected(name, STREAMS[name], usage_hidden=usage_hidden)
     stream = read(name)
     start = max(0, len(stream) - EVERY_PLACE_BYTES_MAX)
@@ -46,7 +46,7 @@ def test_every_split_gives_the_same(name: str, usage_hidden: bool) -> None:
 
 @pytest.mark.parametrize("name", ["chat/chat_usage.sse", "chat/tools_usage.sse", "chat/completions_usage.sse"])
 def test_the_samples_have_the_shapes_of_usage(name: str) -> None:
-    """wire.md U1: with include_usage every chunk has a null usage, and one more stands before [DONE], without choices."""
+    """Rule U1: with include_usage every chunk has a null usage, and one more stands before [DONE], without choices."""
     chunks = [sse.payload(event) for event in sse.events(read(name))]
     assert chunks.pop() == b"[DONE]"
     *others, last = [json.loads(chunk) for chunk in chunks]
@@ -57,7 +57,7 @@ def test_the_samples_have_the_shapes_of_usage(name: str) -> None:
 
 @given(st.sampled_from(sorted(STREAMS)), st.booleans(), st.data())
 def test_any_chunks_any_line_ends(name: str, usage_hidden: bool, draw: st.DataObject) -> None:
-    """wire.md S1: any chunking of a stream with any line ends gives what it gives whole."""
+    """Rule S1: any chunking of a stream with any line ends gives what it gives whole."""
     lines = read(name).splitlines()
     ends = draw.draw(st.lists(st.sampled_from([b"\n", b"\r\n", b"\r"]), min_size=len(lines), max_size=len(lines)))
     # An empty line ended by LF would make one line end of a CR before it.
@@ -75,7 +75,7 @@ def test_any_chunks_any_line_ends(name: str, usage_hidden: bool, draw: st.DataOb
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_what_is_not_metered_passes(name: str) -> None:
-    """wire.md P3: in an answer that an earlier request has paid for nothing is counted, and not a byte is changed."""
+    """Rule P3: in an answer that an earlier request has paid for nothing is counted, and not a byte is changed."""
     stream = read(name)
     for chunks in ([stream], [bytes([byte]) for byte in stream]):
         seen = run(StreamMeter(Dialect.NONE), chunks)
@@ -105,7 +105,7 @@ def test_the_name_is_known_before_it_is_told(name: str) -> None:
 
 @pytest.mark.parametrize("name", BODIES)
 def test_body_at_every_split(name: str) -> None:
-    """A plain body passes chunk by chunk unchanged; usage, texts, id and failure (wire.md F4) are read once it is whole."""
+    """A plain body passes chunk by chunk unchanged; usage, texts, id and failure (rule F4) are read once it is whole."""
     body, case = read(name), BODIES[name]
     state = (False, True, case.failed, case.unfinished)
     for chunks in ways(body):
@@ -115,7 +115,7 @@ def test_body_at_every_split(name: str) -> None:
 
 @pytest.mark.parametrize("name", BODIES)
 def test_body_that_is_not_metered(name: str) -> None:
-    """wire.md P3: of an object that is merely shown again no usage counts; its id and its state are read."""
+    """Rule P3: of an object that is merely shown again no usage counts; its id and its state are read."""
     seen = run(BodyMeter(Dialect.NONE, names=True), [read(name)])
     assert (seen.usage, seen.texts, seen.uncounted) == (None, [], 0)
     assert (seen.object_id, seen.unfinished) == (BODIES[name].object_id, BODIES[name].unfinished)
@@ -123,7 +123,7 @@ def test_body_that_is_not_metered(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*STREAMS, *BODIES])
 def test_another_content_type_only_passes(name: str) -> None:
-    """wire.md S5, H19: what is neither JSON nor events goes down as the very objects that came in."""
+    """Rules S5, H19: what is neither JSON nor events goes down as the very objects that came in."""
     meter = PassMeter()
     chunks = cut(read(name), [7, 100, 101])
     assert all(meter.feed(chunk) is chunk for chunk in chunks)

@@ -74,7 +74,7 @@ def _run_thread(client: OpenAI) -> None:
     ],
 )
 def test_a_failure_in_the_middle_is_raised(call: Callable[[OpenAI], None], name: str, dialect: Dialect) -> None:
-    """wire.md F1, F5: the SDK raises APIError with Sentinel's message, code and type, in every dialect."""
+    """Rules F1, F5: the SDK raises APIError with Sentinel's message, code and type, in every dialect."""
     with served(broken(name, dialect)) as client, pytest.raises(openai.APIError) as caught:
         call(client)
     assert (caught.value.message, caught.value.code, caught.value.type) == (
@@ -97,7 +97,7 @@ def test_a_failure_in_the_middle_is_raised(call: Callable[[OpenAI], None], name:
     ],
 )
 def test_a_whole_stream_is_read_to_its_end(call: Callable[[OpenAI], None], name: str, dialect: Dialect) -> None:
-    """wire.md U5, F2: the SDK reads the samples with what is hidden and added, and misses nothing."""
+    """Rules U5, F2: the SDK reads the samples with what is hidden and added, and misses nothing."""
     meter = StreamMeter(dialect, usage_hidden=dialect is Dialect.CHAT)
     with served(meter.feed(read(name)) + meter.finish() + meter.ending()) as client:
         call(client)

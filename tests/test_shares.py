@@ -39,7 +39,7 @@ def test_no_more_than_there_is_is_taken(total: int, share: int, acts: list[tuple
 
 @given(st.integers(1, 10_000), st.lists(st.tuples(st.sampled_from("abcde"), st.integers(1, 10_000))))
 def test_callers_who_take_all_they_can_leave_room(total: int, acts: list[tuple[str, int]]) -> None:
-    """Issue 11 B8: whatever k callers take, and in whatever order, a k-th power of a half of all stays free; half of that is
+    """Whatever k callers take, and in whatever order, a k-th power of a half of all stays free; half of that is
     there for one more.
     """
     shares = Shares(total, total // 2)
@@ -53,7 +53,7 @@ def test_callers_who_take_all_they_can_leave_room(total: int, acts: list[tuple[s
 
 
 def test_a_caller_alone_has_its_whole_share() -> None:
-    """Issue 11 B8: a share of more than half is there for who is alone, and what stays is divided by halves."""
+    """A share of more than half is there for who is alone, and what stays is divided by halves."""
     shares = Shares(100, 90)
     assert shares.take("a", 90)
     assert not shares.take("b", 6)

@@ -75,7 +75,7 @@ def shuffled(data: st.DataObject, members: dict[str, Any]) -> dict[str, Any]:
 
 
 class TestSplice:
-    """wire.md U2-U4, H9: usage is asked for by changing as few bytes as can be."""
+    """Rule U2-U4, H9: usage is asked for by changing as few bytes as can be."""
 
     @given(st.data(), unread, layouts)
     def test_missing_options_are_inserted(self, data: st.DataObject, rest: dict[str, Any], layout: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ class TestSplice:
     @pytest.mark.parametrize("kind", ["chat_completions", "completions"])
     @pytest.mark.parametrize("wrong", ["yes", "", 1, 0, 0.5, True, False, [], [{"include_usage": False}]])
     def test_wrong_options_are_replaced(self, wrong: Any, kind: str) -> None:
-        """Issue 11: a provider that does not refuse options of a wrong type would tell no usage; PHP writes {} as []."""
+        """A provider that does not refuse options of a wrong type would tell no usage; PHP writes {} as []."""
         given = CHAT if kind == "chat_completions" else COMPLETION
         call = read(given | {"stream": True, "stream_options": wrong, "user": "a"}, kind)
         assert json.loads(call.body) == given | {"stream": True, "stream_options": {"include_usage": True}, "user": "a"}
@@ -135,7 +135,7 @@ class TestSplice:
         ],
     )
     def test_usage_is_told_however_the_client_asks_for_it(self, value: Any, shown: bool) -> None:
-        """Issue 11: the provider is asked for usage whatever the type of the value is; who asks as lenient readers take it sees
+        """The provider is asked for usage whatever the type of the value is; who asks as lenient readers take it sees
         it.
         """
         options = {"x": {"include_usage": False}, "include_usage": value, "include_obfuscation": False}
@@ -172,7 +172,7 @@ class TestSplice:
 
 
 class TestDuplicates:
-    """wire.md H10, reliability.md G7: a parameter that two readers could read differently is refused."""
+    """Rule H10, rule Y7: a parameter that two readers could read differently is refused."""
 
     @pytest.mark.parametrize("name", sorted(READ_BY_CHAT))
     @pytest.mark.parametrize("escaped", [False, True])
@@ -192,7 +192,7 @@ class TestDuplicates:
         "twice", ['"include_usage":true,"include_usage":false', '"include_usage":false, "include\\u005fusage":true']
     )
     def test_include_usage(self, twice: str) -> None:
-        """G7: the same inside stream_options."""
+        """Y7: the same inside stream_options."""
         error = refused((json.dumps(CHAT | {"stream": True})[:-1] + ',"stream_options":{' + twice + "}}").encode())
         assert (error.code, error.param) == ("duplicate_parameter", "include_usage")
 

@@ -46,7 +46,7 @@ def reference(stream: bytes) -> tuple[list[bytes], bytes]:
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
 def test_every_split_gives_the_same_events(sample: Path) -> None:
-    """wire.md S1: whole, byte by byte and at every split, the same events come out and no byte is lost."""
+    """Rule S1: whole, byte by byte and at every split, the same events come out and no byte is lost."""
     stream = sample.read_bytes()
     whole, rest = reference(stream)
     for chunks in ways(stream):
@@ -57,7 +57,7 @@ def test_every_split_gives_the_same_events(sample: Path) -> None:
 
 @given(streams(), st.lists(st.integers(0, 500), max_size=8))
 def test_any_chunks_any_line_ends(stream: bytes, cuts: list[int]) -> None:
-    """wire.md S1, S7: any stream, cut anywhere, is given out in whole events, and only the unfinished tail is held."""
+    """Rules S1, S7: any stream, cut anywhere, is given out in whole events, and only the unfinished tail is held."""
     chunks = cut(stream, cuts)
     splitter = sse.Splitter()
     seen = given_out = b""
@@ -70,7 +70,7 @@ def test_any_chunks_any_line_ends(stream: bytes, cuts: list[int]) -> None:
 
 @given(streams(), st.lists(st.integers(0, 500), max_size=8), st.integers(4, 30))
 def test_overflow_loses_nothing(stream: bytes, cuts: list[int], tail_bytes_max: int) -> None:
-    """wire.md S7: past the cap bytes go out raw, and what is held never exceeds it."""
+    """Rule S7: past the cap bytes go out raw, and what is held never exceeds it."""
     splitter = sse.Splitter(tail_bytes_max)
     out = seen = 0
     regions = []
@@ -105,7 +105,7 @@ def test_last_carriage_return_waits() -> None:
 
 
 def test_oversized_event_passes_raw() -> None:
-    """wire.md S7: the tail past its cap goes out raw up to its boundary, is counted once, and splitting goes on behind it."""
+    """Rule S7: the tail past its cap goes out raw up to its boundary, is counted once, and splitting goes on behind it."""
     splitter = sse.Splitter(tail_bytes_max=10)
     assert splitter.split(b"data: 1\n\ndata: 23456") == (b"", b"data: 1\n\n", b"data: 23456")
     assert splitter.skipping
@@ -135,12 +135,12 @@ def test_oversized_event_passes_raw() -> None:
     ],
 )
 def test_payload(event: bytes, said: bytes) -> None:
-    """wire.md S1, S2: data lines join with a line feed, one leading space goes, comments and other fields say nothing."""
+    """Rules S1, S2: data lines join with a line feed, one leading space goes, comments and other fields say nothing."""
     assert said == sse.payload(event)
 
 
 def test_error_event() -> None:
-    """wire.md F1: the error event has all four keys, is ASCII for any text, and is one whole event with data (S4)."""
+    """Rule F1: the error event has all four keys, is ASCII for any text, and is one whole event with data (rule S4)."""
     event = sse.error_event('broke "off"\n\ud83d', "server_error", None)
     assert [event] == sse.events(event)
     expected = {"message": 'broke "off"\n\ud83d', "type": "server_error", "param": None, "code": None}
@@ -149,7 +149,7 @@ def test_error_event() -> None:
 
 
 def test_typed_error_event() -> None:
-    """wire.md F5: it is OpenAI's own `error` event with all its keys, and carries an `error` object; ASCII, one whole event."""
+    """Rule F5: it is OpenAI's own `error` event with all its keys, and carries an `error` object; ASCII, one whole event."""
     event = sse.typed_error_event('broke "off"\n\ud83d', "server_error", "upstream_error", b'{"sequence_number": 7}')
     assert [event] == sse.events(event)
     said = json.loads(sse.payload(event))
@@ -169,5 +169,5 @@ def test_closed_ends_on_a_boundary(stream: bytes) -> None:
 
 
 def test_end_mark() -> None:
-    """wire.md S3: the mark Sentinel adds is what both SDKs read as the end."""
+    """Rule S3: the mark Sentinel adds is what both SDKs read as the end."""
     assert sse.payload(sse.DONE) == b"[DONE]"

@@ -42,7 +42,7 @@ def refusal(body: bytes, slice_bytes: int = SLICE_BYTES) -> str:
 @given(st.lists(values, max_size=30), st.integers(0, 80), st.booleans(), st.sampled_from([1, 2, 3, 7, 64, SLICE_BYTES]))
 @example(["\\", '"[', "\\\\"], 62, True, 1)
 def test_depth_is_what_it_is(inner: list[Any], around: int, objects: bool, slice_bytes: int) -> None:
-    """G7: refused if and only if deeper than 64, with brackets, quotes and backslashes in strings, at every split."""
+    """Y7: refused if and only if deeper than 64, with brackets, quotes and backslashes in strings, at every split."""
     value: Any = inner
     for _ in range(around):
         value = {'"[': value, "}": "]]]]"} if objects else ["]}", value, "{["]
@@ -59,7 +59,7 @@ def test_any_bytes(body: bytes, slice_bytes: int) -> None:
 
 @pytest.mark.parametrize("text", [b"[", b'{"a":', b"[{", b'["]",', b'["\\"]",'])
 def test_nesting_far_beyond(text: bytes) -> None:
-    """G7: megabytes of opening brackets are refused, also behind strings that seem to close them."""
+    """Y7: megabytes of opening brackets are refused, also behind strings that seem to close them."""
     assert "nested" in refusal(text * 2_000_000)
     assert "nested" in refusal(text * 65)
     assert refusal(text * 32) == ""
@@ -103,7 +103,7 @@ wide = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=9), wide, max_size=9), st.booleans(), st.sampled_from([1, 2, 3, 7, 64, SLICE_BYTES]))
 def test_no_value_takes_more_than_is_said(value: dict[str, Any], ascii_only: bool, slice_bytes: int) -> None:
-    """Issue 11 B8: whatever its texts are, however they are escaped and wherever it is cut, what is decoded takes no more."""
+    """Whatever its texts are, however they are escaped and wherever it is cut, what is decoded takes no more."""
     body = json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":")).encode("utf-8", "surrogatepass")
     # A little for what is no text, value, or container of its own: the outermost.
     assert taken(json.loads(body)) <= decoded_bytes(body, slice_bytes=slice_bytes) + 512
@@ -120,7 +120,7 @@ UNITS += [
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_what_is_said_is_what_the_memory_shows(unit: str) -> None:
-    """Issue 11 B8: the allocator's own figure for many of one kind is no more than is said."""
+    """The allocator's own figure for many of one kind is no more than is said."""
     body = b"[" + b",".join([unit.encode()] * 20_000) + b"]"
     decoder = msgspec.json.Decoder()
     tracemalloc.start()
@@ -133,7 +133,7 @@ def test_what_is_said_is_what_the_memory_shows(unit: str) -> None:
 
 @pytest.mark.parametrize("slice_bytes", [64, SLICE_BYTES])
 def test_a_wide_text_does_not_widen_its_neighbours(slice_bytes: int) -> None:
-    """Issue 11 B8: an honest request, a large image beside a text with an emoji, counts as what it takes."""
+    """An honest request, a large image beside a text with an emoji, counts as what it takes."""
     body = json.dumps(["x" * 10**6, "smile \N{GRINNING FACE}" * 3], ensure_ascii=False).encode()
     assert decoded_bytes(body, slice_bytes=slice_bytes) < 1.01 * 10**6
     assert decoded_bytes(b'["' + b"x" * 10**6 + b'\\"\xf0\x9f\x98\x80"]', slice_bytes=slice_bytes) > 4 * 10**6

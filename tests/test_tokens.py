@@ -1,4 +1,4 @@
-"""Token counts: the published golden values, tiktoken's own counts, and no JSON that breaks them (wire.md §3)."""
+"""Token counts: the published golden values, tiktoken's own counts, and no JSON that breaks them."""
 
 import json
 import subprocess
@@ -76,13 +76,13 @@ RESTS = ["response_format", "format", "tool_choice", "function_call", "predictio
     ("model", "tokens"), [("gpt-4o", 124), ("gpt-4o-mini", 124), ("gpt-4", 129), ("gpt-4-0613", 129), ("gpt-3.5-turbo", 129)]
 )
 def test_messages_have_the_published_counts(model: str, tokens: int) -> None:
-    """wire.md T1: the cookbook's six messages."""
+    """Rule T1: the cookbook's six messages."""
     assert TOKENIZER.prompt(ChatPrompt(COOKBOOK), model) == tokens
 
 
 @pytest.mark.parametrize(("model", "tokens"), [("gpt-4o", 101), ("gpt-4o-mini", 101), ("gpt-4", 105), ("gpt-3.5-turbo", 105)])
 def test_tools_have_the_published_counts(model: str, tokens: int) -> None:
-    """wire.md T2: the cookbook's weather tool."""
+    """Rule T2: the cookbook's weather tool."""
     assert TOKENIZER.prompt(ChatPrompt(WEATHER_MESSAGES, [WEATHER]), model) == tokens
 
 
@@ -120,12 +120,12 @@ def test_tools_have_the_published_counts(model: str, tokens: int) -> None:
     ],
 )
 def test_every_model_has_an_encoding(model: str, encoding: str) -> None:
-    """wire.md M1, M2, M3: prefixes and fine-tunings are stripped, the unknown is counted by the default."""
+    """Rules M1, M2, M3: prefixes and fine-tunings are stripped, the unknown is counted by the default."""
     assert encoding_name(model) == encoding
 
 
 def test_models_are_mapped_as_tiktoken_maps_them() -> None:
-    """wire.md M1-M3: all of tiktoken's models but those of older encodings, and but its mistake about ft:gpt-4.1."""
+    """Rule M1-M3: all of tiktoken's models but those of older encodings, and but its mistake about ft:gpt-4.1."""
     table = tiktoken_model.MODEL_TO_ENCODING | tiktoken_model.MODEL_PREFIX_TO_ENCODING
     expected = {model: name.replace("harmony", "base") for model, name in table.items() if "200k" in name or "100k" in name}
     assert expected == {model: encoding_name(model) for model in expected}
@@ -135,19 +135,19 @@ def test_models_are_mapped_as_tiktoken_maps_them() -> None:
 
 @given(st.text())
 def test_any_model_name_is_counted(model: str) -> None:
-    """wire.md M1: never a KeyError."""
+    """Rule M1: never a KeyError."""
     assert TOKENIZER.text("hello world", model) == 2
 
 
 def test_special_tokens_are_text() -> None:
-    """wire.md K1: what a user writes is text, whatever it looks like."""
+    """Rule K1: what a user writes is text, whatever it looks like."""
     assert TOKENIZER.text("<|endoftext|>", "gpt-4o") > 1
     assert TOKENIZER.text("<|endoftext|>", "gpt-4") > 1
 
 
 @given(st.text(st.characters(exclude_categories=[]), max_size=200))
 def test_any_text_is_counted(text: str) -> None:
-    """wire.md K4: lone surrogates and all other text."""
+    """Rule K4: lone surrogates and all other text."""
     count = TOKENIZER.text(text, "gpt-4o")
     assert 0 <= count <= 4 * len(text)
     assert (count == 0) == (text == "")
@@ -158,7 +158,7 @@ def test_any_text_is_counted(text: str) -> None:
     json_values,
 )
 def test_odd_json_never_raises(messages: list[dict[str, Any]], tools: Any) -> None:
-    """wire.md T2: whatever a caller sends has some count."""
+    """Rule T2: whatever a caller sends has some count."""
     prompt = ChatPrompt(messages, tools if isinstance(tools, list) else [tools])
     assert TOKENIZER.prompt(prompt, "gpt-4o") >= 3
     assert TOKENIZER.characters(prompt) >= 0
@@ -203,7 +203,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + BA
     ids=lambda value: str(value)[:48],
 )
 def test_media_are_counted_by_constants(part: Any, tokens: int) -> None:
-    """wire.md T3: base64 is never counted as text; audio and files count by their size."""
+    """Rule T3: base64 is never counted as text; audio and files count by their size."""
     assert part_tokens(part) == tokens
 
 
@@ -219,13 +219,13 @@ def test_media_are_counted_by_constants(part: Any, tokens: int) -> None:
     ids=["video", "nested", "untyped", "list", "odd type"],
 )
 def test_base64_is_not_text_in_parts_nobody_knows_either(part: Any) -> None:
-    """wire.md T3: a megabyte in a part of a kind that is not known counts as a file."""
+    """Rule T3: a megabyte in a part of a kind that is not known counts as a file."""
     assert 1000 <= part_tokens(part) < 10_000
     assert TOKENIZER.prompt(ChatPrompt([{"role": "assistant", "audio": part}]), "gpt-4o") < 10_000
 
 
 def test_images_cost_what_the_model_asks() -> None:
-    """wire.md T3: small models count an image at many more tokens than its share of the price."""
+    """Rule T3: small models count an image at many more tokens than its share of the price."""
     assert [
         part_tokens(IMAGE, model) for model in ("gpt-4o-mini", "openai/gpt-4o-mini-2024-07-18", "gpt-4.1-mini", "gpt-4.1")
     ] == [25501, 25501, 1659, 765]
@@ -241,7 +241,7 @@ def test_calls_in_the_history_are_counted() -> None:
 
 
 def test_schemas_beyond_the_formula_count_in_full() -> None:
-    """wire.md T2: nested schemas, alternatives and definitions are not free."""
+    """Rule T2: nested schemas, alternatives and definitions are not free."""
     text = "a few words of description " * 40
     for parameters in (
         {"properties": {"a": {"type": "object", "properties": {"b": {"type": "string", "description": text}}}}},
@@ -260,7 +260,7 @@ def test_schemas_beyond_the_formula_count_in_full() -> None:
 
 
 def test_tools_of_a_response_count_as_those_of_a_chat() -> None:
-    """wire.md T2: the flat shape of a function is the same function."""
+    """Rule T2: the flat shape of a function is the same function."""
     flat = {"type": "function", **WEATHER["function"]}
     messages = [{"role": message["role"], "content": message["content"]} for message in WEATHER_MESSAGES]
     assert TOKENIZER.prompt(ResponsesPrompt(messages, tools=[flat]), "gpt-4o") == 101
@@ -268,7 +268,7 @@ def test_tools_of_a_response_count_as_those_of_a_chat() -> None:
 
 
 def test_hosted_tools_are_counted_without_their_media() -> None:
-    """wire.md T2, T3: what a hosted tool is told counts, a picture in it does not count as text."""
+    """Rules T2, T3: what a hosted tool is told counts, a picture in it does not count as text."""
     told = {"type": "mcp", "server_label": "hello", "server_description": "world " * 100}
     assert TOKENIZER.prompt(ResponsesPrompt("", tools=[told]), "gpt-4o") > 100
     masked = {"type": "image_generation", "input_image_mask": {"image_url": "data:image/png;base64," + BASE64}}
@@ -276,7 +276,7 @@ def test_hosted_tools_are_counted_without_their_media() -> None:
 
 
 def test_a_response_counts_as_the_same_chat() -> None:
-    """wire.md T1: messages as items, a text as a message of the user, instructions as one of the developer."""
+    """Rule T1: messages as items, a text as a message of the user, instructions as one of the developer."""
     developer, user = {"role": "developer", "content": "be brief"}, {"role": "user", "content": "hello world"}
     chat = TOKENIZER.prompt(ChatPrompt([developer, user]), "gpt-4o")
     parts = {
@@ -324,13 +324,13 @@ def test_a_response_counts_as_the_same_chat() -> None:
     ids=lambda value: str(value)[:60],
 )
 def test_items_of_a_response(item: Any, tokens: int) -> None:
-    """wire.md T1, T3: each kind of item costs its texts, and media their constants, whatever its ids and their base64."""
+    """Rules T1, T3: each kind of item costs its texts, and media their constants, whatever its ids and their base64."""
     assert TOKENIZER.prompt(ResponsesPrompt([item]), "gpt-4o") - TOKENIZER.prompt(ResponsesPrompt(), "gpt-4o") == tokens
 
 
 @given(json_values, json_values, st.lists(json_values, max_size=3), st.dictionaries(st.sampled_from(RESTS), json_values))
 def test_odd_responses_never_raise(items: Any, instructions: Any, tools: list[Any], rest: dict[str, Any]) -> None:
-    """wire.md T1-T3: any JSON has a count, wherever it stands."""
+    """Rule T1-T3: any JSON has a count, wherever it stands."""
     prompt = ResponsesPrompt(items if isinstance(items, str | list) else [items], instructions, tools, rest)
     assert TOKENIZER.prompt(prompt, "gpt-4o") >= 3
     assert TOKENIZER.prompt(ChatPrompt([], tools, rest), "gpt-4o") >= 3
@@ -360,18 +360,18 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
     ids=str,
 )
 def test_what_else_a_prompt_holds(rest: dict[str, Any], tokens: int) -> None:
-    """wire.md T2: schemas of answers, demanded tools, predictions and locations count; switches do not."""
+    """Rule T2: schemas of answers, demanded tools, predictions and locations count; switches do not."""
     bare = TOKENIZER.prompt(ChatPrompt([]), "gpt-4o")
     assert TOKENIZER.prompt(ChatPrompt([], rest=rest), "gpt-4o") - bare == tokens
 
 
 def test_inputs_may_be_texts_or_token_lists() -> None:
-    """wire.md T4: texts are counted, given tokens count as their number."""
+    """Rule T4: texts are counted, given tokens count as their number."""
     assert TOKENIZER.prompt(TextPrompt(["hello world", "hello"], 5), "gpt-3.5-turbo-instruct") == 8
 
 
 def test_huge_texts_are_estimated() -> None:
-    """wire.md K3: above the bound, a quarter of the bytes; a prompt is exact up to its bound as a whole."""
+    """Rule K3: above the bound, a quarter of the bytes; a prompt is exact up to its bound as a whole."""
     bounded = Tokenizer(ENCODINGS, exact_chars_max=100)
     assert bounded.text("é" * 100, "gpt-4o") == TOKENIZER.text("é" * 100, "gpt-4o") != 50
     assert bounded.text("é" * 101, "gpt-4o") == 51
@@ -383,7 +383,7 @@ def test_huge_texts_are_estimated() -> None:
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4"])
 @pytest.mark.parametrize("text", [" ", "\u2028", "\n", " \n", "a", "\u0301", "漢", "\ud83d"], ids=ascii)
 def test_long_runs_are_counted(text: str, model: str) -> None:
-    """wire.md K2: a million of the same sign neither stalls nor breaks; tiktoken itself panics on a million blanks."""
+    """Rule K2: a million of the same sign neither stalls nor breaks; tiktoken itself panics on a million blanks."""
     assert TOKENIZER.text(text * (1_000_000 // len(text) - 1) + "x", model) > 1000
 
 
@@ -445,7 +445,7 @@ def test_the_ranks_are_kept_once(name: str) -> None:
 
 
 def test_the_counts_are_tiktokens_own(tmp_path: Path) -> None:
-    """wire.md K6, K7: built by hand from the shipped ranks, the encodings are those of tiktoken's registry; no network."""
+    """Rules K6, K7: built by hand from the shipped ranks, the encodings are those of tiktoken's registry; no network."""
     cached = {
         "o200k_base": "fb374d419588a4632f3f557e76b4b70aebbca790",
         "cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
@@ -473,7 +473,7 @@ def test_the_counts_are_tiktokens_own(tmp_path: Path) -> None:
 
 
 def test_everything_is_loaded_at_the_start() -> None:
-    """wire.md K5, K7: each encoding is read once, before the first request, and nothing is read while counting."""
+    """Rules K5, K7: each encoding is read once, before the first request, and nothing is read while counting."""
     asked: list[str] = []
 
     def ranks(name: str) -> bytes:

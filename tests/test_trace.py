@@ -1,4 +1,4 @@
-"""protocol.trace: W3C Trace Context, continued or begun (wire.md H20)."""
+"""protocol.trace: W3C Trace Context, continued or begun (rule H20)."""
 
 import re
 
@@ -88,13 +88,13 @@ def test_traces_differ() -> None:
     ],
 )
 def test_state_is_kept_whole_or_not(given_states: list[bytes], kept: str) -> None:
-    """H20, G10: members past 512 characters are dropped whole, and what no header may hold drops all."""
+    """H20, Y10: members past 512 characters are dropped whole, and what no header may hold drops all."""
     assert trace.begin(Fields.of([(b"traceparent", VALID), *((b"tracestate", state) for state in given_states)])).state == kept
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"traceparent", b"tracestate", b"x"]), st.binary(max_size=80)), max_size=5))
 def test_any_headers(given_headers: list[tuple[bytes, bytes]]) -> None:
-    """H20, G10: whatever comes, what goes out is well-formed and one line."""
+    """H20, Y10: whatever comes, what goes out is well-formed and one line."""
     sent = dict(trace.begin(Fields.of(given_headers)).sent())
     assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]", sent["traceparent"])
     assert re.fullmatch("[ -~\t]*", sent.get("tracestate", ""))

@@ -1,4 +1,4 @@
-"""Issue 11 B6: who begins while the loop is busy."""
+"""Who begins while the loop is busy."""
 
 import asyncio
 from collections import Counter

@@ -26,7 +26,7 @@ from sentinel.protocol.fields import Fields
     ],
 )
 def test_a_websocket_is_asked_for(values: list[bytes], version: str, asked: bool) -> None:
-    """wire.md H21, RFC 9110 §7.8: one protocol of a list, in any case, of any version; HTTP/1.0 asks for none."""
+    """Rule H21, RFC 9110 §7.8: one protocol of a list, in any case, of any version; HTTP/1.0 asks for none."""
     assert upgrades.asks_websocket(Fields.of([(b"upgrade", value) for value in values]), version) is asked
 
 

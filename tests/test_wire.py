@@ -109,18 +109,18 @@ UNPARSABLE = {
 
 
 class TestUnparsable:
-    """wire.md H12: whatever msgspec raises is OpenAI's 400, never a 500."""
+    """Rule H12: whatever msgspec raises is OpenAI's 400, never a 500."""
 
     @pytest.mark.parametrize("body", UNPARSABLE.values(), ids=UNPARSABLE.keys())
     def test_each_raiser(self, body: bytes) -> None:
-        """H12, G7: the message is OpenAI's, and no parameter is blamed."""
+        """H12, Y7: the message is OpenAI's, and no parameter is blamed."""
         error = refused(body)
         assert (error.status, error.message, error.param, error.code) == (400, refusals.PARSE_MESSAGE, None, None)
 
     @pytest.mark.parametrize("route", READS_JSON)
     @pytest.mark.parametrize("text", [b"[", b'{"a":'])
     def test_ten_megabytes_of_brackets(self, route: str, text: bytes) -> None:
-        """G7, H12: neither 10 MB of [ nor as deep an object reaches the parser, whose recursion it would exhaust."""
+        """Y7, H12: neither 10 MB of [ nor as deep an object reaches the parser, whose recursion it would exhaust."""
         for body in (text * 2_000_000, b'{"model":"m","x":' + text * 2_000_000, INSIDE % (b"[" * 5000 + b"]" * 5000)):
             error = refused(body, route)
             assert (error.code, error.message) == ("invalid_body", "The body is nested too deeply: at most 64 levels are read.")
@@ -140,7 +140,7 @@ class TestUnparsable:
         ],
     )
     def test_nesting_at_the_edge(self, around: str, levels: int) -> None:
-        """G7: 64 levels are read, 65 are not, wherever they are."""
+        """Y7: 64 levels are read, 65 are not, wherever they are."""
         assert read((around % ("[" * (64 - levels) + "]" * (64 - levels))).encode()).model == "m"
         assert refused((around % ("[" * (65 - levels) + "]" * (65 - levels))).encode()).code == "invalid_body"
 
@@ -225,7 +225,7 @@ WRONG = [
 
 
 class TestWrongTypes:
-    """wire.md E3: a wrong parameter is named, in OpenAI's wording and codes."""
+    """Rule E3: a wrong parameter is named, in OpenAI's wording and codes."""
 
     @pytest.mark.parametrize(("route", "members", "param", "code", "text"), WRONG, ids=str)
     def test_each_parameter(self, route: str, members: dict[str, Any], param: str, code: str, text: str) -> None:
@@ -337,7 +337,7 @@ class TestRead:
         assert expected == read(CHAT | members).output_tokens_declared
 
     def test_declared_output_is_bounded(self) -> None:
-        """G12: no number of prompts makes a figure that Lua cannot add up exactly."""
+        """No number of prompts makes a figure that Lua cannot add up exactly."""
         call = read(COMPLETION | {"prompt": ["a"] * 5000, "n": 128, "max_tokens": 2**31}, "completions")
         assert call.output_tokens_declared == formats.OUTPUT_TOKENS_DECLARED_MAX
 
@@ -399,7 +399,7 @@ class TestRead:
         assert Call("model", "GET", "/models/openai%2Fgpt-4o", b"a=+", dialect=Dialect.NONE) == call
 
     def test_model_is_not_normalised(self) -> None:
-        """R12: the model is the one the bytes say, in case and spelling."""
+        """The model is the one the bytes say, in case and spelling."""
         assert read(CHAT | {"model": " GPT-4o\u00e9 "}).model == " GPT-4o\u00e9 "
 
     def test_emoji_pairs_are_read(self) -> None:
@@ -422,7 +422,7 @@ class TestRead:
         assert prompt.rest == rest | {"web_search_options": {}}
 
     def test_ids_are_named(self) -> None:
-        """G6: the file of a chat is named; an agent's calls name nothing."""
+        """The file of a chat is named; an agent's calls name nothing."""
         file = {"type": "file", "file": {"file_id": "file-1"}}
         messages = [{"role": "user", "content": [file]}, {"role": "tool", "tool_call_id": "call_1", "content": "x"}]
         assert read(CHAT | {"messages": messages}).named == Ids(frozenset({"file-1"}))
@@ -575,7 +575,7 @@ class TestAnything:
         assert call.prompt == (None if route == "cancel" else TextPrompt(tokens_given=1))
 
     def test_what_is_never_billed_holds_nothing(self) -> None:
-        """R12: where the answer's tokens were paid by another request, no tokens are held; ids are named all the same."""
+        """Where the answer's tokens were paid by another request, no tokens are held; ids are named all the same."""
         call = read({"input": "x", "file": {"id": "file-1"}}, "cancel")
         assert (None, {"file-1"}, 0) == (call.prompt, call.named.alike, call.output_tokens_declared)
 
@@ -590,7 +590,7 @@ class TestAnything:
 
 
 class TestContentTypes:
-    """wire.md H11."""
+    """Rule H11."""
 
     @pytest.mark.parametrize("route", ["chat_completions", "completions", "embeddings", "responses"])
     @pytest.mark.parametrize(
@@ -634,7 +634,7 @@ class TestContentTypes:
             wire.read_call(ROUTES[route], "POST", "/x", b"", b"{}", content_type)
 
     def test_forms_are_looked_through(self) -> None:
-        """G6, H18: a form goes up as it came, and the ids in it are named."""
+        """A form goes up as it came, and the ids in it are named."""
         body = b'--x\r\nContent-Disposition: form-data; name="input_reference[file_id]"\r\n\r\nfile-1\r\n--x--\r\n'
         call = wire.read_call(ROUTES["videos"], "POST", "/videos", b"", body, b"multipart/form-data; boundary=x")
         assert (body, {"file-1"}, TextPrompt(tokens_given=1)) == (call.body, call.named.objects, call.prompt)
@@ -658,7 +658,7 @@ content_types = st.sampled_from([b"", b"application/json", b"multipart/form-data
 
 
 class TestFuzz:
-    """wire.md H9, H12: any bytes, any JSON, on any route."""
+    """Rules H9, H12: any bytes, any JSON, on any route."""
 
     @given(st.sampled_from(sorted(ROUTES)), st.binary(max_size=200), content_types)
     @example("videos", b'{"a":{"_id":[]}}', b"")
@@ -696,7 +696,7 @@ class TestFuzz:
 
 
 class TestErrors:
-    """wire.md E1, E4."""
+    """Rules E1, E4."""
 
     @pytest.mark.parametrize(
         "error",
@@ -749,7 +749,7 @@ class TestCapped:
 
     @pytest.mark.parametrize("route", GOOD)
     def test_a_prompt_is_not_needed_once_it_is_counted(self, route: str) -> None:
-        """Issue 11 B8: without what was decoded, a call is capped and priced as before."""
+        """Without what was decoded, a call is capped and priced as before."""
         call = read(GOOD[route], route)
         counted = msgspec.structs.replace(call, prompt=wire.COUNTED[type(call.prompt)])
         assert isinstance(counted.prompt, type(call.prompt))
@@ -761,7 +761,7 @@ class TestCapped:
 
     @pytest.mark.parametrize(("echo", "known"), [(True, True), (False, False), (None, False)])
     def test_texts_that_are_said_again_are_known(self, echo: bool | None, known: bool) -> None:
-        """Issue 10.5: which prompts a completion repeats outlives them, as hashes."""
+        """Which prompts a completion repeats outlives them, as hashes."""
         call = read({"model": "m", "prompt": ["a", "b"], "echo": echo}, "completions")
         assert call.echoed == ({hash("a"), hash("b")} if known else frozenset())
 

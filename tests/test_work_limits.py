@@ -41,7 +41,7 @@ def work(path: str, fields: dict[str, Any]) -> Call:
 async def test_unseen_input_shrinks_to_what_remains(
     ledger: Ledger, left: int | None, asked: int, least: int, granted: int | None
 ) -> None:
-    """Issue 11 A3: a default for input nobody sees is held as far as it fits; only what is seen can be refused."""
+    """A default for input nobody sees is held as far as it fits; only what is seen can be refused."""
     await ledger.install(CALLER.external_id, UNLIMITED if left is None else limited(input=left), (0, 0, 0))
     verdict = await verdict_of(ledger, CALLER, "req_a_1", asked, 20, 1, "m", input_min=min(least, asked))
     assert verdict.code == ("denied" if granted is None else "admitted")
@@ -53,7 +53,7 @@ async def test_unseen_input_shrinks_to_what_remains(
 
 
 async def test_the_window_of_tokens_bounds_it_too(redis_server: RedisServer, ledger: Ledger, clock: Clock) -> None:
-    """Issue 11 A3: neither default is more than the window of tokens has left, and what must fit comes first."""
+    """Neither default is more than the window of tokens has left, and what must fit comes first."""
     windowed = new_ledger(redis_server.url, clock, rate_tokens=100)
     await windowed.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
     verdict = await verdict_of(windowed, CALLER, "req_a_1", 500, 500, 16, "m", input_min=10)
@@ -62,7 +62,7 @@ async def test_the_window_of_tokens_bounds_it_too(redis_server: RedisServer, led
 
 
 async def test_unfinished_work_is_bounded(redis_server: RedisServer, ledger: Ledger, clock: Clock) -> None:
-    """Issue 11 A3: of ten at once three are admitted; one that ends makes room; other requests are not touched."""
+    """Of ten at once three are admitted; one that ends makes room; other requests are not touched."""
     bounded = new_ledger(redis_server.url, clock, works_max=3)
     await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
 
@@ -85,7 +85,7 @@ async def test_unfinished_work_is_bounded(redis_server: RedisServer, ledger: Led
 
 
 async def test_noted_work_keeps_its_hold(ledger: Ledger, clock: Clock) -> None:
-    """Issue 11 A3: work whose worker died is not charged by an estimate: whoever finds its record settles it."""
+    """Work whose worker died is not charged by an estimate: whoever finds its record settles it."""
     await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
     partition = ledger.partition(CALLER.external_id)
     verdict = await verdict_of(ledger, CALLER, "req_a_1", 10, 20, 1, "m", input_min=10, work=True)
@@ -100,7 +100,7 @@ async def test_noted_work_keeps_its_hold(ledger: Ledger, clock: Clock) -> None:
 
 
 async def test_any_number_where_it_is_not_bounded(ledger: Ledger) -> None:
-    """Issue 11 A3: 0 bounds nothing."""
+    """0 bounds nothing."""
     await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
     for at in range(30):
         assert (await verdict_of(ledger, CALLER, f"req_a_{at}", 1, 1, 1, "m", input_min=1, work=True)).code == "admitted"
@@ -122,14 +122,14 @@ async def test_any_number_where_it_is_not_bounded(ledger: Ledger) -> None:
 async def test_what_is_held_for_it(
     redis_server: RedisServer, call: Call, held_input: int, held_output: int, capped: bool
 ) -> None:
-    """Issue 11 A3: work, and input that lies with the provider, hold their defaults; a cap that is heeded is held instead."""
+    """Work, and input that lies with the provider, hold their defaults; a cap that is heeded is held instead."""
     async with gateway(redis_server) as running:
         hold = await running.ask(call=call)
         assert (hold.input_tokens, hold.output_tokens, hold.output_capped) == (held_input, held_output, capped)
 
 
 async def test_twenty_at_once_use_what_is_left(redis_server: RedisServer) -> None:
-    """Issue 11 A3: with less left than one default, one work is admitted and holds all of it."""
+    """With less left than one default, one work is admitted and holds all of it."""
     batch = work("/batches", {"input_file_id": "file-1"})
     async with gateway(redis_server, limited(output=40)) as running:
         results = await asyncio.gather(*(running.ask(call=batch) for _ in range(20)), return_exceptions=True)
@@ -153,7 +153,7 @@ async def test_twenty_at_once_use_what_is_left(redis_server: RedisServer) -> Non
     ],
 )
 def test_only_heeded_caps_shrink_the_hold_of_a_chat(fields: dict[str, Any], declared: int | None, unheeded: bool) -> None:
-    """Issue 11 A3: `max_output_tokens` is a cap only where nothing else is, and then the provider must be told."""
+    """`max_output_tokens` is a cap only where nothing else is, and then the provider must be told."""
     call = read_call(CHAT | fields)
     assert (call.output_tokens_declared, call.cap_unheeded) == (declared, unheeded)
 
@@ -170,7 +170,7 @@ def test_only_heeded_caps_shrink_the_hold_of_a_chat(fields: dict[str, Any], decl
     ],
 )
 async def test_images_and_sound_hold_a_default(redis_server: RedisServer, path: str, held: int, left: int | None) -> None:
-    """Issue 11: what they cost is unknown, so they hold the default, or what is left of it; and no body is given a cap."""
+    """What they cost is unknown, so they hold the default, or what is left of it; and no body is given a cap."""
     route = routes.match("POST", f"/v1{path}").route
     bodies = [(b'{"model":"m","prompt":"a"}', b"application/json")]
     if route.reads in (Reads.ANY, Reads.FORM):
@@ -199,7 +199,7 @@ async def test_images_and_sound_hold_a_default(redis_server: RedisServer, path: 
     ],
 )
 def test_only_heeded_caps_shrink_the_hold_of_work(path: str, fields: dict[str, Any], declared: int | None) -> None:
-    """Issue 11 A3: a run of a thread heeds its cap; batches and runs of evals have none as a whole."""
+    """A run of a thread heeds its cap; batches and runs of evals have none as a whole."""
     assert work(path, fields).output_tokens_declared == declared
 
 
@@ -217,7 +217,7 @@ def test_only_heeded_caps_shrink_the_hold_of_work(path: str, fields: dict[str, A
 def test_a_hold_that_shrunk_is_told_where_it_is_heeded(
     path: str, fields: dict[str, Any], least: int, added: dict[str, int]
 ) -> None:
-    """Issue 11 A3: the cap goes into the parameter that the route has for it, or nowhere."""
+    """The cap goes into the parameter that the route has for it, or nowhere."""
     call = work(path, fields)
     assert wire.output_min(call) == least
     assert json.loads(wire.capped(call, 700, "max_completion_tokens").body) == fields | added

@@ -1,4 +1,4 @@
-"""What the provider's simulator says: answers, streams and errors in OpenAI's shapes (wire.md §1.1, §2.2).
+"""What the provider's simulator says: answers, streams and errors in OpenAI's shapes.
 
 Pure composition; the caller counts tokens and sends. Cannot fail on what the simulator has let in.
 """
@@ -56,7 +56,7 @@ PIECES: Final = tuple(
 _CREATED: Final = 1_715_367_049
 _FINGERPRINT: Final = "fp_5d2a1b7c90"
 
-# What a real provider's edge sends beside the answer, and no client of Sentinel may see (wire.md H3, I6).
+# What a real provider's edge sends beside the answer, and no client of Sentinel may see (rules H3, I6).
 EDGE_HEADERS: Final = {
     "alt-svc": 'h3=":443"; ma=86400',
     "cf-ray": "8c1f2a3b4c5d6e7f-FRA",
@@ -207,7 +207,7 @@ class Script:
         return events
 
     def usage_event(self, spent: Mapping[str, Any]) -> bytes:
-        """The extra last event, with empty choices (wire.md U1)."""
+        """The extra last event, with empty choices (rule U1)."""
         return self._event({"choices": [], "usage": spent})
 
     def _whole_choice(self, index: int) -> dict[str, Any]:

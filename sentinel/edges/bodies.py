@@ -1,4 +1,4 @@
-"""The bodies of requests that a worker reads into memory: the bounds of one, and what all of them share (wire.md H13).
+"""The bodies of requests that a worker reads into memory: the bounds of one, and what all of them share (rule H13).
 
 Fails closed: BodyTooLargeError (413) by declared length before a byte is read and by counted bytes, BodyTimeoutError (408)
 where it is late or too slow, OverLimitError (429) where its caller has taken its share, OverloadedError (503) where others

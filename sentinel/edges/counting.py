@@ -8,7 +8,7 @@ from sentinel.protocol import wire
 from sentinel.protocol.tokens import Tokenizer
 from sentinel.records import Call
 
-# Where one count takes about a millisecond; longer ones would stall every other request of this worker (wire.md K3).
+# Where one count takes about a millisecond; longer ones would stall every other request of this worker (rule K3).
 _INLINE_CHARACTERS_MAX: Final = 16_384
 
 

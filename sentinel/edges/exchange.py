@@ -1,7 +1,7 @@
 """One HTTP exchange with a client over ASGI: its head, its body within bounds, the answer, and the moment it leaves.
 
 Fails closed: as the body fails (`edges/bodies.py`), and by `ClientGoneError` where the client leaves. Granian's `send` never
-fails after a disconnect (wire.md D2), so the only sign of one is `receive`, listened to while others work.
+fails after a disconnect (rule D2), so the only sign of one is `receive`, listened to while others work.
 
 What may take long is not timed by each exchange for itself: the worker looks after all of them, over and over (`look`).
 """
@@ -30,12 +30,12 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 # any bound of bytes, and one that means ill can as well send them over the next connection.
 _LINGER_S: Final = 30.0
 _LINGER_IDLE_S: Final = 5.0
-_SERVER: Final = (b"server", b"sentinel")  # else the server names itself and its version (reliability.md A17)
+_SERVER: Final = (b"server", b"sentinel")  # else the server names itself and its version (rule X17)
 
 
 class Exchange(Listening):
     """The client's request and the answer to it. `path` and `query` are as raw as in the request line, the path with a
-    character for each byte (wire.md H8).
+    character for each byte (rule H8).
 
     A `with` block of it ends with ClientGoneError when the client leaves, or with what `interrupt` is given. While the body is
     not read to its end, whoever reads it notices, since both listen on the same channel; afterwards `look` does, and before it,
@@ -88,7 +88,7 @@ class Exchange(Listening):
 
     @property
     def trace(self) -> Trace:
-        """The trace this request belongs to, the client's or a new one (wire.md H20)."""
+        """The trace this request belongs to, the client's or a new one (rule H20)."""
         if self._trace is None:
             self._trace = trace.begin(self.headers)
         return self._trace
@@ -170,7 +170,7 @@ class Exchange(Listening):
         return self.headers.first.get(wanted, b"")
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Send the status line and headers. A status outside 200..599 would abort the worker (reliability.md R5)."""
+        """Send the status line and headers. A status outside 200..599 would abort the worker (rule X18)."""
         assert 200 <= status <= 599
         self.status = status
         sent = [*headers, *self.always, _SERVER]
@@ -193,7 +193,7 @@ class Exchange(Listening):
     def push(self, chunk: bytes) -> bool:
         """Send a part of the body at once. Whether the server took it; else `pushed` is to be awaited before the next one."""
         if self.method == "HEAD":
-            # The answer of a GET without its body (wire.md H16); the server would take these bytes for an error.
+            # The answer of a GET without its body (rule H16); the server would take these bytes for an error.
             return True
         self.bytes_down += len(chunk)
         sending = self.hand_over({"type": "http.response.body", "body": chunk, "more_body": True}).__await__()
@@ -206,7 +206,7 @@ class Exchange(Listening):
         return False
 
     async def pushed(self) -> None:
-        """Wait until the server has taken what was pushed last: it does not while the client's buffer is full (wire.md D6)."""
+        """Wait until the server has taken what was pushed last: it does not while the client's buffer is full (rule D6)."""
         pushing, self._pushing = self._pushing, None
         if pushing is not None:
             try:

@@ -1,4 +1,4 @@
-"""The HTTP client session for Zion, without those defaults of aiohttp that leak or cut (reliability.md R3, wire.md H4).
+"""The HTTP client session for Zion, without those defaults of aiohttp that leak or cut (rule H4, rule H4).
 
 No cookies are kept (they would travel between callers), no redirects or proxies are followed by default, nothing is
 decompressed, and nothing is sent twice: each attempt is a call that has to pass the gate. Opening a session cannot fail;

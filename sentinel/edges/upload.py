@@ -1,4 +1,4 @@
-"""A request body that streams by: each part goes on as it arrives, nothing is kept (wire.md H18).
+"""A request body that streams by: each part goes on as it arrives, nothing is kept (rule H18).
 
 Fails like a body that is read whole: BodyTooLargeError over its bound, by declared length before a byte is read and by counted
 bytes; OverLimitError where its caller lets too many bodies arrive; BodyTimeoutError where it comes too slowly, or no more;

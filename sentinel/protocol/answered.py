@@ -15,9 +15,9 @@ _BODILESS: Final = frozenset((204, 205, 304))
 
 
 def opened(status: int, sent: Sequence[Line], call: Call) -> tuple[Meter, list[Line], int | None]:
-    """The meter that fits the answer's content type (wire.md S5), the headers that go down, and the length of a plain body.
+    """The meter that fits the answer's content type (rule S5), the headers that go down, and the length of a plain body.
 
-    A stream is marked as one nobody may buffer (wire.md S8); a plain body keeps its length, since its bytes do not change.
+    A stream is marked as one nobody may buffer (rule S8); a plain body keeps its length, since its bytes do not change.
     """
     head = headers.downstream(sent)
     kind = _content_type(head)
@@ -34,7 +34,7 @@ def opened(status: int, sent: Sequence[Line], call: Call) -> tuple[Meter, list[L
 
 
 def _plain(kind: bytes, status: int, call: Call) -> Meter:
-    """An error costs nothing and passes as it is (wire.md E5); of JSON nothing is read where nothing is asked for."""
+    """An error costs nothing and passes as it is (rule E5); of JSON nothing is read where nothing is asked for."""
     if status >= 400 or (call.dialect is Dialect.NONE and not call.leaves):
         return PassMeter()
     # Some providers name no type; what they send is JSON.

@@ -1,6 +1,6 @@
 """What is read of a provider's answer once decoded: its usage, its name, its state. Never raises on odd JSON.
 
-Providers differ, so every field may be missing or of another type (wire.md U10); what cannot be understood is absent.
+Providers differ, so every field may be missing or of another type (rule U10); what cannot be understood is absent.
 """
 
 import json
@@ -150,10 +150,10 @@ def _decode_leniently(text: bytes) -> Any:
 
 
 def read_usage(figures: Figures | None) -> Usage | None:
-    """The provider's figures, or None where they cannot be used (wire.md U10).
+    """The provider's figures, or None where they cannot be used (rule U10).
 
     A side that is missing, absurd or 0 is the total less the other, or else 0, which whoever makes the bill judges. Zero for
-    everything is no figure but a place-holder (wire.md U11); a total alone is kept for whoever makes the bill. Details such as
+    everything is no figure but a place-holder (rule U11); a total alone is kept for whoever makes the bill. Details such as
     reasoning tokens are part of the output and never added.
     """
     if figures is None:
@@ -176,7 +176,7 @@ def read_usage(figures: Figures | None) -> Usage | None:
 
 
 def latest(before: Usage | None, usage: Usage) -> Usage:
-    """The last figure of each side (wire.md U8): some providers tell one of them early, and none tells a 0 in its place."""
+    """The last figure of each side (rule U8): some providers tell one of them early, and none tells a 0 in its place."""
     if before is None or before.total_tokens or (usage.input_tokens and usage.output_tokens):
         return usage
     sides = (usage.input_tokens or before.input_tokens, usage.output_tokens or before.output_tokens)
@@ -208,7 +208,7 @@ def _tokens(figure: Any) -> int:
 
 
 def is_usage_alone(fields: dict[str, Any]) -> bool:
-    """Whether a chunk is there for its usage (wire.md U5): no choice in it says anything, and it is no error.
+    """Whether a chunk is there for its usage (rule U5): no choice in it says anything, and it is no error.
 
     Whatever a vendor adds to it, inside the usage or beside it, came because usage was asked for, and goes with it.
     """

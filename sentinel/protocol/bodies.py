@@ -116,7 +116,7 @@ class BodyMeter:
                 self.object_id = name
 
     def produced(self) -> Produced:
-        """What the answer says (wire.md L1, L4), as far as it came. Nothing in dialects whose texts are not counted."""
+        """What the answer says (rules L1, L4), as far as it came. Nothing in dialects whose texts are not counted."""
         say = self._grammar.say
         if say is None or (self.usage is not None and self.usage.output_tokens):
             return NOTHING_PRODUCED

@@ -1,4 +1,4 @@
-"""What a browser may read across origins (the Fetch standard, wire.md H16): off unless SENTINEL_CORS_ORIGINS names origins.
+"""What a browser may read across origins (the Fetch standard, rule H16): off unless SENTINEL_CORS_ORIGINS names origins.
 
 Cannot fail: an origin that is not named, or is given twice, gets no header of this module, and its browser then shows nothing.
 Cookies are never part of it: a caller is whoever has the token.

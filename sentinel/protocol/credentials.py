@@ -37,8 +37,8 @@ _read_claims: Final = msgspec.json.Decoder(_Claims).decode
 def bearer_token(fields: Fields) -> str:
     """The bearer token of a request (RFC 6750 §2.1).
 
-    Raises UnauthorizedError unless there is exactly one Authorization header with the scheme Bearer and visible ASCII (wire.md
-    H15, reliability.md G3), with one text for every cause; only a token of over TOKEN_BYTES_MAX is told to be too long.
+    Raises UnauthorizedError unless there is exactly one Authorization header with the scheme Bearer and visible ASCII (rule
+    H15, rule Y3), with one text for every cause; only a token of over TOKEN_BYTES_MAX is told to be too long.
     """
     values = fields.every(b"authorization")
     found = _BEARER.fullmatch(values[0]) if len(values) == 1 else None

@@ -128,7 +128,7 @@ def limit_name(why: str) -> str:
 
 
 def refusal(why: str, hold: Hold, now_s: int) -> OverLimitError:
-    """429 with the limit named. Waiting for a window helps; for a quota no client should retry (wire.md R2).
+    """429 with the limit named. Waiting for a window helps; for a quota no client should retry (rule R2).
 
     `hold` has the figures, and `now_s` is the Unix time, for the headers.
     """

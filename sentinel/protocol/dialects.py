@@ -18,11 +18,11 @@ from sentinel.records import Dialect, Usage
 
 END_MARK: Final = b"[DONE]"
 
-# A quote inside a JSON string is escaped, so it cannot match within one (wire.md U9). Whatever is not plainly null counts:
+# A quote inside a JSON string is escaped, so it cannot match within one (rule U9). Whatever is not plainly null counts:
 # the object may stand on the next `data` line.
 _USAGE: Final = re.compile(rb'"usage"(?!\s*:\s*null)')
 _ANYTHING: Final = re.compile(b"")
-# Images travel in base64, in one event with the usage; the last event of a response repeats all of them (wire.md P2, P5).
+# Images travel in base64, in one event with the usage; the last event of a response repeats all of them (rules P2, P5).
 _TAIL_BYTES_MAX_IMAGES: Final = 16 << 20
 _LAST_EVENTS: Final = frozenset(("response.completed", "response.incomplete", "response.failed"))
 _UNFINISHED: Final = frozenset(
@@ -35,7 +35,7 @@ _PARTS: Final = frozenset(("thread.message", "thread.run.step"))
 class Reading(Struct, frozen=True):
     """What one event, or one plain body, says beside its text.
 
-    `ends` says that no client reads further, `fails` that it is an error, `alone` that it is there for its usage (wire.md U5),
+    `ends` says that no client reads further, `fails` that it is an error, `alone` that it is there for its usage (rule U5),
     `greets` that beside it a choice has its role. `unfinished` says whether the provider still works on the object; None where
     nothing is said of it.
     """
@@ -56,8 +56,8 @@ class Grammar(NamedTuple):
     """One dialect: what `read` must be given has the bytes `mark` (and there, matches `marked`), or `end`.
 
     `read_body` reads a plain answer. `say` adds the text of an event or a body, and is None where no text is counted.
-    `needs_end` says that a stream which merely stops is not whole (wire.md F2). `tail_bytes_max` bounds an event that is
-    held until it is whole (wire.md S7). `holder` is the member of an event that holds the object with the usage, where it is
+    `needs_end` says that a stream which merely stops is not whole (rule F2). `tail_bytes_max` bounds an event that is
+    held until it is whole (rule S7). `holder` is the member of an event that holds the object with the usage, where it is
     not the event itself.
     """
 
@@ -97,7 +97,7 @@ def _read_body(head: Head) -> Reading:
 
 
 def _read_responses(said: bytes) -> Reading:
-    """wire.md P1: usage counts only in the response of a last event; there is no [DONE]."""
+    """Rule P1: usage counts only in the response of a last event; there is no [DONE]."""
     head = decode_head(said)
     if head is None:
         return NOTHING
@@ -191,7 +191,7 @@ GRAMMARS: Final = {
 def failure(dialect: Dialect, message: str, type: str, code: str | None, before: bytes) -> bytes:  # noqa: A002  its own name
     """The end of a stream that broke off behind `before`, as both SDKs raise it.
 
-    Chat gets wire.md F1 and its `[DONE]`. Every other stream that OpenAI documents is one of typed events, also what is not
+    Chat gets rule F1 and its `[DONE]`. Every other stream that OpenAI documents is one of typed events, also what is not
     metered (a response streamed again): those get F5, whose `error` object holds all that F1 says, and no `[DONE]`, which they
     have not.
     """

@@ -1,4 +1,4 @@
-"""Durations as Go writes them, which is how OpenAI's headers have them (wire.md I4). Pure; cannot fail."""
+"""Durations as Go writes them, which is how OpenAI's headers have them (rule I4). Pure; cannot fail."""
 
 from functools import lru_cache
 from typing import Final
@@ -7,7 +7,7 @@ _MINUTES_MAX: Final = 512
 
 
 def go_duration(ms: int) -> str:
-    """`ms` as Go writes a duration: 0s, 120ms, 8.64s, 6m0s, 1h0m0.5s (wire.md I4); below zero is zero."""
+    """`ms` as Go writes a duration: 0s, 120ms, 8.64s, 6m0s, 1h0m0.5s (rule I4); below zero is zero."""
     if ms < 1000:
         return f"{ms}ms" if ms > 0 else "0s"
     # At most five digits, which `g` writes exactly, and without zeros behind them.

@@ -2,7 +2,7 @@
 
 Providers write the name and the state of an object at its beginning, and its usage at one of its ends. A quote inside a JSON
 string is escaped, so that no text can pretend to be a member; and what follows a member closes as much as is open around it,
-so that none of another depth is taken for it (wire.md U9).
+so that none of another depth is taken for it (rule U9).
 """
 
 import json

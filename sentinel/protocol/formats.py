@@ -1,4 +1,4 @@
-"""The bodies of requests, each format read as far as it is priced (OpenAI's openapi.yaml; wire.md U2-U4, T4, H9-H12).
+"""The bodies of requests, each format read as far as it is priced (OpenAI's openapi.yaml; rule U2-U4, T4, H9-H12).
 
 Only the named members are decoded; the bytes stay the client's own, at most with `stream_options.include_usage` spliced in.
 Fails closed: what cannot be priced raises BadRequestError, which is OpenAI's 400, and nothing else, whatever was read.
@@ -185,7 +185,7 @@ def _embedding(route: Route, method: str, path: str, query: bytes, body: bytes, 
 
 
 def _response(route: Route, method: str, path: str, query: bytes, body: bytes, read: _Responses, members: _Members) -> Call:
-    """A response. Its body never changes: its streams tell their usage unasked (wire.md U3, P1)."""
+    """A response. Its body never changes: its streams tell their usage unasked (rules U3, P1)."""
     if read.model is None and read.prompt is None:
         raise refusals.missing("model")
     if read.input is None and read.prompt is None and read.previous_response_id is None and read.conversation is None:

@@ -1,7 +1,7 @@
 """The ids of a provider's objects that a form names, fine-tuned models among them (multipart/form-data, RFC 7578).
 
 Fails closed: a form that another reader could take apart otherwise, or whose parts are encoded so that ids in them cannot be
-seen, raises BadRequestError (protocol/multipart.py). Nothing is decoded or rebuilt: the bytes go on as they came (wire.md H18).
+seen, raises BadRequestError (protocol/multipart.py). Nothing is decoded or rebuilt: the bytes go on as they came (rule H18).
 """
 
 import re

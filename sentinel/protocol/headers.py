@@ -21,7 +21,7 @@ from sentinel.records import Hold, Origin
 
 USER_AGENT: Final = f"sentinel/{__version__}"
 REQUEST_ID_CHARACTERS_MAX: Final = 128
-# Above this JavaScript SDKs retry within seconds, so that waiting is no longer something to ask for (wire.md R3).
+# Above this JavaScript SDKs retry within seconds, so that waiting is no longer something to ask for (rule R3).
 RETRY_AFTER_S_MAX: Final = 60
 # Beyond this a timer of JavaScript fires at once.
 RETRY_AFTER_MS_MAX: Final = 2**31 - 1
@@ -58,7 +58,7 @@ ANSWER_NAMES: Final = {
     b"content-type": b"content-type",
     b"content-disposition": b"content-disposition",
     b"content-encoding": b"content-encoding",
-    b"x-request-id": b"x-upstream-request-id",  # x-request-id is Sentinel's own (wire.md I1)
+    b"x-request-id": b"x-upstream-request-id",  # x-request-id is Sentinel's own (rule I1)
     b"openai-processing-ms": b"openai-processing-ms",
     b"openai-version": b"openai-version",
     b"openai-model": b"openai-model",
@@ -79,7 +79,7 @@ _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def check_framing(fields: Fields) -> None:
-    """Raise BadRequestError where two servers could disagree on where this request goes, ends, or what it is (wire.md H15).
+    """Raise BadRequestError where two servers could disagree on where this request goes, ends, or what it is (rule H15).
 
     That is: no Host, an empty one or several; any Transfer-Encoding but `chunked`; several lengths, one that is not a number,
     or one beside Transfer-Encoding; several content types, since one could be checked and another be read. Granian lets most
@@ -107,7 +107,7 @@ def _doubtful(message: str) -> BadRequestError:
 
 
 def client_request_id(fields: Fields) -> str:
-    """The id the client gave its request, "" where it gave none that is fit to be logged and sent back (wire.md I2)."""
+    """The id the client gave its request, "" where it gave none that is fit to be logged and sent back (rule I2)."""
     for name in (b"x-client-request-id", b"x-request-id"):
         if name in fields.first:
             for value in fields.every(name):
@@ -127,9 +127,9 @@ def retry_count(fields: Fields) -> int | None:
 def upstream(
     fields: Fields, request_id: str, key: str, caller: str = "", trace: Iterable[tuple[str, str]] = (), coding: str = ""
 ) -> bytes:
-    """The header lines that go to the provider: those the allow-list names, then Sentinel's own (wire.md H1, H2, H5, H20).
+    """The header lines that go to the provider: those the allow-list names, then Sentinel's own (rules H1, H2, H5, H20).
 
-    Sentinel's own are added last, so that no Connection header of the client can take them away (reliability.md A11). Nor can
+    Sentinel's own are added last, so that no Connection header of the client can take them away (rule X11). Nor can
     it take the content type, by which the body was read. An idempotency key is made that of `caller` alone: the provider sees
     one account, and could give the answer of one caller to another that chose the same key. `trace` is this request's own
     context, where the provider is to have it; `coding` are the codings of the body. Raises BadRequestError where one of
@@ -178,9 +178,9 @@ _known_lines: Final = lru_cache(maxsize=_KNOWN_MAX)(partial(_lines, caller=""))
 
 
 def downstream(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The provider's headers that go to the client: those the allow-list names (wire.md H1, H3, I6, R5).
+    """The provider's headers that go to the client: those the allow-list names (rules H1, H3, I6, R5).
 
-    Content-Length is not among them: only who sends the body knows whether it is still right (wire.md H6).
+    Content-Length is not among them: only who sends the body knows whether it is still right (rule H6).
     """
     sent = []
     connection = []
@@ -198,7 +198,7 @@ def downstream(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
 
 
 def retry_advice(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
-    """What the provider says of trying again, for an error that Sentinel tells in its place (wire.md R5)."""
+    """What the provider says of trying again, for an error that Sentinel tells in its place (rule R5)."""
     return tuple((name, value) for name, value in downstream(headers) if name in _RETRY_NAMES)
 
 
@@ -219,7 +219,7 @@ def origin(known: Origin) -> list[tuple[bytes, bytes]]:
 
 
 def error(failure: SentinelError) -> list[tuple[bytes, bytes]]:
-    """The headers of an error answer: its type, whether and when to retry, and its own (wire.md E1, R2, R3).
+    """The headers of an error answer: its type, whether and when to retry, and its own (rules E1, R2, R3).
 
     A 401 names the scheme it wants, as RFC 9110 §11.6.1 demands.
     """
@@ -239,7 +239,7 @@ def error(failure: SentinelError) -> list[tuple[bytes, bytes]]:
 
 
 def limits(hold: Hold, now_s: int) -> list[tuple[bytes, bytes]]:
-    """What the caller has left, in both families of names (wire.md I0, I3, I4); `now_s` is the Unix time.
+    """What the caller has left, in both families of names (rules I0, I3, I4); `now_s` is the Unix time.
 
     Requests are the tighter of the rate and the quota, tokens the tightest of the window, input and output. What has no limit
     has no header, and what never resets has no reset. A hold that Redis does not know says so.

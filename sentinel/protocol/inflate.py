@@ -1,4 +1,4 @@
-"""Bodies that came compressed, made plain as they arrive: answers that nobody asked to be (wire.md H5), and requests.
+"""Bodies that came compressed, made plain as they arrive: answers that nobody asked to be (rule H5), and requests.
 
 What comes out of one read is bounded, so that a small body that says much (a zip bomb) costs its reader time, never memory.
 Fails as ValueError: bytes that are not what they are said to be, that end too soon, or that go on behind their end. gzip and

@@ -15,7 +15,7 @@ _UNKNOWN: Final = TextPrompt(tokens_given=1)
 
 
 def read(given: Given, name: str) -> tuple[TextPrompt, int]:
-    """The prompt in `given` and how many prompts it holds; a list of integers is one prompt (wire.md T4)."""
+    """The prompt in `given` and how many prompts it holds; a list of integers is one prompt (rule T4)."""
     if isinstance(given, str):
         return TextPrompt((given,)), 1
     kinds = set(map(type, given))

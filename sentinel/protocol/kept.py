@@ -1,4 +1,4 @@
-"""Raw events kept in little memory, in case a stream ends without usage (wire.md L4). Full is an answer, not a failure.
+"""Raw events kept in little memory, in case a stream ends without usage (rule L4). Full is an answer, not a failure.
 
 Events repeat their envelope, so a long stream is deflated a slice at a time, to a tenth or less; that is cheaper than to decode
 it, and the slices are short enough not to be felt (0.1 ms). Most streams end before the first.
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final
 
-# As much of an answer as is kept at all (wire.md L4).
+# As much of an answer as is kept at all (rule L4).
 BYTES_MAX: Final = 8 << 20
 
 _RAW_BYTES_MAX: Final = 128 << 10

@@ -23,17 +23,17 @@ class Meter(Protocol):
 
     @property
     def terminated(self) -> bool:
-        """Whether the client has all that it will read, so that whatever follows is only drained (wire.md D5)."""
+        """Whether the client has all that it will read, so that whatever follows is only drained (rule D5)."""
         ...
 
     @property
     def failed(self) -> bool:
-        """Whether the answer is an error under a status of success (wire.md F4)."""
+        """Whether the answer is an error under a status of success (rule F4)."""
         ...
 
     @property
     def finished(self) -> bool:
-        """Whether the answer is whole, once there is no more of it (wire.md F2)."""
+        """Whether the answer is whole, once there is no more of it (rule F2)."""
         ...
 
     @property
@@ -43,7 +43,7 @@ class Meter(Protocol):
 
     @property
     def unfinished(self) -> bool:
-        """Whether the provider still worked on that object when it last said so, and its usage is to come (wire.md P3)."""
+        """Whether the provider still worked on that object when it last said so, and its usage is to come (rule P3)."""
         ...
 
     def feed(self, chunk: bytes) -> bytes:
@@ -60,5 +60,5 @@ class Meter(Protocol):
         ...
 
     def produced(self) -> Produced:
-        """What no usage covers (wire.md L1, L4)."""
+        """What no usage covers (rules L1, L4)."""
         ...

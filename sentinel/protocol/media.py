@@ -1,4 +1,4 @@
-"""Content types of requests: what is read as JSON, and what is not (wire.md H11, H18); and what media may cost.
+"""Content types of requests: what is read as JSON, and what is not (rules H11, H18); and what media may cost.
 
 Fails closed: a type that no reader takes raises UnsupportedMediaTypeError, which is OpenAI's 415; so does text in another
 encoding than UTF-8, which the provider might read where Sentinel could not.

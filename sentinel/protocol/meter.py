@@ -1,6 +1,6 @@
 """What an answer costs, read off the bytes while they pass. Nothing here fails and nothing holds the answer up.
 
-An answer whose usage cannot be read has none, and is billed by what it produced (wire.md U11, L1); an event too long to be held
+An answer whose usage cannot be read has none, and is billed by what it produced (rules U11, L1); an event too long to be held
 passes before it is whole, and is read abridged. Only an event that can hold usage or the end is decoded; everything else is
 searched for two byte strings and forwarded as the very object that came in.
 """
@@ -23,10 +23,10 @@ ERROR: Final = b"error"  # in every error, whatever its shape (sentinel.protocol
 class StreamMeter:
     """Meters one stream of server-sent events, and takes out the usage event that the client did not ask for.
 
-    `usage_hidden` says that Sentinel asked for usage on its own account (wire.md U2, U5), `names` that the id of the answer's
+    `usage_hidden` says that Sentinel asked for usage on its own account (rules U2, U5), `names` that the id of the answer's
     object is wanted: it is known before the bytes that tell it are returned. What `feed` and `finish` return is what goes
     downstream; after `finish` the client always stands at an event boundary, so that an event can be added there.
-    `terminated` says that the stream's own end was passed on: `[DONE]`, or the last event of a response (wire.md P1). `choices`
+    `terminated` says that the stream's own end was passed on: `[DONE]`, or the last event of a response (rule P1). `choices`
     is how many were asked for: each that began must end. `working_id` names the object whose state `unfinished` is, where it
     was said; `long_event` is what is known of the last event that was too long to be held; `hidden` is what an error said about
     the provider's account, and what does not go down.
@@ -99,7 +99,7 @@ class StreamMeter:
 
     @property
     def failed(self) -> bool:
-        """Whether the first event is an error, or a response failed before it said anything (wire.md F4)."""
+        """Whether the first event is an error, or a response failed before it said anything (rule F4)."""
         return self._failed_first or (self._failed_last and self.unpaid.silent())
 
     @property
@@ -109,7 +109,7 @@ class StreamMeter:
 
     @property
     def finished(self) -> bool:
-        """Whether the answer was whole (wire.md F2): each choice gave its `finish_reason`, or a response its last event.
+        """Whether the answer was whole (rule F2): each choice gave its `finish_reason`, or a response its last event.
 
         Usage in an event of its own is the last word of a stream: behind it one `finish_reason` is enough. Streams of other
         kinds end when they end. Looked up on demand, from the end, where it stands.
@@ -125,7 +125,7 @@ class StreamMeter:
 
     @property
     def overflowed(self) -> int:
-        """Events that outgrew `tail_bytes_max` and passed before they were whole (wire.md S7)."""
+        """Events that outgrew `tail_bytes_max` and passed before they were whole (rule S7)."""
         return self._splitter.overflowed
 
     def feed(self, chunk: bytes) -> bytes:
@@ -158,8 +158,8 @@ class StreamMeter:
     def finish(self) -> bytes:
         """What is still to go downstream when the provider sends no more: the held tail, as a whole event.
 
-        A last event that lacks only its blank line gets one (so `[DONE]` counts, wire.md F2); a half one is dropped, as every
-        client would drop it (WHATWG HTML 9.2.6), and an error event can follow (wire.md F1, S7).
+        A last event that lacks only its blank line gets one (so `[DONE]` counts, rule F2); a half one is dropped, as every
+        client would drop it (WHATWG HTML 9.2.6), and an error event can follow (rules F1, S7).
         """
         skipping = self._splitter.skipping
         rest = self._splitter.rest()
@@ -175,7 +175,7 @@ class StreamMeter:
         return comments if not said and comments == rest else b""
 
     def ending(self) -> bytes:
-        """What is owed behind a whole answer: `[DONE]` where chat's own is missing (wire.md F2)."""
+        """What is owed behind a whole answer: `[DONE]` where chat's own is missing (rule F2)."""
         return sse.DONE if self._dialect is Dialect.CHAT and not self.terminated else b""
 
     def failure(self, message: str, type: str, code: str | None) -> bytes:  # noqa: A002  the field's own name
@@ -183,7 +183,7 @@ class StreamMeter:
         return b"" if self.terminated else failure(self._dialect, message, type, code, self.latest)
 
     def produced(self) -> Produced:
-        """What was said since the last usage that had an output (wire.md L1, L4); nothing in dialects whose texts do not count.
+        """What was said since the last usage that had an output (rules L1, L4); nothing in dialects whose texts do not count.
 
         Decodes what was kept, which costs microseconds an event: for a stream that ended without usage, not for every one.
         """
@@ -249,7 +249,7 @@ class StreamMeter:
         return reading
 
     def _pay(self, reading: Reading, usage: Usage, events: list[bytes]) -> None:
-        """The last usage wins (wire.md U8), and its output covers all up to its own event, which need not be kept."""
+        """The last usage wins (rule U8), and its output covers all up to its own event, which need not be kept."""
         if self._choices > 1:
             self._finished = self.unpaid.all_finished(self._choices, events, one_is_enough=reading.alone)
         else:

@@ -57,11 +57,11 @@ class Fallbacks:
 
 
 def asking(call: Call, model: str) -> Call:
-    """`call` for `model` instead, every other byte as it was (wire.md H9)."""
+    """`call` for `model` instead, every other byte as it was (rule H9)."""
     return msgspec.structs.replace(call, model=model, body=splice.with_member(call.body, "model", msgspec.json.encode(model)))
 
 
 def is_unknown(body: bytes) -> bool:
-    """Whether the body of a 404 says that the provider has no such model (wire.md E3)."""
+    """Whether the body of a 404 says that the provider has no such model (rule E3)."""
     said = (decode(body) or {}).get("error")
     return isinstance(said, dict) and _UNKNOWN_MODEL in (said.get("code"), said.get("type"))

@@ -70,7 +70,7 @@ def not_found(kind: str, object_id: str) -> NotFoundError:
 
 
 def model_not_found(model: str) -> NotFoundError:
-    """What the provider answers where it has no such model (wire.md E3)."""
+    """What the provider answers where it has no such model (rule E3)."""
     message = f"The model `{model}` does not exist or you do not have access to it."
     return NotFoundError(message, code="model_not_found")
 

@@ -1,4 +1,4 @@
-"""What of a prompt becomes input tokens, as pieces: texts to be tokenised, and constants for the rest (wire.md T1-T4).
+"""What of a prompt becomes input tokens, as pieces: texts to be tokenised, and constants for the rest (rule T1-T4).
 
 Cannot fail: any JSON has pieces. What the published formulas do not name is counted as its compact JSON or its texts; base64
 is never text (T3), and nothing is ever fetched. Every figure here is an estimate that the provider's own usage replaces.
@@ -135,7 +135,7 @@ def _parts(content: Any, constants: Rates) -> Iterator[str | int]:
 
 
 def _part(part: Any, constants: Rates) -> Iterator[str | int]:
-    """One content part: its text, or a constant for what it shows (wire.md T3)."""
+    """One content part: its text, or a constant for what it shows (rule T3)."""
     if not isinstance(part, dict):
         yield from schemas.unnamed(part)
         return

@@ -1,4 +1,4 @@
-"""What msgspec refuses, in OpenAI's words: a wrong parameter by its name, anything else as unparsable (wire.md E3, H12).
+"""What msgspec refuses, in OpenAI's words: a wrong parameter by its name, anything else as unparsable (rules E3, H12).
 
 Cannot fail: an error whose words are not known becomes the 400 of a body that cannot be parsed.
 """
@@ -10,7 +10,7 @@ import msgspec
 
 from sentinel.errors import BadRequestError
 
-# What msgspec raises on malformed text: more than its own errors (wire.md H12).
+# What msgspec raises on malformed text: more than its own errors (rule H12).
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 PARSE_MESSAGE: Final = (
@@ -78,7 +78,7 @@ def empty_array(name: str) -> BadRequestError:
 
 
 def mixed_array(name: str) -> BadRequestError:
-    """The 400 for an array that is of no one kind (wire.md T4)."""
+    """The 400 for an array that is of no one kind (rule T4)."""
     return BadRequestError(
         f"Invalid type for '{name}': expected a string, an array of strings, an array of integers or an array of arrays of "
         "integers, but got a mixed array instead.",

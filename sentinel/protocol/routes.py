@@ -2,7 +2,7 @@
 
 Fails closed: a path that is not here is UnknownPathError (404), or ForbiddenError (403) where protocol/refused.py says why; a
 known path with another method WrongMethodError (405); what could be read as another path by whoever is asked next is unknown
-(wire.md E4, H8, H17). No route is unmetered: each is authenticated, limited and billed as a request, and tokens are counted
+(rules E4, H8, H17). No route is unmetered: each is authenticated, limited and billed as a request, and tokens are counted
 where the request is the one that produces them.
 """
 
@@ -16,7 +16,7 @@ from sentinel.protocol import places, refused, wire
 from sentinel.records import Dialect, Reads, Route, Scope
 
 # What could be read as another path by whoever is asked next: empty, dotted and unfinished segments, other slashes, escapes of
-# what has a meaning (control characters, # % . ? \) or of nothing, and bytes that no path has (wire.md H8, H17).
+# what has a meaning (control characters, # % . ? \) or of nothing, and bytes that no path has (rules H8, H17).
 _DOUBTFUL: Final = re.compile(
     r"(?:/|%2f)(?:/|%2f|\.|\Z)|\\|%[01]|%2[35e]|%3f|%5c|%7f|%(?![0-9a-f]{2})|[^!-~]|[\"<>^`{|}]", re.IGNORECASE
 )
@@ -36,7 +36,7 @@ class Match(Struct, frozen=True):
 
 def match(method: str, path: str) -> Match:
     """The row for `path` (raw, with `/v1`), also where it is none of DIRECT. HEAD is answered where GET is (RFC 9110 §9.3.2,
-    wire.md H16).
+    rule H16).
 
     Raises UnknownPathError, ForbiddenError or WrongMethodError.
     """
@@ -233,7 +233,7 @@ _Rows = dict[str, Match]
 
 def _pattern(template: str) -> re.Pattern[str]:
     def group(found: re.Match[str]) -> str:
-        # Models of other vendors have a slash in their names (wire.md H8).
+        # Models of other vendors have a slash in their names (rule H8).
         return "[^?#]+" if found[0] == "{_model}" else f"(?P<{found[1]}{found[2]}>{_SEGMENT})"
 
     return re.compile("/v1" + _PLACEHOLDER.sub(group, template))

@@ -1,4 +1,4 @@
-"""Tools, schemas and all other JSON as pieces of a prompt: texts to be tokenised, and tokens (wire.md T2, T3).
+"""Tools, schemas and all other JSON as pieces of a prompt: texts to be tokenised, and tokens (rules T2, T3).
 
 Cannot fail: any JSON has pieces. What the published formula does not name is counted as its compact JSON or its texts, and
 base64 as a file of its size.

@@ -1,7 +1,7 @@
 """JSON objects by their members, with the bytes kept: read, checked for repeats, and one member set in place.
 
 msgspec finds where each value ends, in C and without decoding it; only one level is walked here, whatever is nested in it.
-Nothing is re-serialised: every byte that is not replaced is the client's own (wire.md H9). Fails closed: a repeated member
+Nothing is re-serialised: every byte that is not replaced is the client's own (rule H9). Fails closed: a repeated member
 raises BadRequestError, since two readers could take different ones. What msgspec raises on malformed text (DecodeError,
 RecursionError) is the caller's to answer.
 """
@@ -48,7 +48,7 @@ members: Final = Decoder(dict[str, Raw]).decode
 
 
 def check_once(text: bytes, found: Mapping[str, Raw], shortest: bytes, names: Iterable[str]) -> None:
-    """Raise BadRequestError if the object `text` holds one of `names` twice, in whatever spelling (wire.md H10).
+    """Raise BadRequestError if the object `text` holds one of `names` twice, in whatever spelling (rule H10).
 
     `found` is what `members` gave, and `shortest` what the function of that name made of it. Where that is `text` itself, each
     member stands there once, and that is how most SDKs write. Others pay for a second walk, whose length is bounded: too many
@@ -70,7 +70,7 @@ def check_once(text: bytes, found: Mapping[str, Raw], shortest: bytes, names: It
 
 
 def with_usage(body: bytes, options: Raw | None) -> tuple[bytes, bool]:
-    """`body` with `stream_options.include_usage` true, and whether the client did not ask for usage (wire.md U2, U4).
+    """`body` with `stream_options.include_usage` true, and whether the client did not ask for usage (rules U2, U4).
 
     `options` is the value of its `stream_options`, which may be missing. The body stays where usage is asked for already; else
     bytes are inserted, or one value is replaced. That is done with one of a wrong type too: a provider that does not refuse it

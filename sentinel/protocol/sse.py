@@ -1,8 +1,8 @@
 """Server-sent events as bytes: where an event ends, and what it says. Nothing here fails.
 
-Events are found, never re-encoded (wire.md S2): invalid UTF-8, comments and unknown fields pass as they came. An event longer
+Events are found, never re-encoded (rule S2): invalid UTF-8, comments and unknown fields pass as they came. An event longer
 than the bound on the held tail is let through unread, so a provider without line ends costs a reading, never memory or the
-stream (wire.md S7).
+stream (rule S7).
 """
 
 import json
@@ -24,7 +24,7 @@ _SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,15})')
 
 
 class Splitter:
-    """Gives out whole events as they become known and holds the unfinished rest (wire.md S1, S7).
+    """Gives out whole events as they become known and holds the unfinished rest (rules S1, S7).
 
     Lines end in LF, CR or CRLF, mixed at will; a blank line ends an event. A CR as the very last byte waits for the next one,
     so neither the bytes nor the boundaries depend on how the stream was cut. `overflowed` counts the events that outgrew
@@ -160,13 +160,13 @@ def from_json(text: bytes) -> bytes:
 
 
 def comments(event: bytes) -> bytes:
-    """The comment lines an event begins with: they are nobody's part, and stay when it goes (wire.md S4)."""
+    """The comment lines an event begins with: they are nobody's part, and stay when it goes (rule S4)."""
     match = _COMMENTS.match(event)
     return match[0] if match else b""
 
 
 def error_event(message: str, type: str, code: str | None) -> bytes:  # noqa: A002  the field's own name
-    """A failure in the middle of a chat's stream, as both SDKs raise it (wire.md F1). ASCII, so any text can be carried."""
+    """A failure in the middle of a chat's stream, as both SDKs raise it (rule F1). ASCII, so any text can be carried."""
     return b"data: " + _json({"error": _error(message, type, code)}) + b"\n\n"
 
 

@@ -1,6 +1,6 @@
 """How deep and how large a JSON body is, and what memory it will take, found out before anything is built of it.
 
-Fails closed: too deep or too many values raise BadRequestError (wire.md H12, H13; reliability.md G7). Whether a text is JSON at
+Fails closed: too deep or too many values raise BadRequestError (rules H12, H13; rule Y7). Whether a text is JSON at
 all is not asked here: up to its first fault a text is measured as the parser would read it, and there the parser stops.
 """
 

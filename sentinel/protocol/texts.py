@@ -1,6 +1,6 @@
-"""What an answer says, by choice and field, in case its usage never comes (wire.md L1). Never raises on odd JSON.
+"""What an answer says, by choice and field, in case its usage never comes (rule L1). Never raises on odd JSON.
 
-Fields of unknown names or types are no text; what is past the bound is measured, not kept (wire.md L4). Media are told from
+Fields of unknown names or types are no text; what is past the bound is measured, not kept (rule L4). Media are told from
 text by `encoded`, and cost constants.
 """
 
@@ -26,7 +26,7 @@ _IMAGE_ITEM: Final = "image_generation_call"
 
 
 class Texts:
-    """The texts of an answer, concatenated per choice and field (wire.md L1), up to `kept_bytes_max` bytes of UTF-8 (L4).
+    """The texts of an answer, concatenated per choice and field (rule L1), up to `kept_bytes_max` bytes of UTF-8 (L4).
 
     `obfuscation` padding and log probabilities are not text (L2). `begun` are the choices that were seen, `ended` those that
     gave their finish reason.

@@ -1,4 +1,4 @@
-"""Token counts, by tiktoken: of a text exactly, of a prompt by OpenAI's published formula (wire.md §3; docs/tokens.md).
+"""Token counts, by tiktoken: of a text exactly, of a prompt by OpenAI's published formula (docs/tokens.md).
 
 Cannot fail on a request: any model has an encoding, any JSON a count, and what is too long to count exactly is bytes / 4.
 Fails at start only: `Tokenizer.load` raises what its source of ranks raises, or ValueError for ranks it cannot read.
@@ -39,7 +39,7 @@ PATTERNS: Final = {
     ),
 }
 
-# All models of cl100k_base; every other one is counted with o200k_base (wire.md M1, M3). The completion models before them
+# All models of cl100k_base; every other one is counted with o200k_base (rules M1, M3). The completion models before them
 # (p50k_base, r50k_base) are no longer served.
 _CL100K_MODELS: Final = frozenset(
     {"gpt-4", "gpt-3.5", "gpt-3.5-turbo", "gpt-35-turbo", "davinci-002", "babbage-002"}
@@ -82,7 +82,7 @@ class _Counter:
         return len(self.younger) + len(self._older)
 
     def count(self, text: str) -> int:
-        """Tokens of `text`; special tokens in it are text like any other (wire.md K1)."""
+        """Tokens of `text`; special tokens in it are text like any other (rule K1)."""
         if len(text) <= _SLICE_CHARACTERS:
             return len(self._encoding.encode_ordinary(text))
         return sum(len(self._encoding.encode_ordinary(part)) for part in _slices(text))
@@ -151,7 +151,7 @@ class Tokenizer:
         return self._counters[encoding_name(model)].count(text)
 
     def prompt(self, prompt: Prompt, model: str) -> int:
-        """Input tokens of `prompt` for `model`, by the formula of wire.md T1-T4."""
+        """Input tokens of `prompt` for `model`, by the formula of rule T1-T4."""
         name, constants = _judged(model)
         counter = self._counters[name]
         texts, tokens, others = prompts.parts(prompt, constants)
@@ -192,7 +192,7 @@ def read_encodings(ranks: Callable[[str], bytes]) -> dict[str, tiktoken.Encoding
 
 
 def encoding_name(model: str) -> str:
-    """The encoding of `model`: o200k_base unless it is known to be cl100k_base (wire.md M1-M3)."""
+    """The encoding of `model`: o200k_base unless it is known to be cl100k_base (rule M1-M3)."""
     return _judged(model)[0]
 
 

@@ -1,4 +1,4 @@
-"""The trace a request belongs to, in W3C's headers (Trace Context, wire.md H20).
+"""The trace a request belongs to, in W3C's headers (Trace Context, rule H20).
 
 Cannot fail: a client's context that is not valid counts as absent, and then a new trace begins. Its `tracestate` is dropped
 with it, since it says nothing without the trace it belongs to.

@@ -1,4 +1,4 @@
-"""What a stream has said since its last usage, in case no other comes (wire.md L1, L4). Nothing here fails.
+"""What a stream has said since its last usage, in case no other comes (rules L1, L4). Nothing here fails.
 
 Kept as raw events, read only where it is asked for; past the bound read at once, and only measured.
 """

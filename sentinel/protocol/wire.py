@@ -1,7 +1,7 @@
 """OpenAI's wire format: what a request says, read by its route, and the bodies of errors.
 
 Fails closed: whatever the bytes are, what cannot be read is BadRequestError (OpenAI's 400) or UnsupportedMediaTypeError (415),
-and nothing else is raised (wire.md H10-H12).
+and nothing else is raised (rule H10-H12).
 """
 
 import re
@@ -44,7 +44,7 @@ def read_call(route: Route, method: str, path: str, query: bytes, body: bytes, c
     On routes that take files, what is not JSON is not read: `body` is then b"" where it streams by, or the whole of a form.
     What such a request costs is unknown, so that one token of input is held, unless its answers are never billed. What is
     long (`is_long`) is for a thread. Raises BadRequestError with OpenAI's message, param and code, and
-    UnsupportedMediaTypeError. Sources: wire.md U2-U4, H9-H12, T4.
+    UnsupportedMediaTypeError. Sources: rule U2-U4, H9-H12, T4.
     """
     reads = route.reads
     if reads is Reads.NOTHING:
@@ -167,12 +167,12 @@ _NOT_PRINTABLE: Final = re.compile(r"[^ -~]")
 
 
 def error_body(error: SentinelError) -> bytes:
-    """The JSON body of an error: OpenAI's shape with all four keys, whatever they hold (wire.md E1)."""
+    """The JSON body of an error: OpenAI's shape with all four keys, whatever they hold (rule E1)."""
     return _encoder.encode({"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}})
 
 
 def unknown_path(method: str, path: str, refusal: str = "") -> SentinelError:
-    """The 404 for a path outside the table, in OpenAI's words (wire.md E4); the 403 where it is refused, with its reason."""
+    """The 404 for a path outside the table, in OpenAI's words (rule E4); the 403 where it is refused, with its reason."""
     if refusal:
         message = f"{_shown(method)} {_shown(path)} is not available through this gateway: {refusal}."
         return ForbiddenError(message, code="route_not_available")
@@ -180,7 +180,7 @@ def unknown_path(method: str, path: str, refusal: str = "") -> SentinelError:
 
 
 def wrong_method(method: str, path: str, allowed: str) -> WrongMethodError:
-    """The 405 for a known path, in OpenAI's words; `allowed` is the value of `Allow` (wire.md E4, RFC 9110 §15.5.6)."""
+    """The 405 for a known path, in OpenAI's words; `allowed` is the value of `Allow` (rule E4, RFC 9110 §15.5.6)."""
     return WrongMethodError(
         f"Not allowed to {_shown(method)} on {_shown(path)} (HINT: Perhaps you meant to use a different HTTP method?)",
         headers=((b"allow", allowed.encode("ascii")),),

@@ -65,7 +65,7 @@ class Intake:
             if coded:
                 body = await self._plain(exchange, caller, body, coded)
         asked = (route, route.method, exchange.path.removeprefix("/v1"), exchange.query, body, content_type)
-        # Others are served while a large body is read (wire.md H12).
+        # Others are served while a large body is read (rule H12).
         if len(body) <= self._bodies.small_bytes:
             call = wire.read_call(*asked)
         elif not wire.is_long(body):

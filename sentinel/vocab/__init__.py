@@ -1,4 +1,4 @@
-"""The token ranks of o200k_base and cl100k_base, as package files: nothing is ever downloaded (wire.md K6, K7).
+"""The token ranks of o200k_base and cl100k_base, as package files: nothing is ever downloaded (rules K6, K7).
 
 Fails closed: ranks that are missing, damaged or not the published ones raise `VocabError`, and the worker does not start.
 """

@@ -21,7 +21,7 @@ def test_the_schedule_has_what_matters() -> None:
 
 
 async def test_what_is_served_is_booked_whatever_goes_wrong(tmp_path: Path) -> None:
-    """Issue 11 E: booked, waiting and dead letters are what was served, nothing twice; no limit is passed, nothing stays held,
+    """Booked, waiting and dead letters are what was served, nothing twice; no limit is passed, nothing stays held,
     and what remains can be spent; every answer is documented, and the log has no defect.
     """
     result = await run(tmp_path, SEED, SECONDS)

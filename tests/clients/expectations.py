@@ -113,7 +113,7 @@ def usage_seen(client: Client, scenario: str) -> bool:
 
 
 def error_class(client: Client, status: int) -> str:
-    """The class under which this client raises an error status (wire.md E2)."""
+    """The class under which this client raises an error status (rule E2)."""
     if client.kind.startswith("ai-sdk"):
         return "AI_APICallError"
     if client.kind == "llm":
@@ -127,7 +127,7 @@ def error_class(client: Client, status: int) -> str:
 def comparable(value: Any) -> Any:
     """A told value without what is made anew for every answer: ids, times, padding, and the user, which names the side.
 
-    A null `usage` is left out as well: a stream that Sentinel asks for usage has it in each chunk (wire.md U5).
+    A null `usage` is left out as well: a stream that Sentinel asks for usage has it in each chunk (rule U5).
     """
     if isinstance(value, dict):
         kept = {name: item for name, item in value.items() if name not in _OWN and (name, item) != ("usage", None)}

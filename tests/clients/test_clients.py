@@ -52,7 +52,7 @@ async def test_every_scenario_is_held_to_something(kind: str) -> None:
 
 @each(*SERVED)
 async def test_an_answer_arrives(run: Running, client: Client, scenario: str) -> None:
-    """wire.md U2, U5, U6, R5, F2, H17: the whole text, its end, and usage where the client asked for it and only there."""
+    """Rules U2, U5, U6, R5, F2, H17: the whole text, its end, and usage where the client asked for it and only there."""
     told = (await run(client)).ours[scenario].get("told")
     assert told is not None
     assert told["text"] == TEXT
@@ -63,7 +63,7 @@ async def test_an_answer_arrives(run: Running, client: Client, scenario: str) ->
 
 @each(*REFUSED)
 async def test_a_refusal_is_the_clients_own_exception(run: Running, client: Client, scenario: str) -> None:
-    """wire.md E1–E6: status, class, type, code, param and request id, plain and streamed."""
+    """Rule E1–E6: status, class, type, code, param and request id, plain and streamed."""
     error, expected = (await run(client)).ours[scenario].get("error"), REFUSED[scenario]
     assert error is not None
     assert error["class"] == error_class(client, expected.status)
@@ -81,7 +81,7 @@ async def test_a_refusal_is_the_clients_own_exception(run: Running, client: Clie
 
 @each(*BROKEN)
 async def test_an_answer_that_breaks_off_raises(run: Running, client: Client, scenario: str) -> None:
-    """wire.md F1–F4, D7: what is not whole never looks whole."""
+    """Rule F1–F4, D7: what is not whole never looks whole."""
     error = (await run(client)).ours[scenario].get("error")
     assert error is not None
     assert (error["class"], error["code"], error["type"]) == BROKEN[scenario][client.kind]
@@ -89,7 +89,7 @@ async def test_an_answer_that_breaks_off_raises(run: Running, client: Client, sc
 
 @each(*ROUTES)
 async def test_a_route_serves(run: Running, client: Client, scenario: str) -> None:
-    """wire.md H8, H18, H19, P1–P3: the routes beyond chat answer each client as the provider does, without an error."""
+    """Rules H8, H18, H19, P1–P3: the routes beyond chat answer each client as the provider does, without an error."""
     ran = await run(client)
     assert comparable(ran.ours[scenario]) == comparable(ran.theirs[scenario])
     told = json.dumps(ran.ours[scenario]["told"])
@@ -115,7 +115,7 @@ async def test_the_client_cannot_tell_the_difference(run: Running, client: Clien
 
 @each("headers", "headers_stream")
 async def test_the_headers_are_the_callers_own(run: Running, client: Client, scenario: str) -> None:
-    """wire.md I1, I3, I6, I7: the limits are the caller's, not the provider account's, on plain and streamed answers."""
+    """Rules I1, I3, I6, I7: the limits are the caller's, not the provider account's, on plain and streamed answers."""
     headers = (await run(client)).ours[scenario]["told"]["headers"]
     assert headers["x-request-id"].startswith("req_")
     assert headers["x-ratelimit-limit-requests"] == "1000000"
@@ -126,7 +126,7 @@ async def test_the_headers_are_the_callers_own(run: Running, client: Client, sce
 
 @clients("openai-python", "openai-node", "ai-sdk", "ai-sdk-openai")
 async def test_the_request_id_finds_the_request(run: Running, client: Client) -> None:
-    """wire.md I1, D5: by the id a client shows, its log line is found; a stream read to its end is a success."""
+    """Rules I1, D5: by the id a client shows, its log line is found; a stream read to its end is a success."""
     ran = await run(client)
     for name in ("chat", "chat_stream", "chat_stream_usage"):
         line = ran.logged(name)
@@ -136,7 +136,7 @@ async def test_the_request_id_finds_the_request(run: Running, client: Client) ->
 
 @clients()
 async def test_only_who_leaves_early_has_left(run: Running, client: Client) -> None:
-    """wire.md D1, D5: clients hang up after `[DONE]`, and that is no abort; one that leaves before ends the provider's work."""
+    """Rules D1, D5: clients hang up after `[DONE]`, and that is no abort; one that leaves before ends the provider's work."""
     ran = await run(client)
     # That one is not read, so whether the client left before its end is a matter of luck.
     unread = ran.ours.get("headers_stream", {}).get("told", {}).get("headers", {}).get("x-request-id")
@@ -148,14 +148,14 @@ async def test_only_who_leaves_early_has_left(run: Running, client: Client) -> N
 
 @clients()
 async def test_a_used_up_limit_is_not_asked_for_again(run: Running, client: Client) -> None:
-    """wire.md R2: `x-should-retry: false` ends it; the AI SDK knows no such header and was given one retry."""
+    """Rule R2: `x-should-retry: false` ends it; the AI SDK knows no such header and was given one retry."""
     refusals = [line for line in (await run(client)).log if line.get("code") == "insufficient_quota"]
     assert len(refusals) == (2 if client.kind.startswith("ai-sdk") else 1)
 
 
 @clients()
 async def test_a_full_window_is_waited_for(run: Running, client: Client) -> None:
-    """wire.md R1, R3: told when to come again, every client does so by itself, once, and is served."""
+    """Rules R1, R3: told when to come again, every client does so by itself, once, and is served."""
     ran = await run(client)
     assert ran.ours["rate"] == {"told": {"texts": [TEXT, TEXT]}}
     steps = [(line["event"], line["status"]) for line in ran.tight_log if line["event"].startswith("request")]
@@ -164,7 +164,7 @@ async def test_a_full_window_is_waited_for(run: Running, client: Client) -> None
 
 @each("retried")
 async def test_the_providers_word_on_retries_is_kept(run: Running, client: Client, scenario: str) -> None:
-    """wire.md R4, R5: its 429 and `retry-after-ms` reach the client, and the count of the retry reaches the provider."""
+    """Rules R4, R5: its 429 and `retry-after-ms` reach the client, and the count of the retry reaches the provider."""
     rows = (await run(client)).seen(scenario)
     assert [row["status"] for row in rows] == [429, 200]
     if not client.kind.startswith("ai-sdk"):

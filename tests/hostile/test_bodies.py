@@ -1,4 +1,4 @@
-"""Issue 11 B1, B7: bodies that are promised, dripped, or large and never whole. Beside them others are served as ever."""
+"""Bodies that are promised, dripped, or large and never whole. Beside them others are served as ever."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""Issue 11 B5: who only holds connections keeps nobody out, and the operator is answered meanwhile."""
+"""Who only holds connections keeps nobody out, and the operator is answered meanwhile."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Issue 11 B4: clients that never read their answers. Their connections end, and what they took of memory comes back."""
+"""Clients that never read their answers. Their connections end, and what they took of memory comes back."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Issue 11 B6: a caller with many connections that never rest, beside one who asks now and then, and one who reads a stream."""
+"""A caller with many connections that never rest, beside one who asks now and then, and one who reads a stream."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Issue 11 A5: forms that hide the id of another's object, sent through real Granian: none reaches the provider with it."""
+"""Forms that hide the id of another's object, sent through real Granian: none reaches the provider with it."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""Issue 11 A1 to A3: what was used free, tried through real Granian: what is booked is at least what the provider charges."""
+"""What was used free, tried through real Granian: what is booked is at least what the provider charges."""
 
 import asyncio
 import json
@@ -119,7 +119,7 @@ async def begin(attacker: Attacker, kind: str, *, work_s: float) -> tuple[str, s
 
 @pytest.mark.parametrize(("kind", "whole"), [("response", True), ("run", True), ("eval", False), ("eval", True)])
 async def test_deleted_work_is_paid(attacker: Attacker, kind: str, whole: bool) -> None:
-    """Issue 11 A1: work that is done, and deleted before Sentinel looks at it, costs what the provider charged, once."""
+    """Work that is done, and deleted before Sentinel looks at it, costs what the provider charged, once."""
     path, above = await begin(attacker, kind, work_s=WORK_S)
     await attacker.worked()
     await attacker.ask("DELETE", above if whole else path)
@@ -129,7 +129,7 @@ async def test_deleted_work_is_paid(attacker: Attacker, kind: str, whole: bool) 
 
 @pytest.mark.parametrize("kind", ["response", "run", "eval"])
 async def test_work_deleted_too_early_is_paid(attacker: Attacker, kind: str) -> None:
-    """Issue 11 A1: work that is deleted while it goes on is ended, and never costs less than it has cost."""
+    """Work that is deleted while it goes on is ended, and never costs less than it has cost."""
     _, above = await begin(attacker, kind, work_s=2.0)
     await attacker.ask("DELETE", above)
     given, produced = await attacker.bill()
@@ -139,7 +139,7 @@ async def test_work_deleted_too_early_is_paid(attacker: Attacker, kind: str) -> 
 
 
 async def test_work_that_is_gone_is_paid_by_its_hold(attacker: Attacker) -> None:
-    """Issue 11 A1: what was deleted past Sentinel, so that nobody saw its cost, is charged what was held for it."""
+    """What was deleted past Sentinel, so that nobody saw its cost, is charged what was held for it."""
     simulate = {"background_s": WORK_S, "output_tokens": PRODUCED}
     fields = {"model": "gpt-4o", "input": "Think.", "background": True, "max_output_tokens": CAP, "simulate": simulate}
     made = await attacker.ask("POST", "/responses", fields)
@@ -173,7 +173,7 @@ async def statuses(stack: Stack, user: User, path: str, fields: dict[str, Any]) 
 
 @pytest.mark.parametrize("kind", ["run", "batch", "eval", "chat"])
 async def test_little_that_is_left_admits_little(stack: Stack, kind: str) -> None:
-    """Issue 11 A3: with 1000 tokens left, 20 at once of unknown size use what is held for one, not 20 times a model's most."""
+    """With 1000 tokens left, 20 at once of unknown size use what is held for one, not 20 times a model's most."""
     user = await make_user(stack, output={"limit": 50_000, "used": 50_000 - LEFT})
     known = len((await stack.control("provider", "served"))["rows"])
     attacker = Attacker(stack, user, known)
@@ -213,7 +213,7 @@ async def test_little_that_is_left_admits_little(stack: Stack, kind: str) -> Non
 
 
 async def test_unfinished_work_has_a_bound(attacker: Attacker) -> None:
-    """Issue 11 A3: a caller has so much unfinished work at a time; it is told which limit that is; others are not touched."""
+    """A caller has so much unfinished work at a time; it is told which limit that is; others are not touched."""
     simulate = {"background_s": 60, "output_tokens": 1}
     fields = {"model": "gpt-4o", "input": "Think.", "background": True, "simulate": simulate}
     answered = await statuses(attacker.stack, attacker.user, "/responses", fields)

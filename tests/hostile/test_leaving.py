@@ -1,4 +1,4 @@
-"""Issue 11 A2: leaving before the usage, through real Granian: what nobody saw is read on, or charged by its hold."""
+"""Leaving before the usage, through real Granian: what nobody saw is read on, or charged by its hold."""
 
 import asyncio
 import json
@@ -163,7 +163,7 @@ async def fails(_asked: Asked, writer: asyncio.StreamWriter) -> None:
 
 
 async def test_who_leaves_a_failure_is_asked_for_no_more_and_owes_nothing(town: Town) -> None:
-    """Issue 11 A2: no second attempt is made for nobody, and an attempt that failed has cost nothing, in every mode."""
+    """No second attempt is made for nobody, and an attempt that failed has cost nothing, in every mode."""
     user = await town.left("fails", "/chat/completions", sees=b"", stream=False, model="o3")
     asked = len(town.provider.asked)
     await asyncio.sleep(1.0)  # far more than it takes to ask again
@@ -174,7 +174,7 @@ async def test_who_leaves_a_failure_is_asked_for_no_more_and_owes_nothing(town: 
 @pytest.mark.parametrize("model", ["o3", "vendor/unheard-of"])
 @pytest.mark.parametrize("capped", [True, False])
 async def test_hidden_thought_is_paid(town: Town, model: str, capped: bool) -> None:
-    """Issue 11 A2: whoever leaves with the visible answer pays what was thought: what it cost, or what was held for it."""
+    """Whoever leaves with the visible answer pays what was thought: what it cost, or what was held for it."""
     cap = {"max_completion_tokens": CAP} if capped else {}
     user = await town.left("stream", "/chat/completions", sees=WORD.encode(), model=model, **cap)
     held = (PROMPT, CAP if capped else 4096)
@@ -182,20 +182,20 @@ async def test_hidden_thought_is_paid(town: Town, model: str, capped: bool) -> N
 
 
 async def test_what_was_all_seen_is_ended(town: Town) -> None:
-    """Issue 11 A2: the usual chat costs what was said, and its provider is left at once, unless it is always read on."""
+    """The usual chat costs what was said, and its provider is left at once, unless it is always read on."""
     user = await town.left("stream", "/chat/completions", sees=WORD.encode())
     assert await town.bill(user) == ((GIVEN, PRODUCED) if town.mode == "drain" else (PROMPT, SAID))
 
 
 async def test_a_plain_answer_is_paid_by_who_did_not_wait(town: Town) -> None:
-    """Issue 11 A2: of an answer that does not stream nothing is seen before its end, so that leaving it is not free."""
+    """Of an answer that does not stream nothing is seen before its end, so that leaving it is not free."""
     user = await town.left("plain", "/chat/completions", sees=b"", model="gpt-4.1", stream=False, max_tokens=CAP)
     assert await town.bill(user) == ((PROMPT, CAP) if town.mode == "cancel" else (GIVEN, PRODUCED))
 
 
 @pytest.mark.parametrize("fields", [{"prompt": {"id": "pmpt_1"}}, {"tools": [{"type": "web_search"}]}], ids=["prompt", "tool"])
 async def test_what_only_the_provider_sees_is_read_on(town: Town, fields: dict[str, Any]) -> None:
-    """Issue 11 A2: a prompt template, or what the provider's tools find, is input that only its usage tells."""
+    """A prompt template, or what the provider's tools find, is input that only its usage tells."""
     user = await town.left("responds", "/responses", sees=WORD.encode(), model="gpt-4.1", max_output_tokens=CAP, **fields)
     given, produced = await town.bill(user)
     if town.mode == "cancel":
@@ -206,7 +206,7 @@ async def test_what_only_the_provider_sees_is_read_on(town: Town, fields: dict[s
 
 
 async def test_an_image_that_was_seen_in_part_is_not_free(town: Town) -> None:
-    """Issue 11: what an image costs its usage alone tells; who leaves before it pays that, or what was held for it."""
+    """What an image costs its usage alone tells; who leaves before it pays that, or what was held for it."""
     fields = {"model": "gpt-image-1", "prompt": WORD}
     user = await town.left("paints", "/images/generations", sees=b"partial_image", **fields)
     assert await town.bill(user) == ((SAID, 4096) if town.mode == "cancel" else (GIVEN, PRODUCED))
@@ -219,13 +219,13 @@ async def test_sound_costs_what_it_would_have_cost(town: Town) -> None:
 
 
 async def test_beyond_the_bounds_the_hold_is_charged(town: Town) -> None:
-    """Issue 11 A2: an answer that is not over in time is ended, and what was hidden of it costs what was held."""
+    """An answer that is not over in time is ended, and what was hidden of it costs what was held."""
     user = await town.left("endless", "/chat/completions", sees=WORD.encode(), model="o4-mini", max_completion_tokens=CAP)
     assert await town.bill(user) == (PROMPT, CAP)
 
 
 async def test_a_history_costs_what_it_was_last_seen_to_be(town: Town) -> None:
-    """Issue 11 A2: of an answer that goes on from an earlier one and is never seen to its end, the input is what that was."""
+    """Of an answer that goes on from an earlier one and is never seen to its end, the input is what that was."""
     user = await town.left("responds", "/responses", sees=b"response.completed", model="o3", max_output_tokens=CAP)
     assert await town.bill(user) == (GIVEN, PRODUCED)
     more = {"model": "o3", "max_output_tokens": CAP, "previous_response_id": "resp_left1"}
@@ -234,7 +234,7 @@ async def test_a_history_costs_what_it_was_last_seen_to_be(town: Town) -> None:
 
 
 async def test_a_model_is_known_by_its_usage(town: Town) -> None:
-    """Issue 11 A2: a model whose usage had tokens of thought is read on from then on, whatever its name says."""
+    """A model whose usage had tokens of thought is read on from then on, whatever its name says."""
     for _ in range(2):
         user = await town.left("stream", "/chat/completions", sees=DONE, model="gpt-4-hidden")
         assert await town.bill(user) == (GIVEN, PRODUCED)

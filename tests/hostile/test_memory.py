@@ -1,4 +1,4 @@
-"""Issue 11 B8: requests that are small on the wire and large once they are read. A worker takes what its bounds say, and a
+"""Requests that are small on the wire and large once they are read. A worker takes what its bounds say, and a
 caller beside them is served as ever. `python -m bench.attacked_memory` has the figures of larger attacks.
 """
 

@@ -1,4 +1,4 @@
-"""Issue 11 D: what lies within another's object, asked for below one's own, and the other way round, through real Granian."""
+"""What lies within another's object, asked for below one's own, and the other way round, through real Granian."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Issue 11 B3: callers who only send what is refused, and bodies that take long to read."""
+"""Callers who only send what is refused, and bodies that take long to read."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Issue 11 B2: forged tokens, sixty and then two hundred a second, from somebody without any credential."""
+"""Forged tokens, sixty and then two hundred a second, from somebody without any credential."""
 
 import asyncio
 import itertools

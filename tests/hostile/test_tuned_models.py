@@ -1,4 +1,4 @@
-"""Issue 11 A4: others' fine-tuned models, wherever a body can name one, tried through real Granian: there are none.
+"""Others' fine-tuned models, wherever a body can name one, tried through real Granian: there are none.
 
 Nor are others' objects in the lines of a batch.
 """

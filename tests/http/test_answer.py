@@ -100,7 +100,7 @@ def fed(*arrivals: bytes) -> tuple[Answer, bytes]:
 
 @pytest.mark.parametrize("name", WELL)
 def test_answers_at_every_split(name: str) -> None:
-    """wire.md H19: an answer is the same in one arrival, in two at every place, and byte by byte."""
+    """Rule H19: an answer is the same in one arrival, in two at every place, and byte by byte."""
     said, body, keeps = WELL[name]
     ways = [[said], *([said[:at], said[at:]] for at in range(1, len(said))), [said[at : at + 1] for at in range(len(said))]]
     for way in ways:
@@ -112,7 +112,7 @@ def test_answers_at_every_split(name: str) -> None:
 
 @pytest.mark.parametrize("name", WELL)
 def test_what_is_not_whole_is_never_taken_for_it(name: str) -> None:
-    """wire.md A13: the connection's end before the answer's is a failure, wherever it comes."""
+    """Rule X13: the connection's end before the answer's is a failure, wherever it comes."""
     said, _, _ = WELL[name]
     for at in range(len(said)):
         answer, _ = fed(said[:at]) if at else fed()
@@ -123,7 +123,7 @@ def test_what_is_not_whole_is_never_taken_for_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", LIES)
 def test_lies_are_broken(name: str) -> None:
-    """reliability.md C5, A4: what two readers could read in two ways is no answer, in one arrival or in many small ones."""
+    """Rules V5, X4: what two readers could read in two ways is no answer, in one arrival or in many small ones."""
     said = LIES[name]
     step = 1 if len(said) < 1000 else 4096
     for way in ([said], [said[at : at + step] for at in range(0, len(said), step)]):
@@ -134,7 +134,7 @@ def test_lies_are_broken(name: str) -> None:
 @pytest.mark.parametrize("after", AFTER)
 @pytest.mark.parametrize("name", [name for name in WELL if WELL[name][2]])
 def test_bytes_after_the_end_cost_the_connection(name: str, after: str) -> None:
-    """reliability.md A4: they belong to no request, in the same arrival or in the next; the answer itself is unharmed."""
+    """Rule X4: they belong to no request, in the same arrival or in the next; the answer itself is unharmed."""
     said, body, _ = WELL[name]
     for way in ([said + AFTER[after]], [said, AFTER[after]], [said[:-3], said[-3:] + AFTER[after]]):
         answer, read = fed(*way)
@@ -158,7 +158,7 @@ def shown(answer: Answer) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("name", [name for name in WELL if WELL[name][2]])
 def test_nothing_of_an_answer_reaches_the_next(name: str) -> None:
-    """reliability.md A4, C5: what one connection brings next is read as over a connection of its own, well or broken."""
+    """Rules X4, V5: what one connection brings next is read as over a connection of its own, well or broken."""
     first = WELL[name][0]
     for second in (*(said for said, _, _ in WELL.values()), *LIES.values()):
         alone, after = Answer(), Answer()
@@ -179,7 +179,7 @@ def test_nothing_of_an_answer_reaches_the_next(name: str) -> None:
 
 
 def test_empty_lines_are_told_apart_where_they_can_be() -> None:
-    """reliability.md A4: a body of nothing but empty lines comes whole; in doubt its connection is not used again."""
+    """Rule X4: a body of nothing but empty lines comes whole; in doubt its connection is not used again."""
     said = OK + b"content-length: 4\r\n\r\n\r\n\r\n"
     for way, keeps in (([said], False), ([said[:-4], said[-4:]], True), ([said + b"\r\n"], False)):
         answer, read = fed(*way)
@@ -197,7 +197,7 @@ def test_an_answer_without_a_length_lasts_until_the_end() -> None:
 
 @pytest.mark.parametrize("said", [OK + b"content-length: 5\r\n\r\n", CHUNKED, OK + b"content-length: 5\r\n\r\nhello"])
 def test_the_answer_of_head_has_no_body(said: bytes) -> None:
-    """wire.md H16: its length is that of another answer, whatever comes after the head is not read, nor is it used again."""
+    """Rule H16: its length is that of another answer, whatever comes after the head is not read, nor is it used again."""
     answer = Answer(bodiless=True)
     answer.feed(said)
     assert (answer.begun, answer.whole, answer.keeps, taken(answer)) == (True, True, False, b"")
@@ -208,13 +208,13 @@ def test_the_answer_of_head_has_no_body(said: bytes) -> None:
     [(b"timeout=5", 5.0), (b"max=100, Timeout=5", 5.0), (b"max=100", None), (b"timeout=-1", None), (b"timeout=x", None)],
 )
 def test_how_long_a_connection_is_kept_there(value: bytes, seconds: float | None) -> None:
-    """reliability.md C2: the other side may say after how long it closes what is idle."""
+    """Rule V2: the other side may say after how long it closes what is idle."""
     answer, _ = fed(OK + b"keep-alive: " + value + b"\r\ncontent-length: 0\r\n\r\n")
     assert (answer.keep_s, answer.keeps) == (seconds, True)
 
 
 def test_what_came_in_one_arrival_is_read_at_once() -> None:
-    """wire.md D6: chunks of one arrival are one piece, those of two are two; what is content alone, and much, is not copied."""
+    """Rule D6: chunks of one arrival are one piece, those of two are two; what is content alone, and much, is not copied."""
     answer = Answer()
     answer.feed(CHUNKED + b"1\r\na\r\n1\r\nb\r\n")
     answer.feed(b"1\r\nc\r\n0\r\n\r\n")
@@ -234,7 +234,7 @@ FRAMES = st.sampled_from(["length", "chunks", "close"])
     st.lists(st.binary(min_size=1, max_size=40), max_size=6), FRAMES, st.booleans(), st.lists(st.integers(0, 400), max_size=8)
 )
 def test_any_body_comes_as_it_is(parts: list[bytes], frame: str, interim: bool, cuts: list[int]) -> None:
-    """wire.md H19: whatever the bytes, their framing, and where the network cuts them."""
+    """Rule H19: whatever the bytes, their framing, and where the network cuts them."""
     body = b"".join(parts)
     head = b"HTTP/1.1 102 Wait\r\n\r\n" * interim + OK
     if frame == "length":
@@ -255,7 +255,7 @@ def test_any_body_comes_as_it_is(parts: list[bytes], frame: str, interim: bool, 
 
 @given(st.sampled_from([said for said, _, _ in WELL.values()]), st.integers(0, 200), st.binary(max_size=6), st.integers(1, 200))
 def test_no_bytes_do_more_than_break(said: bytes, at: int, odd: bytes, step: int) -> None:
-    """reliability.md C5: any damage to any answer is BrokenError or another answer; nothing more than came is ever held."""
+    """Rule V5: any damage to any answer is BrokenError or another answer; nothing more than came is ever held."""
     damaged = said[:at] + odd + said[at + len(odd) :]
     answer = Answer()
     try:

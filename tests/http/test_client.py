@@ -59,7 +59,7 @@ async def until(peer: Wire, count: int) -> None:
 
 @pytest.mark.parametrize("name", WELL)
 async def test_answers_come_byte_by_byte(name: str) -> None:
-    """wire.md H19: over a socket as in the parser, and the connection is used again where it may be."""
+    """Rule H19: over a socket as in the parser, and the connection is used again where it may be."""
     said, body, keeps = WELL[name]
     async with wire([said[at : at + 1] for at in range(len(said))]) as peer, client(peer.url) as one:
         for _ in range(2):
@@ -69,7 +69,7 @@ async def test_answers_come_byte_by_byte(name: str) -> None:
 
 @pytest.mark.parametrize("name", LIES)
 async def test_a_liar_loses_its_connection(name: str) -> None:
-    """reliability.md C5, A4: a lie is told as one, and the next answer comes over another connection."""
+    """Rules V5, X4: a lie is told as one, and the next answer comes over another connection."""
     async with wire(lambda number: [LIES[name]] if number == 0 else [HELLO]) as peer, client(peer.url) as one:
         with pytest.raises(BrokenError):
             await read(await ask(one))
@@ -81,7 +81,7 @@ async def test_a_liar_loses_its_connection(name: str) -> None:
 @pytest.mark.parametrize("after", AFTER)
 @pytest.mark.parametrize("together", [True, False])
 async def test_bytes_nobody_asked_for_reach_nobody(after: str, *, together: bool) -> None:
-    """reliability.md A4, C3: with the answer or while the connection is idle, they never become the next answer."""
+    """Rules X4, V3: with the answer or while the connection is idle, they never become the next answer."""
     pieces = [HELLO + AFTER[after]] if together else [HELLO, AFTER[after]]
     said = lambda number: pieces if number == 0 else [HELLO.replace(b"hello", b"again")]  # noqa: E731
     async with wire(said, hold=not together) as peer, client(peer.url) as one:
@@ -93,7 +93,7 @@ async def test_bytes_nobody_asked_for_reach_nobody(after: str, *, together: bool
 
 
 async def test_a_connection_that_was_closed_is_not_used() -> None:
-    """reliability.md C2: also where the loop has yet to see that it was: nothing is sent on it, so nothing is lost."""
+    """Rule V2: also where the loop has yet to see that it was: nothing is sent on it, so nothing is lost."""
     async with wire([HELLO]) as peer, client(peer.url) as one:
         for _ in range(5):
             assert await read(await ask(one)) == b"hello"
@@ -105,7 +105,7 @@ async def test_a_connection_that_was_closed_is_not_used() -> None:
 
 
 async def test_a_connection_that_is_readable_is_not_used() -> None:
-    """reliability.md C2: an end that has arrived, but was not read yet."""
+    """Rule V2: an end that has arrived, but was not read yet."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     loop = asyncio.get_running_loop()
@@ -126,7 +126,7 @@ async def test_a_connection_that_is_readable_is_not_used() -> None:
 
 @pytest.mark.parametrize("said", [[HELLO[:-1]], [HELLO[:10]], [HANG_UP], [CHUNKED + b"5\r\nhel"]])
 async def test_what_breaks_off_is_told_and_not_asked_again(said: list[bytes]) -> None:
-    """reliability.md C1: once a byte was handed over, nobody knows whether it was served; so it is sent once."""
+    """Rule V1: once a byte was handed over, nobody knows whether it was served; so it is sent once."""
     async with wire([*said, HANG_UP]) as peer, client(peer.url) as one:
         with pytest.raises(BrokenError):
             await read(await ask(one))
@@ -134,7 +134,7 @@ async def test_what_breaks_off_is_told_and_not_asked_again(said: list[bytes]) ->
 
 
 async def test_an_idle_connection_does_not_outlive_the_other_sides_patience() -> None:
-    """reliability.md C2: where the other side keeps one for a second, it is not kept at all."""
+    """Rule V2: where the other side keeps one for a second, it is not kept at all."""
     async with wire([HELLO.replace(b"\r\n\r\n", b"\r\nkeep-alive: timeout=1\r\n\r\n")]) as peer, client(peer.url) as one:
         assert await read(await ask(one)) == b"hello"
         await until(peer, 0)
@@ -143,7 +143,7 @@ async def test_an_idle_connection_does_not_outlive_the_other_sides_patience() ->
 
 
 async def test_what_was_idle_too_long_is_closed() -> None:
-    """reliability.md C2: a connection whose time is over is not used, and is swept away without anybody asking."""
+    """Rule V2: a connection whose time is over is not used, and is swept away without anybody asking."""
     async with wire([HELLO]) as peer, client(peer.url) as one:
         first, second = await ask(one), await ask(one)
         await read(first)
@@ -158,7 +158,7 @@ async def test_what_was_idle_too_long_is_closed() -> None:
 
 
 async def test_the_last_used_is_used_next() -> None:
-    """reliability.md C2: so that those which are not needed grow old."""
+    """Rule V2: so that those which are not needed grow old."""
     async with wire([HELLO]) as peer, client(peer.url) as one:
         first, second = await ask(one), await ask(one)
         await read(first)
@@ -169,7 +169,7 @@ async def test_the_last_used_is_used_next() -> None:
 
 
 async def test_a_reader_that_is_slow_holds_the_writer_back() -> None:
-    """wire.md D6: no more is buffered than one bound and one read, however much there is; all of it comes in the end."""
+    """Rule D6: no more is buffered than one bound and one read, however much there is; all of it comes in the end."""
     size = 8 * 2**20
     piece = b"x" * 2**16
     pieces = [OK + b"content-length: %d\r\n\r\n" % size, *[piece] * (size // len(piece))]
@@ -191,7 +191,7 @@ async def test_a_reader_that_is_slow_holds_the_writer_back() -> None:
 
 
 async def test_silence_is_late() -> None:
-    """wire.md O1: before the head, between two reads, and as a whole."""
+    """Rule O1: before the head, between two reads, and as a whole."""
     loop = asyncio.get_running_loop()
     async with wire([OK + b"content-length: 5\r\n\r\n", b"hello"], hold=True) as peer, client(peer.url) as one:
         for idle_s, ends_s in ((0.01, math.inf), (10, loop.time() + 0.01), (10, 0)):
@@ -211,7 +211,7 @@ async def test_silence_is_late() -> None:
 
 
 async def test_a_bound_that_moves_away_does_not_ring() -> None:
-    """wire.md O1: the timer of a bound that was moved is wound up again, for whoever waits then."""
+    """Rule O1: the timer of a bound that was moved is wound up again, for whoever waits then."""
     async with wire([OK, b"content-length: 0\r\n\r\n"], hold=True) as peer, client(peer.url) as one:
         connection = await ask(one)
         connection.expect(asyncio.get_running_loop().time() + 0.02)
@@ -255,7 +255,7 @@ def holds_back(connection: Connection) -> bool:
 
 
 async def test_nothing_that_is_sent_is_held_back() -> None:
-    """wire.md S6: TCP_NODELAY is on the socket itself, when it is new and when it is used again."""
+    """Rule S6: TCP_NODELAY is on the socket itself, when it is new and when it is used again."""
     async with wire([HELLO]) as peer, client(peer.url) as one:
         for _ in range(2):
             connection = await ask(one)
@@ -265,7 +265,7 @@ async def test_nothing_that_is_sent_is_held_back() -> None:
 
 
 async def test_each_read_is_there_at_once() -> None:
-    """wire.md S6: an event waits for no other: not for the next read, and no more than one round of the loop."""
+    """Rule S6: an event waits for no other: not for the next read, and no more than one round of the loop."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     loop = asyncio.get_running_loop()
@@ -292,7 +292,7 @@ async def test_each_read_is_there_at_once() -> None:
 
 
 async def test_nobody_there_is_unreachable() -> None:
-    """wire.md E6: refused, unknown by name, and not a name at all."""
+    """Rule E6: refused, unknown by name, and not a name at all."""
     for url in ("http://127.0.0.1:1/", "http://nobody.invalid/", f"http://{'x' * 70}.test/"):
         async with client(url) as one:
             with pytest.raises(UnreachableError):
@@ -300,7 +300,7 @@ async def test_nobody_there_is_unreachable() -> None:
 
 
 async def test_a_connection_that_is_not_made_in_time_is_unreachable() -> None:
-    """wire.md O1: TLS with somebody who says nothing ends with the time for connecting."""
+    """Rule O1: TLS with somebody who says nothing ends with the time for connecting."""
     gone = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -364,7 +364,7 @@ async def test_each_address_of_a_name_is_tried(first: str) -> None:
 
 
 async def test_names_are_asked_once_and_old_answers_serve_while_the_resolver_is_away() -> None:
-    """reliability.md C7: one look-up for all who wait; a failure is one only where nothing was ever known."""
+    """Rule V7: one look-up for all who wait; a failure is one only where nothing was ever known."""
     async with wire([HELLO]) as peer:
         port = int(peer.url.rsplit(":", 1)[1].removesuffix("/v1"))
         async with client(peer.url) as one:
@@ -434,7 +434,7 @@ async def test_a_client_that_is_closed_asks_nobody() -> None:
 
 
 async def test_nothing_is_left_of_a_thousand_that_were_given_up() -> None:
-    """reliability.md C3: cancelled while connecting, waiting or reading: no connection, no task, and no answer of another."""
+    """Rule V3: cancelled while connecting, waiting or reading: no connection, no task, and no answer of another."""
     chance = random.Random(7)
     body = b"z" * 3000
 

@@ -45,7 +45,7 @@ async def test_an_answer_in_one_read_is_over_at_once(data: bytes) -> None:
 
 @pytest.mark.parametrize("name", WELL)
 async def test_any_other_answer_is_read_as_ever(name: str) -> None:
-    """wire.md H19: whole or byte by byte, what is not plain is the parser's, and the plain one behind it is as ever."""
+    """Rule H19: whole or byte by byte, what is not plain is the parser's, and the plain one behind it is as ever."""
     said, body, keeps = WELL[name]
     for pieces in ([said], [said[at : at + 1] for at in range(len(said))]):
         async with wire(lambda number, pieces=pieces: [BARE] if number % 2 else pieces) as peer, client(peer.url) as one:
@@ -66,7 +66,7 @@ async def test_an_answer_in_two_reads_is_read_as_ever(at: int) -> None:
 
 @pytest.mark.parametrize("name", LIES)
 async def test_a_liar_loses_its_connection(name: str) -> None:
-    """reliability.md C5, A4: behind a plain answer too, a lie is told as one, and the next comes over another connection."""
+    """Rules V5, X4: behind a plain answer too, a lie is told as one, and the next comes over another connection."""
     said = [[BARE], [LIES[name]], [BARE]]
     async with wire(lambda number: said[number]) as peer, client(peer.url) as one:
         assert await ask(one) == (b"{}", True)
@@ -80,7 +80,7 @@ async def test_a_liar_loses_its_connection(name: str) -> None:
 @pytest.mark.parametrize("after", AFTER)
 @pytest.mark.parametrize("together", [True, False])
 async def test_bytes_behind_a_plain_answer_reach_nobody(after: str, *, together: bool) -> None:
-    """reliability.md A4, C3: with the answer or behind it, they cost the connection, and never become the next answer."""
+    """Rules X4, V3: with the answer or behind it, they cost the connection, and never become the next answer."""
     pieces = [NODE + AFTER[after]] if together else [NODE, AFTER[after]]
     async with wire(lambda number: [BARE] if number else pieces) as peer, client(peer.url) as one:
         peer.gate.set()
@@ -92,7 +92,7 @@ async def test_bytes_behind_a_plain_answer_reach_nobody(after: str, *, together:
 
 @pytest.mark.parametrize("after", AFTER.values())
 async def test_bytes_that_come_before_anybody_looks_cost_the_connection(after: bytes) -> None:
-    """reliability.md A4: between the answer and the end of its exchange too; the answer itself is whole, and stays so."""
+    """Rule X4: between the answer and the end of its exchange too; the answer itself is whole, and stays so."""
     async with wire([HANG_UP]) as peer, client(peer.url) as one:
         connection = await kept(one)
         came = connection.ask_plainly(GET, b"", math.inf)
@@ -118,7 +118,7 @@ async def test_an_end_behind_a_plain_answer_harms_it_not() -> None:
 
 
 async def test_silence_is_late_and_an_end_is_told() -> None:
-    """wire.md O1, reliability.md C1: None says nothing by itself: `answered` raises what it is, behind a plain answer too."""
+    """Rule O1, rule V1: None says nothing by itself: `answered` raises what it is, behind a plain answer too."""
     async with wire(lambda number: [BARE] if number == 0 else [b"HTTP"]) as peer, client(peer.url) as one:
         assert await ask(one) == (b"{}", True)
         with pytest.raises(LateError):

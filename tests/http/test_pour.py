@@ -41,7 +41,7 @@ async def pour_all(connection: Connection, sink: Sink) -> bytes:
 
 @pytest.mark.parametrize("name", WELL)
 async def test_what_is_poured_is_what_is_read(name: str) -> None:
-    """wire.md H19: byte by byte or in one piece, the body is the same, and the connection is used again where it may be."""
+    """Rule H19: byte by byte or in one piece, the body is the same, and the connection is used again where it may be."""
     said, body, keeps = WELL[name]
     for pieces in ([said[at : at + 1] for at in range(len(said))], [said]):
         async with wire(pieces) as peer, client(peer.url) as one:
@@ -52,7 +52,7 @@ async def test_what_is_poured_is_what_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", LIES)
 async def test_a_liar_pours_nothing_false(name: str) -> None:
-    """reliability.md C5: a lie is told as one where it is poured as well, and its connection is lost."""
+    """Rule V5: a lie is told as one where it is poured as well, and its connection is lost."""
     async with wire([LIES[name]]) as peer, client(peer.url) as one:
         with pytest.raises(BrokenError):
             await pour_all(await ask(one), Sink())
@@ -60,7 +60,7 @@ async def test_a_liar_pours_nothing_false(name: str) -> None:
 
 
 async def test_each_part_is_poured_before_the_loop_goes_on() -> None:
-    """wire.md S6: a part is with the sink when it has arrived, and the task that pours sleeps on; it wakes up at the end."""
+    """Rule S6: a part is with the sink when it has arrived, and the task that pours sleeps on; it wakes up at the end."""
     async with wire([CHUNKED, b"0\r\n\r\n"], hold=True) as peer, client(peer.url) as one:
         connection, sink = await ask(one), Sink()
         await connection.answered()
@@ -77,7 +77,7 @@ async def test_each_part_is_poured_before_the_loop_goes_on() -> None:
 
 
 async def test_a_sink_that_is_full_holds_the_writer_back() -> None:
-    """wire.md D6: what it does not take now waits, no more than a bound and a read of it, and comes when it is asked for."""
+    """Rule D6: what it does not take now waits, no more than a bound and a read of it, and comes when it is asked for."""
     size = 4 * 2**20
     pieces = [OK + b"content-length: %d\r\n\r\n" % size, *[b"x" * 2**16] * (size // 2**16)]
     async with wire(pieces) as peer, client(peer.url) as one:
@@ -96,7 +96,7 @@ async def test_a_sink_that_is_full_holds_the_writer_back() -> None:
 
 
 async def test_silence_ends_the_pouring() -> None:
-    """wire.md O1: silence counts from the last part, and an end for the whole is kept however much comes."""
+    """Rule O1: silence counts from the last part, and an end for the whole is kept however much comes."""
     loop = asyncio.get_running_loop()
     async with wire([CHUNKED + b"5\r\nhello\r\n"], hold=True) as peer, client(peer.url) as one:
         for idle_s, ends_s in ((0.02, math.inf), (10, loop.time() + 0.02), (10, 0)):
@@ -122,7 +122,7 @@ async def test_silence_ends_the_pouring() -> None:
 
 
 async def test_an_end_too_soon_is_told_after_what_came() -> None:
-    """reliability.md C5: a body that breaks off is poured as far as it came, and is then broken."""
+    """Rule V5: a body that breaks off is poured as far as it came, and is then broken."""
     async with wire([CHUNKED + b"5\r\nhello\r\n", HANG_UP]) as peer, client(peer.url) as one:
         connection, sink = await ask(one), Sink()
         with pytest.raises(BrokenError):
@@ -172,7 +172,7 @@ async def test_who_reaches_nobody_leaves_nothing_behind() -> None:
 
 
 async def test_a_cancelled_pouring_gives_nothing_more() -> None:
-    """wire.md D5: what comes after it was ended waits for whoever reads on."""
+    """Rule D5: what comes after it was ended waits for whoever reads on."""
     async with wire([CHUNKED], hold=True) as peer, client(peer.url) as one:
         connection, sink = await ask(one), Sink()
         await connection.answered()

@@ -54,7 +54,7 @@ async def test_answers_come_over_tls_and_sessions_are_resumed(version: ssl.TLSVe
 
 
 async def test_nothing_that_is_sent_over_tls_is_held_back() -> None:
-    """wire.md S6: TCP_NODELAY is on the socket under the TLS."""
+    """Rule S6: TCP_NODELAY is on the socket under the TLS."""
     async with wire([HELLO], tls=serving("127.0.0.1")) as peer, trusting(peer, AUTHORITY) as one:
         connection = await ask(one)
         assert not holds_back(connection)
@@ -62,7 +62,7 @@ async def test_nothing_that_is_sent_over_tls_is_held_back() -> None:
 
 
 async def test_large_bodies_pass_over_tls() -> None:
-    """wire.md H18, H19: both ways, beyond every buffer."""
+    """Rules H18, H19: both ways, beyond every buffer."""
     piece = b"x" * 100_000
     answer = [CHUNKED, *[b"%x\r\n%s\r\n" % (len(piece), piece)] * 20, b"0\r\n\r\n"]
     async with wire(answer, tls=serving("127.0.0.1")) as peer, trusting(peer, AUTHORITY) as one:
@@ -75,7 +75,7 @@ async def test_large_bodies_pass_over_tls() -> None:
 
 @pytest.mark.parametrize("wrong", ["name", "authority", "plain"])
 async def test_who_cannot_be_verified_is_not_asked(wrong: str) -> None:
-    """reliability.md G5: the wrong name, an authority nobody trusts, and no TLS at all: nothing is sent, key least of all."""
+    """Rule Y5: the wrong name, an authority nobody trusts, and no TLS at all: nothing is sent, key least of all."""
     tls = None if wrong == "plain" else serving("other.test" if wrong == "name" else "127.0.0.1")
     # Who speaks no TLS waits for the end of a line; only time ends that.
     connect_s = 0.2 if wrong == "plain" else 5
@@ -92,7 +92,7 @@ async def test_who_cannot_be_verified_is_not_asked(wrong: str) -> None:
 
 
 async def test_the_systems_store_does_not_trust_strangers() -> None:
-    """reliability.md G5: what is used where nothing else is given verifies too."""
+    """Rule Y5: what is used where nothing else is given verifies too."""
     async with wire([HELLO], tls=serving("127.0.0.1")) as peer:
         one = Client(peer.url, connect_s=5)
         with pytest.raises(UnreachableError):
@@ -101,7 +101,7 @@ async def test_the_systems_store_does_not_trust_strangers() -> None:
 
 
 async def test_a_client_that_gives_up_does_not_wait_for_tls_to_end() -> None:
-    """wire.md D1: the connection is gone at once, whatever the other side still has to say."""
+    """Rule D1: the connection is gone at once, whatever the other side still has to say."""
     async with (
         wire([CHUNKED + b"1\r\nx\r\n", b"y"], tls=serving("127.0.0.1"), hold=True) as peer,
         trusting(peer, AUTHORITY) as one,

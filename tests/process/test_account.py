@@ -121,7 +121,7 @@ BODIES = {
 async def test_an_error_does_not_say_whose_account_it_is(
     town: Town, http: aiohttp.ClientSession, user_of_town: User, status: int, body: str
 ) -> None:
-    """Issue 10 §8: at any status, of any type; every other byte stays, the length is right, and the log has the ids alone."""
+    """At any status, of any type; every other byte stays, the length is right, and the log has the ids alone."""
     media, said = BODIES[body]
     more = "openai-organization: org-x\r\nopenai-project: proj_x\r\nretry-after: 7\r\n"
     response, passed = await town.ask(
@@ -143,7 +143,7 @@ async def test_an_error_does_not_say_whose_account_it_is(
 async def test_an_error_under_a_status_of_success_is_one(
     town: Town, http: aiohttp.ClientSession, user_of_town: User, label: str, space: str, step: int
 ) -> None:
-    """Issue 10 §8: some gateways say 200 to everything; what begins as an error in JSON is looked into all the same."""
+    """Some gateways say 200 to everything; what begins as an error in JSON is looked into all the same."""
     said = (space + json.dumps(error(SAID), ensure_ascii=False)).encode()
     pieces = [said[at : at + step] for at in range(0, len(said), step)] if step else [said]
 
@@ -179,7 +179,7 @@ OF_A_TOOL = {"type": "mcp_call", "error": {"message": f"tool says {ORG}", "code"
 async def test_an_object_that_failed_does_not_say_whose_account_it_is(
     town: Town, http: aiohttp.ClientSession, user_of_town: User, shape: str, code: str
 ) -> None:
-    """Issue 10 §8: its error is hidden, told, and never the caller's limit; what a tool said beside it stays."""
+    """Its error is hidden, told, and never the caller's limit; what a tool said beside it stays."""
     method, path, start, name = FAILED_OBJECTS[shape]
     # Each caller has objects of its own.
     path, start = path.replace("{}", code), start | {"id": start["id"].replace("{}", code)}
@@ -206,7 +206,7 @@ async def test_an_object_that_failed_does_not_say_whose_account_it_is(
 async def test_an_error_under_a_status_of_success_is_one_on_every_route(
     town: Town, http: aiohttp.ClientSession, user_of_town: User, path: str
 ) -> None:
-    """Issue 10 §8: also where sound, a picture or nothing that is billed is answered; a refused account is a 502 there."""
+    """Also where sound, a picture or nothing that is billed is answered; a refused account is a 502 there."""
     response, passed = await town.ask(http, user_of_town, says(plain(json.dumps(error(SAID)).encode())), path)
     assert (response.status, json.loads(passed)) == (200, error(HIDDEN))
     response, passed = await town.ask(http, user_of_town, says(plain(json.dumps(error(SAID, UNPAID[0])).encode())), path)
@@ -217,7 +217,7 @@ async def test_an_error_under_a_status_of_success_is_one_on_every_route(
 async def test_an_answer_with_an_empty_error_is_none(
     town: Town, http: aiohttp.ClientSession, user_of_town: User, start: str
 ) -> None:
-    """Issue 10 §8: an answer whose error is null is an answer, and passes byte for byte."""
+    """An answer whose error is null is an answer, and passes byte for byte."""
     counts = '"usage":{"prompt_tokens":3,"completion_tokens":4}}'
     said = f'{start}"choices":[{{"index":0,"message":{{"content":"{TEXT}"}}}}],{counts}'
     response, passed = await town.ask(http, user_of_town, says(plain(said.encode())))
@@ -250,7 +250,7 @@ def chunked(said: bytes, size: int, *, head: str = "") -> bytes:
 async def test_an_error_is_hidden_however_it_arrives(
     town: Town, http: aiohttp.ClientSession, user_of_town: User, answer: bytes
 ) -> None:
-    """Issue 10 §8: in chunks, compressed, or until the connection ends."""
+    """In chunks, compressed, or until the connection ends."""
 
     async def act(_asked: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
@@ -264,14 +264,14 @@ async def test_an_error_is_hidden_however_it_arrives(
 
 
 async def test_a_long_error_is_hidden_to_its_end(town: Town, http: aiohttp.ClientSession, user_of_town: User) -> None:
-    """Issue 10 §8: what is too long to be looked at as a whole is searched while it passes, and comes whole."""
+    """What is too long to be looked at as a whole is searched while it passes, and comes whole."""
     said = ("<p>" + "x" * 5000 + SAID + "</p>\n") * 40
     response, passed = await town.ask(http, user_of_town, says(plain(said.encode(), status="404 No", kind="text/html")))
     assert (response.status, passed) == (404, said.replace(SAID, HIDDEN).encode())
 
 
 async def test_an_error_that_is_not_whole_is_hidden_and_not_whole(town: Town, user_of_town: User) -> None:
-    """wire.md A13: what came of it comes down without the account, and does not look like all of it."""
+    """Rule X13: what came of it comes down without the account, and does not look like all of it."""
     said = json.dumps(error(SAID)).encode()[:-20]
 
     async def act(_asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -301,7 +301,7 @@ async def test_an_error_that_is_not_whole_is_hidden_and_not_whole(town: Town, us
 
 
 async def test_an_error_to_head_has_the_length_of_the_error_to_get(town: Town, user_of_town: User) -> None:
-    """wire.md H16: the provider is asked by GET, and the head is that of what goes down."""
+    """Rule H16: the provider is asked by GET, and the head is that of what goes down."""
     town.provider.acts["/v1/models/none"] = says(plain(json.dumps(error(SAID)).encode(), status="404 No"))
     head, got = [
         await once(
@@ -314,7 +314,7 @@ async def test_an_error_to_head_has_the_length_of_the_error_to_get(town: Town, u
 
 
 async def test_other_routes_hide_it_too(town: Town, http: aiohttp.ClientSession, user_of_town: User) -> None:
-    """Issue 10 §8: a route that is only passed through, and an upload that streams by."""
+    """A route that is only passed through, and an upload that streams by."""
     answer = says(plain(json.dumps(error(SAID)).encode(), status="400 No"))
     expected = json.dumps(error(HIDDEN)).encode()
     headers = {"authorization": f"Bearer {user_of_town.token}"}
@@ -329,7 +329,7 @@ async def test_other_routes_hide_it_too(town: Town, http: aiohttp.ClientSession,
 async def test_an_answer_that_mentions_an_id_is_not_touched(
     town: Town, http: aiohttp.ClientSession, user_of_town: User, status: int
 ) -> None:
-    """Issue 10 §8: what a model says, and what an object is called, are the very bytes, plain and streamed."""
+    """What a model says, and what an object is called, are the very bytes, plain and streamed."""
     message = {"role": "assistant", "content": TEXT, "project": PROJECT}
     figures = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
     said = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": figures, "error": None})
@@ -386,7 +386,7 @@ STREAMS = {
 async def test_an_error_in_a_stream_does_not_say_whose_account_it_is(
     town: Town, http: aiohttp.ClientSession, user_of_town: User, shape: str, step: int
 ) -> None:
-    """Issue 10 §8: alone, after text that mentions it, and however the bytes are cut; the rest is the provider's own."""
+    """Alone, after text that mentions it, and however the bytes are cut; the rest is the provider's own."""
     path, text, failure, rest = STREAMS[shape]
     for before in (b"", text):
         said = before + failure + rest
@@ -434,7 +434,7 @@ UNSERVED = [
 async def test_a_refused_account_is_not_the_callers_limit(
     town: Town, http: aiohttp.ClientSession, status: int, said: Any, *, stream: bool
 ) -> None:
-    """Issue 10 §8: a 502 of the provider's, which nobody tries again; free, told loudly, and counted."""
+    """A 502 of the provider's, which nobody tries again; free, told loudly, and counted."""
     user = await make_user(town.stack)
     body = said if isinstance(said, str) else json.dumps(said)
     reason = "key" if status == 401 else "account"
@@ -470,7 +470,7 @@ NEIGHBOURS = [
 async def test_what_only_mentions_it_is_the_callers(
     town: Town, http: aiohttp.ClientSession, user_of_town: User, status: int, said: Any
 ) -> None:
-    """wire.md E5: a rate limit, or a text that has the word, passes byte for byte."""
+    """Rule E5: a rate limit, or a text that has the word, passes byte for byte."""
     body = json.dumps(said).encode()
     response, passed = await town.ask(http, user_of_town, says(plain(body, status=f"{status} No")))
     assert (response.status, passed) == (status, body)
@@ -482,7 +482,7 @@ async def test_what_only_mentions_it_is_the_callers(
 async def test_a_fallback_answers_for_a_refused_account(
     town: Town, http: aiohttp.ClientSession, status: int, said: dict[str, Any]
 ) -> None:
-    """Issue 10 §8: the next model is asked, with the same loud line; a refused key is refused for every model."""
+    """The next model is asked, with the same loud line; a refused key is refused for every model."""
     user = await make_user(town.stack)
     well = plain(
         json.dumps({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}}).encode()
@@ -508,7 +508,7 @@ async def test_a_fallback_answers_for_a_refused_account(
 async def test_a_refused_account_in_a_stream_is_not_the_callers_limit(
     town: Town, http: aiohttp.ClientSession, user_of_town: User, shape: str, code: str
 ) -> None:
-    """Issue 10 §8: the event keeps its shape, with Sentinel's code, type and message; it is told and counted as well."""
+    """The event keeps its shape, with Sentinel's code, type and message; it is told and counted as well."""
     path, text, failure, rest = STREAMS[shape]
     said = failure.replace(b'"rate_limit_exceeded"', b'"%b"' % code.encode()).replace(b'"tokens"', b'"insufficient_quota"')
     counted = await town.refusals("account")
@@ -524,7 +524,7 @@ async def test_a_refused_account_in_a_stream_is_not_the_callers_limit(
 
 
 async def test_refusals_are_counted(town: Town, http: aiohttp.ClientSession, user_of_town: User) -> None:
-    """Issue 10 §8: the metric counts what the log tells, by its reason."""
+    """The metric counts what the log tells, by its reason."""
     for status, reason in ((401, "key"), (402, "account"), (402, "account")):
         told = await town.refusals(reason)
         await town.ask(http, user_of_town, says(plain(b"{}", status=f"{status} No")))
@@ -535,7 +535,7 @@ async def test_refusals_are_counted(town: Town, http: aiohttp.ClientSession, use
 
 
 async def test_a_stream_of_words_is_the_same_bytes(town: Town, http: aiohttp.ClientSession, user_of_town: User) -> None:
-    """Issue 10 §8: events about errors are no errors."""
+    """Events about errors are no errors."""
     stream = event("an error: {'error': 'org-abc'}") + event("error", finish="stop") + usage(3, 2) + DONE
     _, passed = await town.ask(
         http, user_of_town, says(STREAM_HEAD + chunk(stream) + END), stream=True, stream_options={"include_usage": True}

@@ -59,7 +59,7 @@ async def billed(stack: Stack, user: User, expected: tuple[int, int, int]) -> No
 
 
 async def test_a_background_response_is_billed_when_it_is_done(stack: Stack, user: User) -> None:
-    """wire.md P3: created, looked at again and again, and billed once: a request for each call, its tokens once."""
+    """Rule P3: created, looked at again and again, and billed once: a request for each call, its tokens once."""
     async with sdk(stack, user.token) as client:
         made = await client.responses.create(
             model="gpt-4o", input="Say something.", background=True, extra_body={"simulate": {"background_s": 1.5}}
@@ -80,7 +80,7 @@ async def test_a_background_response_is_billed_when_it_is_done(stack: Stack, use
 
 
 async def test_nobody_needs_to_look(stack: Stack, user: User) -> None:
-    """wire.md P3: work whose caller never comes back is billed all the same."""
+    """Rule P3: work whose caller never comes back is billed all the same."""
     async with sdk(stack, user.token) as client:
         await client.responses.create(
             model="gpt-4o", input="Say something.", background=True, extra_body={"simulate": {"background_s": 0.5}}
@@ -95,7 +95,7 @@ async def test_nobody_needs_to_look(stack: Stack, user: User) -> None:
 
 
 async def test_a_client_that_leaves_a_background_stream_pays_for_all_of_it(stack: Stack, user: User) -> None:
-    """wire.md P3: a disconnect is not the end of work in the background."""
+    """Rule P3: a disconnect is not the end of work in the background."""
     async with sdk(stack, user.token) as client:
         stream = await client.responses.create(
             model="gpt-4o", input="Say something.", background=True, stream=True, extra_body={"simulate": {"token_ms": 30}}
@@ -137,7 +137,7 @@ async def leave(stack: Stack, user: User, path: str, fields: dict[str, object], 
 
 @pytest.mark.parametrize(("stream", "after_bytes"), [(False, 0), (True, 0), (True, 900)])
 async def test_a_client_that_leaves_a_run_pays_for_it(stack: Stack, user: User, *, stream: bool, after_bytes: int) -> None:
-    """wire.md P3: a run goes on whoever waits for it, and what it says can be read later; so it is billed when it is done."""
+    """Rule P3: a run goes on whoever waits for it, and what it says can be read later; so it is billed when it is done."""
     async with sdk(stack, user.token) as client:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -164,7 +164,7 @@ async def test_a_client_that_leaves_a_run_pays_for_it(stack: Stack, user: User, 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_before_a_background_response_pays_for_it(stack: Stack, user: User, *, stream: bool) -> None:
-    """wire.md P3: what it says is in its conversation, though its caller never learned its name."""
+    """Rule P3: what it says is in its conversation, though its caller never learned its name."""
     async with sdk(stack, user.token) as client:
         conversation = await client.conversations.create()
         fields = {"model": "gpt-4o", "input": "Say something.", "background": True, "stream": stream}
@@ -199,7 +199,7 @@ async def test_a_batch_is_billed_when_it_is_done(stack: Stack, user: User) -> No
 
 
 async def test_a_run_of_an_eval_is_billed_when_it_is_done(stack: Stack, user: User) -> None:
-    """wire.md P3: what the models of a run have used, which it tells of each of them, is billed once."""
+    """Rule P3: what the models of a run have used, which it tells of each of them, is billed once."""
     async with sdk(stack, user.token) as client:
         made = await client.evals.create(
             name="e", data_source_config={"type": "custom", "item_schema": {"type": "object"}}, testing_criteria=[]
@@ -241,7 +241,7 @@ def read_its_name(connection: socket.socket) -> None:
 
 
 async def test_who_was_told_of_work_pays_for_it_whoever_dies(stack: Stack, user: User) -> None:
-    """Issue 11: the workers are killed at the very byte that tells the id of work, of a plain answer and of a stream: what it
+    """The workers are killed at the very byte that tells the id of work, of a plain answer and of a stream: what it
     costs is billed all the same, since it was noted before.
     """
     pids = _children(stack.child("sentinel").pid)

@@ -248,21 +248,21 @@ async def billed(town: Town, http: aiohttp.ClientSession, path: str, case: Case,
 @pytest.mark.parametrize("store", [False, True])
 @pytest.mark.parametrize("name", RESPONSES)
 async def test_responses_of_any_length(town: Town, http: aiohttp.ClientSession, name: str, store: bool) -> None:
-    """Issue 10.3: usage is found in a last event of 20 MB wherever it stands, and what was not read is no text."""
+    """Usage is found in a last event of 20 MB wherever it stands, and what was not read is no text."""
     case, fields = RESPONSES[name], {"input": HELLO, "store": store, "max_output_tokens": HELD}
     assert await billed(town, http, "/responses", case, stream=True, **fields) == case.bill
 
 
 @pytest.mark.parametrize("name", CHATS)
 async def test_chats_of_any_length(town: Town, http: aiohttp.ClientSession, name: str) -> None:
-    """Issue 10.3: base64 in any field of a chat's stream costs what docs/tokens.md says; a text nobody could read, the hold."""
+    """Base64 in any field of a chat's stream costs what docs/tokens.md says; a text nobody could read, the hold."""
     case, fields = CHATS[name], {"messages": HELLO, "max_tokens": HELD}
     assert await billed(town, http, "/chat/completions", case, stream=True, **fields) == case.bill
 
 
 @pytest.mark.parametrize("name", BODIES)
 async def test_bodies_of_any_length(town: Town, http: aiohttp.ClientSession, name: str) -> None:
-    """Issue 10.3: the same answers as plain bodies cost the same as streams."""
+    """The same answers as plain bodies cost the same as streams."""
     case, fields = BODIES[name], {"messages": HELLO, "max_tokens": HELD}
     assert await billed(town, http, "/chat/completions", case, stream=False, **fields) == case.bill
 
@@ -294,7 +294,7 @@ BROKEN_STREAMS = {
 @pytest.mark.parametrize("leaves", [True, False], ids=["the client leaves", "the provider breaks off"])
 @pytest.mark.parametrize(("path", "name"), [(path, name) for path, cases in BROKEN_STREAMS.items() for name in cases])
 async def test_half_an_event_is_no_text(town: Town, http: aiohttp.ClientSession, path: str, name: str, leaves: bool) -> None:
-    """Issue 10.3: what came of a long event before the stream ended costs nothing as text; the text before it still counts."""
+    """What came of a long event before the stream ended costs nothing as text; the text before it still counts."""
     case, user, done = BROKEN_STREAMS[path][name], await make_user(town.stack), asyncio.Event()
     answer = case.answer()
 
@@ -331,7 +331,7 @@ BROKEN_BODIES = {
 
 @pytest.mark.parametrize("name", BROKEN_BODIES)
 async def test_half_a_body_is_read_as_far_as_it_came(town: Town, http: aiohttp.ClientSession, name: str) -> None:
-    """Issue 10.3: of a plain body that breaks off its texts count, not its bytes."""
+    """Of a plain body that breaks off its texts count, not its bytes."""
     case, user = BROKEN_BODIES[name], await make_user(town.stack)
     body = case.answer()
 
@@ -399,7 +399,7 @@ def half(route: str, case: Half, *, stream: bool) -> bytes:
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("route", ["/chat/completions", "/completions", "/responses"])
 async def test_half_a_usage_is_completed(town: Town, http: aiohttp.ClientSession, route: str, stream: bool) -> None:
-    """Issue 10.5: the side that is missing is estimated alone, and marked; a side that is truly zero stays so."""
+    """The side that is missing is estimated alone, and marked; a side that is truly zero stays so."""
     prompt = HELLO[0]["content"]
     asks: dict[str, Any] = {"/responses": {"input": prompt}, "/completions": {"prompt": prompt}}.get(route, {"messages": HELLO})
     estimate = TOKENIZER.text(prompt, "gpt-4o") + (0 if route == "/completions" else 7)
@@ -424,7 +424,7 @@ async def test_half_a_usage_is_completed(town: Town, http: aiohttp.ClientSession
 
 
 async def test_true_zeros_stay(town: Town, http: aiohttp.ClientSession) -> None:
-    """Issue 10.5: embeddings produce nothing, nor does a completion that echoes its prompt and no more."""
+    """Embeddings produce nothing, nor does a completion that echoes its prompt and no more."""
     embeddings = said({"object": "list", "data": [{"embedding": [0.5] * 9}], "usage": {"prompt_tokens": 8, "total_tokens": 8}})
     echo = said({"choices": [{"text": TEXT, "finish_reason": "length"}], "usage": {"prompt_tokens": 9, "completion_tokens": 0}})
     more = embeddings.replace(b'"total_tokens": 8', b'"total_tokens": 12')
@@ -467,7 +467,7 @@ SHOWN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("route", ["/chat/completions", "/completions"])
 async def test_usage_nobody_asked_for_is_hidden(town: Town, http: aiohttp.ClientSession, route: str) -> None:
-    """Issue 10.6: whatever the shape of the extra event, only who asked for it sees it; usage with content goes down."""
+    """Whatever the shape of the extra event, only who asked for it sees it; usage with content goes down."""
     first = (
         event(TEXT, finish="stop") if route == "/chat/completions" else event(TEXT).replace(b'"delta"', b'"text": "a", "delta"')
     )

@@ -60,7 +60,7 @@ def logged(town: Town) -> dict[str, int]:
 
 @pytest.mark.parametrize("path", ASKED)
 async def test_nothing_went_down(town: Town, http: aiohttp.ClientSession, path: str) -> None:
-    """Issue 11 E1: cut at any byte of its first piece, the answer is 502 with a request id, and the log says so too."""
+    """Cut at any byte of its first piece, the answer is 502 with a request id, and the log says so too."""
     user = await make_user(town.stack)
     ids = []
     for cut_at in range(0, len(BODY), 9):
@@ -77,7 +77,7 @@ async def test_nothing_went_down(town: Town, http: aiohttp.ClientSession, path: 
 
 @pytest.mark.parametrize("path", ASKED)
 async def test_something_went_down(town: Town, http: aiohttp.ClientSession, path: str) -> None:
-    """Issue 11 E1: cut after its first piece, the body is short of its length, which a client can tell, or, where all of it is
+    """Cut after its first piece, the body is short of its length, which a client can tell, or, where all of it is
     held back, it is 502; it is billed once.
     """
     user = await make_user(town.stack)

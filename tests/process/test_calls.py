@@ -29,7 +29,7 @@ async def test_a_chat_completion_arrives(stack: Stack, user: User) -> None:
 
 
 async def test_a_stream_arrives_without_the_usage_nobody_asked_for(stack: Stack, user: User) -> None:
-    """wire.md U2, U5: usage is asked for upstream, billed, and hidden from a client that did not ask."""
+    """Rules U2, U5: usage is asked for upstream, billed, and hidden from a client that did not ask."""
     async with sdk(stack, user.token) as client:
         stream = await client.chat.completions.create(model="gpt-4o", messages=HELLO, user=user.email, stream=True)
         chunks = [chunk async for chunk in stream]
@@ -42,7 +42,7 @@ async def test_a_stream_arrives_without_the_usage_nobody_asked_for(stack: Stack,
 
 
 async def test_a_stream_shows_the_usage_somebody_asked_for(stack: Stack, user: User) -> None:
-    """wire.md U6: a client that asked gets the usage event, unchanged and once."""
+    """Rule U6: a client that asked gets the usage event, unchanged and once."""
     async with sdk(stack, user.token) as client:
         stream = await client.chat.completions.create(
             model="gpt-4o", messages=HELLO, user=user.email, stream=True, stream_options={"include_usage": True}
@@ -84,7 +84,7 @@ async def test_completions_arrive(stack: Stack, user: User, *, stream: bool) -> 
 
 
 async def test_no_output_left_is_none_for_any_route(stack: Stack, http: aiohttp.ClientSession) -> None:
-    """wire.md R2: what an answer produces is unknown before it comes; but once a limit is used up, nothing produces more."""
+    """Rule R2: what an answer produces is unknown before it comes; but once a limit is used up, nothing produces more."""
     user = await make_user(stack, output=60)
     headers = {"authorization": f"Bearer {user.token}"}
     embedding = {"model": "text-embedding-3-small", "input": "x"}
@@ -123,7 +123,7 @@ async def test_the_synchronous_sdk_is_served(stack: Stack, user: User) -> None:
 
 
 async def test_models_are_listed_and_shown(stack: Stack, user: User) -> None:
-    """wire.md H8: an id with a slash travels raw; models cost a request and no tokens."""
+    """Rule H8: an id with a slash travels raw; models cost a request and no tokens."""
     async with sdk(stack, user.token) as client:
         listed = [model.id async for model in client.models.list()]
         assert "anthropic/claude-sonnet-4" in listed
@@ -145,7 +145,7 @@ async def test_bytes_are_the_providers(stack: Stack, user: User, http: aiohttp.C
 
 
 async def test_a_stream_flows_event_by_event(stack: Stack, user: User, http: aiohttp.ClientSession) -> None:
-    """wire.md S6: an event is on its way before the next one exists: the first arrives while the provider is still silent."""
+    """Rule S6: an event is on its way before the next one exists: the first arrives while the provider is still silent."""
     body = {"model": "gpt-4o", "messages": HELLO, "stream": True, "simulate": {"stall_after_events": 3}}
     headers = {"authorization": f"Bearer {user.token}"}
     async with asyncio.timeout(10), http.post(f"{stack.base_url}/chat/completions", json=body, headers=headers) as response:
@@ -175,7 +175,7 @@ async def test_neither_key_crosses(stack: Stack, user: User) -> None:
 
 
 async def test_input_tokens_are_counted_by_the_provider(stack: Stack, user: User) -> None:
-    """wire.md P4: OpenAI's own count of a response's input is a route like any other: a request, and no tokens."""
+    """Rule P4: OpenAI's own count of a response's input is a route like any other: a request, and no tokens."""
     async with sdk(stack, user.token) as client:
         counted = await client.responses.input_tokens.count(model="gpt-4o", input="Say something about rivers.")
         made = await client.responses.create(model="gpt-4o", input="Say something about rivers.", user=user.email)

@@ -113,7 +113,7 @@ BODIES = {
 @pytest.mark.parametrize("way", sorted(packing.WAYS))
 @pytest.mark.parametrize("target", BODIES)
 async def test_compressed_json_goes_up_plain(door: Door, target: str, way: str) -> None:
-    """wire.md H5, H6: on every kind of route, under its own length, and nothing says that it ever was compressed."""
+    """Rules H5, H6: on every kind of route, under its own length, and nothing says that it ever was compressed."""
     body = json.dumps(BODIES[target]).encode()
     answer = await door.ask(packing.WAYS[way](body), f"Content-Encoding: {packing.coding(way).decode()}", target=target)
     assert (answer.status, answer.body) == (200, ANSWER)
@@ -150,7 +150,7 @@ async def test_every_spelling_is_read(door: Door, row: str) -> None:
 
 
 async def test_a_compressed_body_in_chunks(door: Door) -> None:
-    """wire.md H15: a transfer coding ends with its hop, a content coding is the body's."""
+    """Rule H15: a transfer coding ends with its hop, a content coding is the body's."""
     packed = gzip.compress(BODY)
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (packed[:7], packed[7:])) + b"0\r\n\r\n"
     head = door.asking(b"", "Content-Encoding: gzip", "Transfer-Encoding: chunked")
@@ -161,7 +161,7 @@ async def test_a_compressed_body_in_chunks(door: Door) -> None:
 @pytest.mark.parametrize(("lines", "packed"), [(["Content-Encoding: gzip"], True), ([], False)])
 @pytest.mark.parametrize("mark", [b"", BOM])
 async def test_usage_is_spliced_into_what_came_out(door: Door, lines: list[str], packed: bool, mark: bytes) -> None:
-    """wire.md U2: a streamed call is asked for its usage, and that stays hidden, whatever its body was wrapped in."""
+    """Rule U2: a streamed call is asked for its usage, and that stays hidden, whatever its body was wrapped in."""
     body = mark + json.dumps(ASKING | {"stream": True}).encode()
     answer = await door.ask(gzip.compress(body) if packed else body, *lines)
     assert answer.body == event("a", finish="stop") + DONE
@@ -171,7 +171,7 @@ async def test_usage_is_spliced_into_what_came_out(door: Door, lines: list[str],
 
 @pytest.mark.parametrize("target", BODIES)
 async def test_a_byte_order_mark_goes_nowhere(door: Door, target: str) -> None:
-    """wire.md H12, RFC 8259 §8.1: on every kind of route that reads JSON."""
+    """Rule H12, RFC 8259 §8.1: on every kind of route that reads JSON."""
     body = json.dumps(BODIES[target]).encode()
     assert (await door.ask(BOM + body, target=target)).status == 200
     assert (door.asked.body, door.asked.header("content-length")) == (body, str(len(body)))
@@ -230,7 +230,7 @@ for name in sorted({"br", "zstd"} & set(packing.WAYS)):
 
 @pytest.mark.parametrize("row", BROKEN)
 async def test_a_broken_body_is_400(door: Door, row: str) -> None:
-    """wire.md H12: never a 500, nothing goes up, and the connection stays in step."""
+    """Rule H12: never a 500, nothing goes up, and the connection stays in step."""
     coding, body = BROKEN[row]
     async with RawConnection(door.stack.port) as connection:
         await connection.send(door.asking(body, f"Content-Encoding: {coding}") + door.asking(BODY))
@@ -242,7 +242,7 @@ async def test_a_broken_body_is_400(door: Door, row: str) -> None:
 
 @pytest.mark.parametrize("way", sorted(packing.WAYS))
 async def test_the_bound_is_for_what_comes_out(door: Door, way: str) -> None:
-    """wire.md H13: a body of exactly the bound is served however small it came, one byte more is 413."""
+    """Rule H13: a body of exactly the bound is served however small it came, one byte more is 413."""
     line = f"Content-Encoding: {packing.coding(way).decode()}"
     assert (await door.ask(packing.WAYS[way](sized(BODY_BYTES_MAX)), line)).status == 200
     refused = await door.ask(packing.WAYS[way](sized(BODY_BYTES_MAX + 1)), line)
@@ -253,7 +253,7 @@ async def test_the_bound_is_for_what_comes_out(door: Door, way: str) -> None:
 @pytest.mark.parametrize("way", sorted(packing.WAYS))
 @pytest.mark.parametrize("layers", [1, 2, 3])
 async def test_a_bomb_is_413_and_harms_nobody(door: Door, way: str, layers: int) -> None:
-    """wire.md H13: 64 MB in a few kB, again and again: the worker's memory stays flat, and others are served."""
+    """Rule H13: 64 MB in a few kB, again and again: the worker's memory stays flat, and others are served."""
     packed = bytes(64 * MB)
     for _ in range(layers):
         packed = packing.WAYS[way](packed)
@@ -266,7 +266,7 @@ async def test_a_bomb_is_413_and_harms_nobody(door: Door, way: str, layers: int)
 
 
 async def test_what_comes_out_counts_against_the_budget(door: Door) -> None:
-    """wire.md H13: a small body that becomes a large one finds no room beside others, and its room comes back."""
+    """Rule H13: a small body that becomes a large one finds no room beside others, and its room comes back."""
     packed = gzip.compress(sized(BODY_BYTES_MAX))
     # Forms, of which nothing is decoded that would count as well.
     full = form(prompt="x" * (BODY_BYTES_MAX - 400))
@@ -287,7 +287,7 @@ async def test_what_comes_out_counts_against_the_budget(door: Door) -> None:
 
 @pytest.mark.parametrize("way", sorted(packing.WAYS))
 async def test_no_coding_hides_another_callers_object(stack: Stack, way: str) -> None:
-    """wire.md H18: what is looked for in JSON and in a form is found in what comes out of it; the owner's own goes up."""
+    """Rule H18: what is looked for in JSON and in a form is found in what comes out of it; the owner's own goes up."""
     owner, other = await make_user(stack), await make_user(stack)
     asking = Door(stack, Scripted(), owner)
     made = await asking.ask(form(purpose="assistants"), target="/v1/files", kind=FORM)
@@ -331,7 +331,7 @@ UPLOADS = {
     [("/v1/files", FORM), ("/v1/skills", FORM), ("/v1/audio/transcriptions", FORM), ("/v1/files", "image/png")],
 )
 async def test_what_streams_by_keeps_its_coding(door: Door, target: str, kind: str, row: str) -> None:
-    """wire.md H18: byte for byte, with the header that says what the bytes are; to read them is the provider's affair."""
+    """Rule H18: byte for byte, with the header that says what the bytes are; to read them is the provider's affair."""
     lines, coding = UPLOADS[row]
     body = gzip.compress(form(purpose="assistants", model="whisper-1"))
     answer = await door.ask(body, *lines, target=target, kind=kind)
@@ -362,7 +362,7 @@ class _Packing(httpx2.AsyncHTTPTransport):
 
 
 async def test_an_sdk_that_compresses_works_and_is_billed(stack: Stack) -> None:
-    """wire.md H5: the official SDK over a transport that compresses: answers, streams, uploads, and the bill is right."""
+    """Rule H5: the official SDK over a transport that compresses: answers, streams, uploads, and the bill is right."""
     user, filer = await make_user(stack), await make_user(stack)
     async with DefaultAsyncHttpxClient(transport=_Packing()) as http:
         client = AsyncOpenAI(base_url=stack.base_url, api_key=user.token, max_retries=0, http_client=http)
@@ -382,7 +382,7 @@ async def test_an_sdk_that_compresses_works_and_is_billed(stack: Stack) -> None:
 
 
 async def test_zeros_are_the_providers_to_judge(door: Door, http: aiohttp.ClientSession) -> None:
-    """wire.md T4: 0 in a bound or a number of choices goes up as it stands; what is held for it is free again."""
+    """Rule T4: 0 in a bound or a number of choices goes up as it stands; what is held for it is free again."""
     headers = {"authorization": f"Bearer {door.user.token}"}
     chats = [{"n": 0}, {"max_tokens": 0}, {"max_completion_tokens": 0}, {"max_output_tokens": 0}]
     completions: list[dict[str, Any]] = [{"n": 0}, {"best_of": 0}, {"max_tokens": 0}]

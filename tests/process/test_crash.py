@@ -117,7 +117,7 @@ def kill_at_the_second_request(listening: socket.socket, pid: int) -> None:
 
 
 async def test_killed_at_the_first_byte_that_goes_up(tmp_path: Path) -> None:
-    """Issue 11 E8: a worker that dies when the provider gets a byte, while Redis is away, has that in its journal: the prompt
+    """A worker that dies when the provider gets a byte, while Redis is away, has that in its journal: the prompt
     is booked, once.
     """
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -68,7 +68,7 @@ PIECES: dict[str, tuple[str, list[bytes], tuple[int, int]]] = {
 
 @pytest.mark.parametrize("name", PIECES)
 async def test_the_stream_is_read_to_its_end(town: Town, http: aiohttp.ClientSession, name: str) -> None:
-    """Issue 10 §2: what comes in a later segment goes down to the byte; booked is the usage of the last event that has one."""
+    """What comes in a later segment goes down to the byte; booked is the usage of the last event that has one."""
     user = await make_user(town.stack)
     path, segments, tokens = PIECES[name]
     script(town, segments)
@@ -85,7 +85,7 @@ async def test_the_stream_is_read_to_its_end(town: Town, http: aiohttp.ClientSes
 
 @pytest.mark.parametrize("path", ["responses", "chat/completions"])
 async def test_a_provider_that_does_not_hang_up_holds_nobody(town: Town, http: aiohttp.ClientSession, path: str) -> None:
-    """Issue 10 §2, wire.md D5: the client's stream ends soon after the last event, as a success; the connection is closed."""
+    """The client's stream ends soon after the last event, as a success; the connection is closed."""
     user = await make_user(town.stack)
     last = COMPLETED if path == "responses" else event("a", finish="stop") + usage(9, 1) + DONE
     script(town, [last], ends=False)
@@ -105,7 +105,7 @@ async def test_a_provider_that_does_not_hang_up_holds_nobody(town: Town, http: a
 
 @pytest.mark.parametrize("path", ["responses", "chat/completions"])
 async def test_a_client_that_closes_at_the_end_frees_all(town: Town, http: aiohttp.ClientSession, path: str) -> None:
-    """Issue 10 §2, wire.md D5: whoever closes at the last event ends the provider's call too, and it is a success."""
+    """Whoever closes at the last event ends the provider's call too, and it is a success."""
     user = await make_user(town.stack)
     last = COMPLETED if path == "responses" else event("a", finish="stop") + usage(9, 1) + DONE
     script(town, [last], ends=False)
@@ -122,7 +122,7 @@ async def test_a_client_that_closes_at_the_end_frees_all(town: Town, http: aioht
 
 @pytest.mark.parametrize("closes", [True, False])
 async def test_the_next_request_need_not_wait(town: Town, http: aiohttp.ClientSession, closes: bool) -> None:
-    """Issue 10 §2: nothing is held behind [DONE] while the provider keeps its stream open, whether the client closes or not."""
+    """Nothing is held behind [DONE] while the provider keeps its stream open, whether the client closes or not."""
     user = await make_user(town.stack)
     script(town, [event("a", finish="stop") + usage(9, 1) + DONE], ends=False)
     free_first = []
@@ -153,7 +153,7 @@ async def _free(town: Town, http: aiohttp.ClientSession, token: str) -> None:
 
 
 async def test_a_choice_that_was_cut_is_told(town: Town, http: aiohttp.ClientSession) -> None:
-    """Issue 10 §9: where one of two choices has ended and the other was cut, the stream ends with an error, not as complete."""
+    """Where one of two choices has ended and the other was cut, the stream ends with an error, not as complete."""
     user = await make_user(town.stack)
     for text, cut in (("b", True), ("", False)):
         segments = [event("a", index=0), event(text, index=1), event("", index=0, finish="stop")]

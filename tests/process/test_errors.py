@@ -55,7 +55,7 @@ async def ask(
 async def test_the_providers_errors_raise_the_sdks(
     stack: Stack, user: User, status: int, expected: type[openai.APIStatusError], code: str | None, *, stream: bool
 ) -> None:
-    """wire.md E2, E5, E6: the SDK's own class, status, code and request id for each; 4xx pass; the provider's 401 and 403 are
+    """Rules E2, E5, E6: the SDK's own class, status, code and request id for each; 4xx pass; the provider's 401 and 403 are
     Sentinel's fault, so 502; nothing is billed.
     """
     async with sdk(stack, user.token) as client:
@@ -139,7 +139,7 @@ async def test_a_user_who_is_not_permitted_is_403(stack: Stack) -> None:
     ids=range(14),
 )
 async def test_what_is_not_json_is_400(stack: Stack, user: User, http: aiohttp.ClientSession, body: bytes) -> None:
-    """wire.md H10, H12: every kind of broken body is a 400, and the worker lives."""
+    """Rules H10, H12: every kind of broken body is a 400, and the worker lives."""
     status, error, _ = await ask(http, stack, user.token, body)
     assert (status, error["type"]) == (400, "invalid_request_error")
 
@@ -171,14 +171,14 @@ async def test_a_wrong_parameter_is_named(
 
 
 async def test_a_body_over_the_bound_is_413_by_its_declared_length(stack: Stack, user: User) -> None:
-    """wire.md H13: refused before a byte of it is sent."""
+    """Rule H13: refused before a byte of it is sent."""
     reader, writer = await _raw(stack, "POST", CHAT, _headers(user) | {"content-length": str(2**25 + 1)})
     assert await _error(reader) == (413, "request_too_large")
     writer.close()
 
 
 async def test_a_body_over_the_bound_is_413_by_counted_bytes(stack: Stack, user: User) -> None:
-    """wire.md H13: a chunked body is read no further than its bound; 32 MiB pass it, one byte more does not."""
+    """Rule H13: a chunked body is read no further than its bound; 32 MiB pass it, one byte more does not."""
     reader, writer = await _raw(stack, "POST", CHAT, _headers(user) | {"transfer-encoding": "chunked"})
     answer = asyncio.create_task(_error(reader))
     piece = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
@@ -226,7 +226,7 @@ async def _raw(
     "path", ["/", "/v1", "/v1/foo", "/v1/chat/completions/", "/v1/models/../x", "//v1/models", "/metrics/x"]
 )
 async def test_an_unknown_path_is_404(stack: Stack, user: User, http: aiohttp.ClientSession, path: str) -> None:
-    """wire.md E4, H17: no aliases, no redirects."""
+    """Rules E4, H17: no aliases, no redirects."""
     reader, writer = await _raw(stack, "GET", path, {"authorization": f"Bearer {user.token}", "connection": "close"})
     answer = await reader.read()
     writer.close()
@@ -237,7 +237,7 @@ async def test_an_unknown_path_is_404(stack: Stack, user: User, http: aiohttp.Cl
 
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.path)
 async def test_a_refused_path_says_why(stack: Stack, user: User, http: aiohttp.ClientSession, refused: Refused) -> None:
-    """Issue 10 §7: 403 with the reason, whatever the method, with a token and without; the provider is not asked."""
+    """403 with the reason, whatever the method, with a token and without; the provider is not asked."""
     path = "/v1" + refused.path.replace("{checkpoint}", "ft:x").replace("/*", "/some/thing")
     before = len((await stack.control("provider", "served"))["rows"])
     for method in ("GET", "POST", "DELETE", "PUT"):
@@ -250,7 +250,7 @@ async def test_a_refused_path_says_why(stack: Stack, user: User, http: aiohttp.C
 
 
 async def test_an_sdk_tells_why_a_path_is_refused(stack: Stack, user: User) -> None:
-    """Issue 10 §7: what hands out keys raises PermissionDeniedError at once, with the reason in its message."""
+    """What hands out keys raises PermissionDeniedError at once, with the reason in its message."""
     async with sdk(stack, user.token) as client:
         with pytest.raises(openai.PermissionDeniedError, match="leads past this gateway, where nothing is metered"):
             await client.realtime.client_secrets.create(session={"type": "realtime", "model": "gpt-realtime"})
@@ -272,7 +272,7 @@ async def test_an_sdk_tells_why_a_path_is_refused(stack: Stack, user: User) -> N
 async def test_a_wrong_method_is_405(
     stack: Stack, user: User, http: aiohttp.ClientSession, method: str, path: str, allowed: str
 ) -> None:
-    """wire.md E4: 405 with Allow."""
+    """Rule E4: 405 with Allow."""
     status, error, response = await ask(http, stack, user.token, b"", path=path, method=method)
     assert (status, response.headers["allow"]) == (405, allowed)
     assert str(error["message"]).startswith(f"Not allowed to {method} on {path}")
@@ -287,7 +287,7 @@ async def test_a_wrong_method_is_405(
     ],
 )
 async def test_a_used_up_limit_is_429_and_named(stack: Stack, limits: dict[str, object], name: str) -> None:
-    """wire.md R2: the limit is named, and no client should try again."""
+    """Rule R2: the limit is named, and no client should try again."""
     spent = await make_user(stack, **limits)
     async with sdk(stack, spent.token, retries=2) as client:
         with pytest.raises(openai.RateLimitError) as caught:
@@ -314,7 +314,7 @@ async def test_a_declared_cap_over_what_remains_is_429(stack: Stack) -> None:
 
 
 async def test_a_stream_the_provider_cuts_raises(stack: Stack, user: User) -> None:
-    """wire.md F1, F2: a truncated stream is an error in the stream, and what was produced is billed."""
+    """Rules F1, F2: a truncated stream is an error in the stream, and what was produced is billed."""
     async with sdk(stack, user.token) as client:
         stream = await client.chat.completions.create(
             model="gpt-4o", messages=HELLO, user=user.email, stream=True, extra_body={"simulate": {"cut_after_events": 5}}
@@ -329,7 +329,7 @@ async def test_a_stream_the_provider_cuts_raises(stack: Stack, user: User) -> No
 
 
 async def test_a_plain_answer_the_provider_cuts_is_not_whole(stack: Stack, user: User) -> None:
-    """wire.md F3, A13: a body that breaks off never looks complete."""
+    """Rules F3, X13: a body that breaks off never looks complete."""
     async with sdk(stack, user.token) as client:
         with pytest.raises(openai.APIConnectionError):
             await client.chat.completions.create(
@@ -338,7 +338,7 @@ async def test_a_plain_answer_the_provider_cuts_is_not_whole(stack: Stack, user:
 
 
 async def test_a_stream_that_begins_with_an_error_passes(stack: Stack, user: User) -> None:
-    """wire.md F4: passed on as it is; the request is billed, no tokens."""
+    """Rule F4: passed on as it is; the request is billed, no tokens."""
     async with sdk(stack, user.token) as client:
         stream = await client.chat.completions.create(
             model="gpt-4o", messages=HELLO, user=user.email, stream=True, extra_body={"simulate": {"error_first_event": True}}
@@ -351,7 +351,7 @@ async def test_a_stream_that_begins_with_an_error_passes(stack: Stack, user: Use
 
 
 async def test_a_stream_without_usage_is_estimated(stack: Stack, user: User) -> None:
-    """wire.md U11: no usage is not zero usage."""
+    """Rule U11: no usage is not zero usage."""
     async with sdk(stack, user.token) as client:
         stream = await client.chat.completions.create(
             model="gpt-4o", messages=HELLO, user=user.email, stream=True, extra_body={"simulate": {"no_usage": True}}

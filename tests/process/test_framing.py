@@ -117,7 +117,7 @@ REFUSED_BY_GRANIAN = {
 
 @pytest.mark.parametrize("row", REFUSED_BY_SENTINEL)
 async def test_doubtful_framing_is_a_400_in_our_words(door: Door, row: str) -> None:
-    """wire.md H15, A2-A4: what Granian lets pass is refused in OpenAI's shape; nothing goes up, and nothing more is read."""
+    """Rules H15, X2-A4: what Granian lets pass is refused in OpenAI's shape; nothing goes up, and nothing more is read."""
     head, body = REFUSED_BY_SENTINEL[row]
     async with RawConnection(door.port) as connection:
         await connection.send(door.head()[:-2] + head + body + ALIVE)
@@ -128,7 +128,7 @@ async def test_doubtful_framing_is_a_400_in_our_words(door: Door, row: str) -> N
 
 
 async def test_two_types_are_a_400_and_the_next_is_the_next(door: Door) -> None:
-    """wire.md H15: what a body is called is in doubt, but not where it ends."""
+    """Rule H15: what a body is called is in doubt, but not where it ends."""
     head = b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(BODY)
     async with RawConnection(door.port) as connection:
         await connection.send(door.head()[:-2] + head + BODY + ALIVE)
@@ -139,7 +139,7 @@ async def test_two_types_are_a_400_and_the_next_is_the_next(door: Door) -> None:
 
 @pytest.mark.parametrize("row", REFUSED_BY_GRANIAN)
 async def test_broken_framing_is_a_400_and_the_end(door: Door, row: str) -> None:
-    """wire.md H15, A2-A4: the server refuses it before Sentinel sees it, with no body, and closes: nothing more is read."""
+    """Rules H15, X2-A4: the server refuses it before Sentinel sees it, with no body, and closes: nothing more is read."""
     head, body = REFUSED_BY_GRANIAN[row]
     async with RawConnection(door.port) as connection:
         await connection.send(door.head()[:-2] + head + body + ALIVE)
@@ -150,7 +150,7 @@ async def test_broken_framing_is_a_400_and_the_end(door: Door, row: str) -> None
 
 
 async def test_no_host_and_an_empty_one_are_400(door: Door) -> None:
-    """wire.md H15, A3: also of HTTP/1.0; who is asked is never told by a Host, but two servers may disagree on it."""
+    """Rules H15, X3: also of HTTP/1.0; who is asked is never told by a Host, but two servers may disagree on it."""
     for version in ("1.1", "1.0"):
         bare = request("POST", CHAT, door.authorized, body=BODY, host=False, version=version)
         empty = request("POST", CHAT, "Host: ", door.authorized, body=BODY, host=False, version=version)
@@ -159,14 +159,14 @@ async def test_no_host_and_an_empty_one_are_400(door: Door) -> None:
 
 
 async def test_two_credentials_are_401(door: Door) -> None:
-    """wire.md H15: even if they are equal."""
+    """Rule H15: even if they are equal."""
     refused = await once(door.port, door.asking(door.authorized))
     assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("order", ["length first", "coding first"])
 async def test_a_length_beside_chunks_is_ignored_and_the_end(door: Door, order: str) -> None:
-    """wire.md H15, A1, A4: the chunks count, one request goes up under a framing of its own, and nothing follows it."""
+    """Rules H15, X1, X4: the chunks count, one request goes up under a framing of its own, and nothing follows it."""
     lines = ["Content-Length: 5", "Transfer-Encoding: chunked"]
     async with RawConnection(door.port) as connection:
         head = door.head(*(lines if order == "length first" else reversed(lines)))
@@ -193,7 +193,7 @@ ONE_OF_ALL = {
 
 @pytest.mark.parametrize("row", ONE_OF_ALL)
 async def test_what_is_odd_but_clear_is_one_request(door: Door, row: str) -> None:
-    """wire.md H15, A4: two requests sent are two requests served, the first no longer than it says, each framed anew; an
+    """Rules H15, X4: two requests sent are two requests served, the first no longer than it says, each framed anew; an
     authority in the target, which Granian takes off, leads nowhere else.
     """
     async with RawConnection(door.port) as connection:
@@ -209,7 +209,7 @@ async def test_what_is_odd_but_clear_is_one_request(door: Door, row: str) -> Non
 
 @pytest.mark.parametrize("broken", [b"zz\r\nhello\r\n", b"fffffffffffffffff\r\nx", b"5\nhello\n0\n\n", b"-1\r\nx\r\n"])
 async def test_a_body_with_broken_chunks_is_a_400(door: Door, broken: bytes) -> None:
-    """wire.md E6, H15: in OpenAI's shape, not the server's bare 500; nothing goes up and nothing more is read."""
+    """Rules E6, H15: in OpenAI's shape, not the server's bare 500; nothing goes up and nothing more is read."""
     async with RawConnection(door.port) as connection:
         await connection.send(door.head("Transfer-Encoding: chunked") + broken + ALIVE)
         refused = await connection.answer()
@@ -233,7 +233,7 @@ async def test_a_body_with_broken_chunks_is_a_400(door: Door, broken: bytes) -> 
     ],
 )
 async def test_path_and_query_go_up_as_they_came(door: Door, target: str) -> None:
-    """wire.md H8: escapes, repeated and bracketed keys, plus signs: byte for byte."""
+    """Rule H8: escapes, repeated and bracketed keys, plus signs: byte for byte."""
     assert (await once(door.port, door.asking(method="GET", target=target, body=b""))).status == 200
     assert [asked.target for asked in door.provider.asked] == [target]
 
@@ -250,7 +250,7 @@ async def test_path_and_query_go_up_as_they_came(door: Door, target: str) -> Non
     ],
 )  # fmt: skip
 async def test_what_could_be_another_path_is_404(door: Door, target: str) -> None:
-    """wire.md H8, H17, E4, R6, A7: in OpenAI's words, never a redirect, never an alias, and nothing goes up."""
+    """Rules H8, H17, E4, R6, X7: in OpenAI's words, never a redirect, never an alias, and nothing goes up."""
     refused = await once(door.port, door.asking(method="GET", target=target, body=b""))
     shown = target.encode("ascii", "replace").decode()
     assert (refused.status, refused.error["message"]) == (404, f"Invalid URL (GET {shown})")
@@ -260,7 +260,7 @@ async def test_what_could_be_another_path_is_404(door: Door, target: str) -> Non
 
 @pytest.mark.parametrize("target", ["/v1/models/a\0", "/v1/models/a b", "v1/models", "/v1/models/\x7f"])
 async def test_what_is_no_target_is_400(door: Door, target: str) -> None:
-    """wire.md H8: the server itself refuses it and closes."""
+    """Rule H8: the server itself refuses it and closes."""
     async with RawConnection(door.port) as connection:
         await connection.send(door.asking(method="GET", target=target, body=b""))
         assert (await connection.answer(method="GET")).status == 400
@@ -269,7 +269,7 @@ async def test_what_is_no_target_is_400(door: Door, target: str) -> None:
 
 
 async def test_a_query_that_is_not_escaped_is_400(door: Door) -> None:
-    """wire.md H8: bytes outside ASCII could only go up as other bytes."""
+    """Rule H8: bytes outside ASCII could only go up as other bytes."""
     refused = await once(door.port, door.asking(method="GET", target="/v1/models?a=\xc3\xa9", body=b""))
     assert (refused.status, refused.error["type"]) == (400, "invalid_request_error")
     assert door.provider.asked == []
@@ -287,7 +287,7 @@ async def test_a_query_that_is_not_escaped_is_400(door: Door) -> None:
     ],
 )
 async def test_only_known_methods(door: Door, content: bytes, status: int) -> None:
-    """wire.md E4, A6, H16: a method no route has is 405 with Allow; OPTIONS is one, where CORS is off."""
+    """Rules E4, X6, H16: a method no route has is 405 with Allow; OPTIONS is one, where CORS is off."""
     refused = await once(door.port, content)
     assert (refused.status, refused.error["type"]) == (status, "invalid_request_error")
     assert (refused.header("allow") is not None) == (status == 405)
@@ -297,7 +297,7 @@ async def test_only_known_methods(door: Door, content: bytes, status: int) -> No
 
 
 async def test_a_client_that_asks_first_is_told_to_go_on(door: Door) -> None:
-    """wire.md H14, A12: 100 comes once, when the body is wanted; the provider never hears of it."""
+    """Rules H14, X12: 100 comes once, when the body is wanted; the provider never hears of it."""
     async with RawConnection(door.port) as connection:
         await connection.send(door.head("Expect: 100-continue", f"Content-Length: {len(BODY)}"))
         assert (await connection.answer()).status == 100
@@ -311,7 +311,7 @@ async def test_a_client_that_asks_first_is_told_to_go_on(door: Door) -> None:
     [("token", 401), ("target", 404), ("method", 405), ("size", 413)],
 )
 async def test_a_client_that_asks_first_is_refused_at_once(door: Door, change: str, status: int) -> None:
-    """wire.md H14, A5: without a 100, with the whole answer, and the connection ends, since its body will never come."""
+    """Rules H14, X5: without a 100, with the whole answer, and the connection ends, since its body will never come."""
     content = request(
         "PUT" if change == "method" else "POST",
         "/v1/none" if change == "target" else CHAT,
@@ -337,7 +337,7 @@ EARLY = [
 @pytest.mark.parametrize(("status", "size"), EARLY)
 @pytest.mark.parametrize("coding", ["length", "chunked"])
 async def test_an_early_refusal_is_read_whole(door: Door, status: int, coding: str, size: int) -> None:
-    """reliability.md A5, H13: whoever sends a body to its end first has the whole answer, and its next request its own."""
+    """Rules X5, H13: whoever sends a body to its end first has the whole answer, and its next request its own."""
     spent = await make_user(door.stack, requests={"limit": 1, "used": 1})
     token = {401: "none", 429: spent.token}.get(status, door.token)
     body = sized(size)
@@ -358,7 +358,7 @@ async def test_an_early_refusal_is_read_whole(door: Door, status: int, coding: s
 
 
 async def test_a_body_that_does_not_come_is_408_and_the_end(door: Door) -> None:
-    """wire.md H13, A10: the deadline is for the whole body, however slowly it drips."""
+    """Rules H13, X10: the deadline is for the whole body, however slowly it drips."""
     async with RawConnection(door.port) as connection:
         await connection.send(door.head(f"Content-Length: {len(BODY)}"))
         for position in range(3):
@@ -371,7 +371,7 @@ async def test_a_body_that_does_not_come_is_408_and_the_end(door: Door) -> None:
 
 
 async def test_a_head_that_does_not_come_is_ended(door: Door) -> None:
-    """wire.md H13, A10: a head that drips is cut at its deadline, and a connection that never asks is as well."""
+    """Rules H13, X10: a head that drips is cut at its deadline, and a connection that never asks is as well."""
     async with RawConnection(door.port) as dripping, RawConnection(door.port) as silent:
         await dripping.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: sentinel\r\n")
         for number in range(6):
@@ -383,7 +383,7 @@ async def test_a_head_that_does_not_come_is_ended(door: Door) -> None:
 
 
 async def test_bodies_share_one_budget(door: Door) -> None:
-    """wire.md H13: a body that finds no room is a 503 that says when to come again; when there is room, it is served."""
+    """Rule H13: a body that finds no room is a 503 that says when to come again; when there is room, it is served."""
     padded = sized(BODY_BYTES_MAX)
     async with RawConnection(door.port) as first:
         await first.send(door.head(f"Content-Length: {len(padded)}") + padded[:-1])
@@ -402,7 +402,7 @@ async def test_bodies_share_one_budget(door: Door) -> None:
 
 
 async def test_only_what_is_listed_goes_up(door: Door) -> None:
-    """wire.md H1, H2, H5, A11, G5: by the allow-list, without what Connection names, under Sentinel's own credentials."""
+    """Rules H1, H2, H5, X11, Y5: by the allow-list, without what Connection names, under Sentinel's own credentials."""
     lines = [
         "Accept: application/json", "User-Agent: OpenAI/Python 3.52.0", "OpenAI-Beta: assistants=v2", "Idempotency-Key: k-1",
         "X-Client-Request-Id: c-1", "X-Stainless-Lang: python", "X-Stainless-Arch: x64", "HTTP-Referer: https://app.test",
@@ -438,7 +438,7 @@ async def test_only_what_is_listed_goes_up(door: Door) -> None:
 
 
 async def test_only_what_is_listed_comes_down(door: Door) -> None:
-    """wire.md H1, H3, H6, I1, I6, I7, A17: the provider's account, edge and hop stay there; its length stays right."""
+    """Rules H1, H3, H6, I1, I6, I7, X17: the provider's account, edge and hop stay there; its length stays right."""
     listed = {
         "Content-Disposition": "attachment", "OpenAI-Processing-Ms": "42", "OpenAI-Version": "2020-10-01",
         "OpenAI-Model": "gpt-4o", "Cache-Control": "no-store",
@@ -470,7 +470,7 @@ async def test_only_what_is_listed_comes_down(door: Door) -> None:
 
 
 async def test_a_large_head_is_taken(door: Door) -> None:
-    """wire.md H7: 64 KiB of headers in one line or in a hundred are served, and as many of a target's query."""
+    """Rule H7: 64 KiB of headers in one line or in a hundred are served, and as many of a target's query."""
     one = door.asking("X-Stainless-Big: " + "x" * 65_536)
     many = door.asking(*(f"X-{number}: {'y' * 600}" for number in range(96)))
     assert [(await once(door.port, content)).status for content in (one, many)] == [200, 200]
@@ -478,7 +478,7 @@ async def test_a_large_head_is_taken(door: Door) -> None:
 
 
 async def test_a_head_that_is_too_large_is_refused(door: Door) -> None:
-    """wire.md H7, A8: over 100 lines or far over 128 KiB are the server's 431, a target over 64 KiB its 414; each closes."""
+    """Rules H7, X8: over 100 lines or far over 128 KiB are the server's 431, a target over 64 KiB its 414; each closes."""
     lines = door.asking(*(f"X-{number}: y" for number in range(99)))
     size = door.asking(*(f"X-{number}: {'y' * 60_000}" for number in range(9)))
     target = door.asking(method="GET", target="/v1/models?" + "x" * 66_000, body=b"")
@@ -495,7 +495,7 @@ async def test_a_head_that_is_too_large_is_refused(door: Door) -> None:
 
 
 async def test_a_head_is_a_get_without_its_body(door: Door) -> None:
-    """wire.md H16: where GET exists, with the same status and headers, and the connection stays in step."""
+    """Rule H16: where GET exists, with the same status and headers, and the connection stays in step."""
 
     def steady(answer: RawAnswer) -> list[tuple[str, str]]:
         return sorted(pair for pair in answer.headers if not pair[0].startswith(("x-request-id", "date", "x-ratelimit-")))
@@ -535,7 +535,7 @@ async def refused_websockets(door: Door) -> float:
 )
 @pytest.mark.parametrize("known", [True, False])
 async def test_a_websocket_is_refused_at_once(door: Door, target: str, known: bool) -> None:
-    """wire.md H21, RFC 9110 §15.5.22: 426 in OpenAI's shape, on any path and before a token is asked for, with what is spoken
+    """Rule H21, RFC 9110 §15.5.22: 426 in OpenAI's shape, on any path and before a token is asked for, with what is spoken
     instead; trying again is useless, and nothing goes up.
     """
     lines = [door.authorized, *WEBSOCKET] if known else WEBSOCKET
@@ -548,7 +548,7 @@ async def test_a_websocket_is_refused_at_once(door: Door, target: str, known: bo
 
 
 async def test_refused_websockets_are_counted(door: Door) -> None:
-    """wire.md H21: each of them is in the metrics."""
+    """Rule H21: each of them is in the metrics."""
     before = await refused_websockets(door)
     for _ in range(3):
         await once(door.port, request("GET", "/v1/realtime", *WEBSOCKET), method="GET")
@@ -560,7 +560,7 @@ async def test_refused_websockets_are_counted(door: Door) -> None:
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_websocket_is_known_in_every_spelling(door: Door, method: str, lines: list[str]) -> None:
-    """wire.md H21: in any case, in a list, with a version, over two lines; a body that follows is read to its end."""
+    """Rule H21: in any case, in a list, with a version, over two lines; a body that follows is read to its end."""
     body = BODY if method == "POST" else b""
     async with RawConnection(door.port) as connection:
         await connection.send(door.asking("Connection: Upgrade", *lines, method=method, body=body))
@@ -571,7 +571,7 @@ async def test_a_websocket_is_known_in_every_spelling(door: Door, method: str, l
 
 
 async def test_a_real_websocket_client_is_told(door: Door) -> None:
-    """wire.md H21: the handshake of a client fails with the status, and not by a time-out or a connection that breaks."""
+    """Rule H21: the handshake of a client fails with the status, and not by a time-out or a connection that breaks."""
     async with aiohttp.ClientSession() as http:
         for path in ("/v1/realtime?model=gpt-realtime", "/v1/responses"):
             with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
@@ -593,7 +593,7 @@ async def test_a_real_websocket_client_is_told(door: Door) -> None:
 async def test_another_upgrade_is_ignored(
     door: Door, method: str, target: str, lines: list[str], version: str, status: int
 ) -> None:
-    """wire.md H21, RFC 9110 §7.8: other protocols, and all that HTTP/1.0 asks for, are as if they were not named."""
+    """Rule H21, RFC 9110 §7.8: other protocols, and all that HTTP/1.0 asks for, are as if they were not named."""
     body = BODY if method == "POST" else b""
     answer = await once(door.port, door.asking(*lines, method=method, target=target, body=body, version=version), method=method)
     assert (answer.status, answer.header("upgrade")) == (status, None)
@@ -601,7 +601,7 @@ async def test_another_upgrade_is_ignored(
 
 
 async def test_another_protocol_is_refused(door: Door) -> None:
-    """wire.md H21: HTTP/2 by prior knowledge, a TLS greeting and what is no HTTP end at once."""
+    """Rule H21: HTTP/2 by prior knowledge, a TLS greeting and what is no HTTP end at once."""
     for content in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET / HTTP/3.1\r\n\r\n"):
         async with RawConnection(door.port) as connection:
             await connection.send(content)
@@ -610,7 +610,7 @@ async def test_another_protocol_is_refused(door: Door) -> None:
 
 
 async def test_http_1_0_is_served(door: Door) -> None:
-    """wire.md H21: plain with its length, a stream until the connection ends; no chunks, which HTTP/1.0 has not."""
+    """Rule H21: plain with its length, a stream until the connection ends; no chunks, which HTTP/1.0 has not."""
     async with RawConnection(door.port) as connection:
         await connection.send(door.asking(version="1.0"))
         answer = await connection.answer()
@@ -625,7 +625,7 @@ async def test_http_1_0_is_served(door: Door) -> None:
 
 
 async def test_http_2_is_not_spoken(door: Door) -> None:
-    """wire.md D3: a client that begins with HTTP/2 gets no HTTP/2: there a cancelled stream could not be seen."""
+    """Rule D3: a client that begins with HTTP/2 gets no HTTP/2: there a cancelled stream could not be seen."""
     reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
     async with asyncio.timeout(10):

@@ -78,7 +78,7 @@ async def seen(stack: Stack, request_id: str) -> dict[str, str]:
 async def test_the_providers_errors_pass_byte_for_byte(
     stack: Stack, user: User, http: aiohttp.ClientSession, status: int, *, stream: bool
 ) -> None:
-    """wire.md E5: status, content type and body of what an edge says, HTML included, also where a stream was asked for."""
+    """Rule E5: status, content type and body of what an edge says, HTML included, also where a stream was asked for."""
     html = f"<html>\r\n<body>\ttoo bad: {status} \u00e9</body></html>\n"
     response, body = await post(
         http,
@@ -103,7 +103,7 @@ async def test_the_providers_errors_pass_byte_for_byte(
 
 
 async def test_both_families_of_limits(web: Stack, visitor: User, http: aiohttp.ClientSession) -> None:
-    """wire.md I0, I3-I5, I7: on plain answers, streams and 400s; Unix seconds in one family, durations in the other."""
+    """Rules I0, I3-I5, I7: on plain answers, streams and 400s; Unix seconds in one family, durations in the other."""
     for body in ({}, {"stream": True}, {"simulate": {"status": 400}}):
         response, _ = await post(http, web, visitor.token, body)
         given = response.headers
@@ -119,7 +119,7 @@ async def test_both_families_of_limits(web: Stack, visitor: User, http: aiohttp.
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_sdk_shows_our_headers(stack: Stack, user: User, *, stream: bool) -> None:
-    """wire.md I1, I7: `with_raw_response` has Sentinel's own id, its limits, and the provider's id beside them."""
+    """Rules I1, I7: `with_raw_response` has Sentinel's own id, its limits, and the provider's id beside them."""
     async with sdk(stack, user.token) as client:
         raw = await client.chat.completions.with_raw_response.create(model="gpt-4o", messages=HELLO, stream=stream)
         parsed = raw.parse()
@@ -132,7 +132,7 @@ async def test_the_sdk_shows_our_headers(stack: Stack, user: User, *, stream: bo
 
 
 async def test_a_full_window_says_when_to_come_again(web: Stack, http: aiohttp.ClientSession) -> None:
-    """wire.md R3, I0: seconds and milliseconds agree with the limiter; a wait of over a minute is no reason to try again."""
+    """Rules R3, I0: seconds and milliseconds agree with the limiter; a wait of over a minute is no reason to try again."""
     busy = await make_user(web)
     for _ in range(100):
         assert (await once(web.port, request("GET", "/v1/models", f"Authorization: Bearer {busy.token}"))).status == 200
@@ -150,7 +150,7 @@ async def test_a_full_window_says_when_to_come_again(web: Stack, http: aiohttp.C
 async def test_a_wait_that_no_timer_takes_does_not_pass(
     stack: Stack, user: User, http: aiohttp.ClientSession, wait_ms: str, *, stream: bool, passes: bool
 ) -> None:
-    """wire.md R3, R5: `retry-after-ms` of the provider goes down unless JavaScript took it for now; the seconds always do."""
+    """Rules R3, R5: `retry-after-ms` of the provider goes down unless JavaScript took it for now; the seconds always do."""
     advice = {"retry-after-ms": wait_ms, "retry-after": "2678400"}
     for status in (429, 503):
         response, _ = await post(http, stack, user.token, {"stream": stream, "simulate": {"status": status, "headers": advice}})
@@ -160,14 +160,14 @@ async def test_a_wait_that_no_timer_takes_does_not_pass(
 
 @pytest.mark.parametrize("slash", ["", "/"])
 async def test_a_base_url_may_end_in_a_slash(stack: Stack, user: User, slash: str) -> None:
-    """wire.md H17, R6: the SDK's paths are the same with and without it, and no redirect is needed."""
+    """Rules H17, R6: the SDK's paths are the same with and without it, and no redirect is needed."""
     async with AsyncOpenAI(base_url=stack.base_url + slash, api_key=user.token, max_retries=0) as client:
         raw = await client.models.with_raw_response.list()
     assert (raw.status_code, raw.http_response.history) == (200, [])
 
 
 async def test_a_path_with_a_slash_at_its_end_is_not_moved(stack: Stack, user: User, http: aiohttp.ClientSession) -> None:
-    """wire.md H17, R6, E4: it is another path, and there is none; a redirect would make the SDK send its body again."""
+    """Rules H17, R6, E4: it is another path, and there is none; a redirect would make the SDK send its body again."""
     lines = {"authorization": f"Bearer {user.token}"}
     async with http.post(f"{stack.url}{CHAT}/", json={}, headers=lines, allow_redirects=False) as response:
         assert response.status == 404
@@ -191,7 +191,7 @@ GRANTED = (
 
 
 async def test_a_browser_may_ask_from_a_named_origin(web: Stack) -> None:
-    """wire.md H16: a preflight needs no token, has no body, and is granted what the SDK in a browser sends."""
+    """Rule H16: a preflight needs no token, has no body, and is granted what the SDK in a browser sends."""
     answer = await once(web.port, request("OPTIONS", CHAT, f"Origin: {APP}", *PREFLIGHT))
     assert (answer.status, answer.body, answer.header("content-length")) == (204, b"", None)
     assert answer.header("access-control-allow-origin") == APP
@@ -207,7 +207,7 @@ async def test_a_browser_may_ask_from_a_named_origin(web: Stack) -> None:
     ["app://obsidian.md", "moz-extension://0b8e9f5c-5d51-4a5e-9b4a-0d2c1f1b6c11", "vscode-webview://1u2p3h9", "file://"],
 )
 async def test_an_app_or_an_extension_may_ask(web: Stack, visitor: User, origin: str) -> None:
-    """wire.md H16: an origin of another scheme, named whole or by its scheme, is told the same as a page's."""
+    """Rule H16: an origin of another scheme, named whole or by its scheme, is told the same as a page's."""
     answer = await once(web.port, request("OPTIONS", CHAT, f"Origin: {origin}", *PREFLIGHT))
     assert (answer.status, answer.header("access-control-allow-headers")) == (204, GRANTED)
     served = await once(
@@ -228,7 +228,7 @@ async def test_an_app_or_an_extension_may_ask(web: Stack, visitor: User, origin:
     ],
 )
 async def test_an_unknown_origin_is_told_nothing(web: Stack, visitor: User, origin: str) -> None:
-    """wire.md H16: its preflight is a 405 like any OPTIONS, and its requests are served without a header of CORS."""
+    """Rule H16: its preflight is a 405 like any OPTIONS, and its requests are served without a header of CORS."""
     refused = await once(web.port, request("OPTIONS", CHAT, f"Origin: {origin}", *PREFLIGHT))
     assert refused.status == 405
     served = await once(web.port, request("GET", "/v1/models", f"Origin: {origin}", f"Authorization: Bearer {visitor.token}"))
@@ -252,7 +252,7 @@ async def test_an_unknown_origin_is_told_nothing(web: Stack, visitor: User, orig
 async def test_a_browser_may_read_every_answer(
     web: Stack, visitor: User, http: aiohttp.ClientSession, token: str, body: dict[str, Any], status: int
 ) -> None:
-    """wire.md H16: plain answers, streams and errors of either side carry the origin and what of them may be read."""
+    """Rule H16: plain answers, streams and errors of either side carry the origin and what of them may be read."""
     response, _ = await post(http, web, visitor.token if token else "none", body, origin=APP)
     assert response.status == status
     assert response.headers.getall("access-control-allow-origin") == [APP]
@@ -263,12 +263,12 @@ async def test_a_browser_may_read_every_answer(
 
 
 async def test_health_is_not_for_browsers(web: Stack) -> None:
-    """wire.md H16: what is not the API grants no preflight."""
+    """Rule H16: what is not the API grants no preflight."""
     assert (await once(web.port, request("OPTIONS", "/health/live", f"Origin: {APP}", *PREFLIGHT))).status == 405
 
 
 async def test_without_the_setting_there_is_no_cors(stack: Stack) -> None:
-    """wire.md H16: OPTIONS is a method no route has, and no answer mentions origins."""
+    """Rule H16: OPTIONS is a method no route has, and no answer mentions origins."""
     refused = await once(stack.port, request("OPTIONS", CHAT, f"Origin: {APP}", *PREFLIGHT))
     assert (refused.status, refused.header("vary")) == (405, None)
     assert refused.error["message"].startswith(f"Not allowed to OPTIONS on {CHAT}")
@@ -279,7 +279,7 @@ async def test_without_the_setting_there_is_no_cors(stack: Stack) -> None:
 
 
 async def test_a_trace_is_continued_to_the_provider(web: Stack, visitor: User, http: aiohttp.ClientSession) -> None:
-    """wire.md H20, R4: the same trace in the log and upstream, with a span of ours between; the SDK's count beside it."""
+    """Rules H20, R4: the same trace in the log and upstream, with a span of ours between; the SDK's count beside it."""
     response, _ = await post(
         http, web, visitor.token, {}, traceparent=f"00-{TRACE}-{PARENT}-01", tracestate="a=1,b=2", x_stainless_retry_count="2"
     )
@@ -291,7 +291,7 @@ async def test_a_trace_is_continued_to_the_provider(web: Stack, visitor: User, h
 
 
 async def test_a_trace_begins_where_there_is_none(web: Stack, visitor: User, http: aiohttp.ClientSession) -> None:
-    """wire.md H20: a state without its parent is dropped, and a trace of our own goes on."""
+    """Rule H20: a state without its parent is dropped, and a trace of our own goes on."""
     response, _ = await post(http, web, visitor.token, {}, tracestate="a=1")
     line = await logged(web, response.headers["x-request-id"])
     assert "parent_id" not in line
@@ -302,7 +302,7 @@ async def test_a_trace_begins_where_there_is_none(web: Stack, visitor: User, htt
 
 
 async def test_a_trace_stays_here_by_default(stack: Stack, user: User, http: aiohttp.ClientSession) -> None:
-    """wire.md H20: a tenant's trace is in the log, and not the provider's to know unless it is said."""
+    """Rule H20: a tenant's trace is in the log, and not the provider's to know unless it is said."""
     response, _ = await post(http, stack, user.token, {}, traceparent=f"00-{TRACE}-{PARENT}-01", tracestate="a=1")
     assert (await logged(stack, response.headers["x-request-id"]))["trace_id"] == TRACE
     assert not {"traceparent", "tracestate"} & set(await seen(stack, response.headers["x-request-id"]))

@@ -16,7 +16,7 @@ TOKEN_BYTES_MAX = 32_768
 
 @pytest.mark.parametrize("length", [8_192, 8_196, 16_384, 24_000, TOKEN_BYTES_MAX])
 async def test_a_long_token_is_served(stack: Stack, length: int) -> None:
-    """reliability.md G3: by the SDK, plain and streamed, and again over the same connection, beside other large headers."""
+    """Rule Y3: by the SDK, plain and streamed, and again over the same connection, beside other large headers."""
     user = await make_user(stack, token_bytes=length)
     assert length - 2 <= len(user.token) <= length
     async with sdk(stack, user.token) as client:
@@ -34,7 +34,7 @@ async def test_a_long_token_is_served(stack: Stack, length: int) -> None:
 @pytest.mark.parametrize("length", [TOKEN_BYTES_MAX + 1, 40_000, 65_536, 100_000])
 @pytest.mark.parametrize("valid", [True, False])
 async def test_a_token_that_is_too_long_is_told(stack: Stack, length: int, *, valid: bool) -> None:
-    """reliability.md G3: a 401 in OpenAI's shape with the bound, whatever the token says, and Zion is not asked."""
+    """Rule Y3: a 401 in OpenAI's shape with the bound, whatever the token says, and Zion is not asked."""
     token = (await make_user(stack, token_bytes=length + 4)).token if valid else "x" * length
     asked = (await stack.control("zion", "ledger"))["calls"]["me"]
     for method, target in (("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("GET", "/v1/usage")):
@@ -50,7 +50,7 @@ async def test_a_token_that_is_too_long_is_told(stack: Stack, length: int, *, va
 
 
 async def test_a_token_that_is_no_header_any_more(stack: Stack) -> None:
-    """wire.md H7: where not even the head is taken, the server says 431 and closes."""
+    """Rule H7: where not even the head is taken, the server says 431 and closes."""
     async with RawConnection(stack.port) as connection:
         await connection.send(request("GET", "/v1/models", f"Authorization: Bearer {'x' * 1_000_000}"))
         assert (await connection.answer()).status == 431

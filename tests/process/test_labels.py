@@ -196,7 +196,7 @@ ROWS: dict[str, Row] = {
 
 @pytest.mark.parametrize(("name", "label"), [(name, label) for name, row in ROWS.items() for label in row[2]])
 async def test_an_answer_is_what_it_is(town: Town, http: aiohttp.ClientSession, name: str, label: str) -> None:
-    """Issue 10 §4: whatever the label, the bytes that come go down, under the right label, and what was served is booked."""
+    """Whatever the label, the bytes that come go down, under the right label, and what was served is booked."""
     path, stream, _, body, shown, expected, bill = ROWS[name]
     user = await make_user(town.stack)
     script(town, label, [body])
@@ -223,7 +223,7 @@ async def test_an_answer_is_what_it_is(town: Town, http: aiohttp.ClientSession, 
 async def test_the_first_bytes_may_come_one_by_one(
     town: Town, http: aiohttp.ClientSession, label: str, body: bytes, shown: bytes, expected: str, bill: list[int]
 ) -> None:
-    """Issue 10 §4: the first bytes tell the same in one segment, in two at every place of the first word, and one by one."""
+    """The first bytes tell the same in one segment, in two at every place of the first word, and one by one."""
     user = await make_user(town.stack)
     ways = [[body[:at], body[at:]] for at in range(1, 9)]
     ways.append([*(body[at : at + 1] for at in range(9)), body[9:]])
@@ -241,7 +241,7 @@ async def test_the_first_bytes_may_come_one_by_one(
 async def test_what_no_model_said_costs_nothing(
     town: Town, http: aiohttp.ClientSession, path: str, label: str, body: bytes, stream: bool
 ) -> None:
-    """Issue 10 §4: anything else under a status of success is 502 in OpenAI's shape, is not billed, and is in no usual log."""
+    """Anything else under a status of success is 502 in OpenAI's shape, is not billed, and is in no usual log."""
     user = await make_user(town.stack)
     script(town, label, [body])
     status, headers, came = await ask(town, http, user, path, stream=stream)
@@ -258,7 +258,7 @@ async def test_what_no_model_said_costs_nothing(
 
 
 async def test_a_page_under_the_label_of_a_stream(town: Town, http: aiohttp.ClientSession) -> None:
-    """Issue 10 §4: a page that comes with its head is told also where events were announced, asked for or not."""
+    """A page that comes with its head is told also where events were announced, asked for or not."""
     user = await make_user(town.stack)
     script(town, "text/event-stream", [PAGE])
     for stream in (True, False):
@@ -273,7 +273,7 @@ async def test_a_page_under_the_label_of_a_stream(town: Town, http: aiohttp.Clie
 async def test_compressed_answers_under_wrong_labels(
     town: Town, http: aiohttp.ClientSession, label: str, body: bytes, shown: bytes, bill: list[int]
 ) -> None:
-    """Issue 10 §4, wire.md H5: what came compressed goes down plain under the right label, and its usage is the bill."""
+    """What came compressed goes down plain under the right label, and its usage is the bill."""
     user = await make_user(town.stack)
     script(town, label, [gzip.compress(body)], more="content-encoding: gzip\r\n")
     status, headers, came = await ask(town, http, user, "/chat/completions", stream=True)
@@ -283,7 +283,7 @@ async def test_compressed_answers_under_wrong_labels(
 
 @pytest.mark.parametrize("status", ["400 Bad", "404 Missing", "429 Slow", "502 Bad Gateway", "529 Busy"])
 async def test_errors_keep_their_pages(town: Town, http: aiohttp.ClientSession, status: str) -> None:
-    """Issue 10 §4, wire.md E5: under a status of failure a page passes as it is, free of charge."""
+    """Under a status of failure a page passes as it is, free of charge."""
     user = await make_user(town.stack)
     script(town, "text/html", [PAGE], status=status)
     got, headers, came = await ask(town, http, user, "/chat/completions", stream=False)
@@ -298,7 +298,7 @@ async def test_errors_keep_their_pages(town: Town, http: aiohttp.ClientSession, 
 async def test_an_answer_without_a_body_is_none_of_a_model(
     town: Town, http: aiohttp.ClientSession, path: str, label: str, status: str, stream: bool
 ) -> None:
-    """Issue 10 §4: whoever asked a model and gets a success without a body is told so, free of charge, whatever its status."""
+    """Whoever asked a model and gets a success without a body is told so, free of charge, whatever its status."""
     user = await make_user(town.stack)
     script(town, label, [b""], status=status)
     got, _, came = await ask(town, http, user, path, stream=stream)
@@ -321,7 +321,7 @@ MISLABELLED = [
 async def test_white_space_that_promised_json(
     town: Town, http: aiohttp.ClientSession, body: bytes, status: int, of_stream: list[int], of_plain: list[int]
 ) -> None:
-    """Issue 10 §4: white space keeps a plain answer alive, so it passes; but what comes behind is billed by what it is, and who
+    """White space keeps a plain answer alive, so it passes; but what comes behind is billed by what it is, and who
     asked for events gets none of it before that is known.
     """
     user, streaming = await make_user(town.stack), await make_user(town.stack)
@@ -340,7 +340,7 @@ async def test_white_space_that_promised_json(
 
 
 async def test_what_has_no_body_by_its_method_passes(town: Town, http: aiohttp.ClientSession) -> None:
-    """Issue 10 §4: HEAD has no first byte, and what no tokens are counted of is not judged."""
+    """HEAD has no first byte, and what no tokens are counted of is not judged."""
     user = await make_user(town.stack)
 
     async def page(_asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -356,7 +356,7 @@ async def test_what_has_no_body_by_its_method_passes(town: Town, http: aiohttp.C
 
 
 async def test_the_sdk_reads_what_was_labelled_wrongly(town: Town) -> None:
-    """Issue 10 §4: OpenAI's own SDK reads a stream under any label without the usage event, and raises on a bare error."""
+    """OpenAI's own SDK reads a stream under any label without the usage event, and raises on a bare error."""
     user = await make_user(town.stack)
     asked: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES, "extra_body": {"act": "labelled"}}
     async with sdk(town.stack, user.token) as client:
@@ -381,7 +381,7 @@ async def test_the_sdk_reads_what_was_labelled_wrongly(town: Town) -> None:
 
 
 async def test_a_page_is_counted(town: Town, http: aiohttp.ClientSession) -> None:
-    """Issue 10 §4: an operator sees pages in the metric of the provider's answers, and a warning that names their type."""
+    """An operator sees pages in the metric of the provider's answers, and a warning that names their type."""
     script(town, "text/html", [PAGE])
     await ask(town, http, await make_user(town.stack), "/chat/completions", stream=False)
     async with asyncio.timeout(5):
@@ -404,7 +404,7 @@ async def test_a_page_is_counted(town: Town, http: aiohttp.ClientSession) -> Non
 async def test_a_stream_in_which_no_event_came_costs_nothing(
     town: Town, http: aiohttp.ClientSession, pieces: list[bytes], *, stream: bool
 ) -> None:
-    """Issue 10 §4: a page under the label of a stream is no answer of a model, however late that shows."""
+    """A page under the label of a stream is no answer of a model, however late that shows."""
     user = await make_user(town.stack)
     script(town, "text/event-stream", pieces)
     status, _, came = await ask(town, http, user, "/chat/completions", stream=stream)

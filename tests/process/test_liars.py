@@ -55,7 +55,7 @@ async def ask(town: Town, user: User, act: str, *, timeout_s: float = 30) -> ope
     "act", ["huge header", "status 99", "status 700", "redirect", "garbage", "key quoted", "reset", "bad chunk"]
 )
 async def test_what_is_not_an_answer_is_502(town: Town, act: str) -> None:
-    """reliability.md C5, G4, G5: a lie before a body's first byte is a 502 in OpenAI's shape; the next request is served."""
+    """Rules V5, X18, Y4, Y5: a lie before a body's first byte is a 502 in OpenAI's shape; the next request is served."""
     user = await make_user(town.stack)
     with pytest.raises(openai.InternalServerError) as caught:
         await ask(town, user, act)
@@ -67,13 +67,13 @@ async def test_what_is_not_an_answer_is_502(town: Town, act: str) -> None:
 
 
 async def test_a_short_body_is_not_whole(town: Town) -> None:
-    """wire.md A13: fewer bytes than promised never look complete."""
+    """Rule X13: fewer bytes than promised never look complete."""
     with pytest.raises(openai.APIConnectionError):
         await ask(town, await make_user(town.stack), "short")
 
 
 async def test_no_secret_is_in_any_log(town: Town) -> None:
-    """G5: after every kind of failure, neither the provider's key, nor Zion's, nor a caller's token stands in the log."""
+    """Y5: after every kind of failure, neither the provider's key, nor Zion's, nor a caller's token stands in the log."""
     user = await make_user(town.stack)
     for act in ("huge header", "garbage", "key quoted", "reset"):
         with pytest.raises(openai.InternalServerError):

@@ -184,7 +184,7 @@ async def test_a_wrong_key_for_zion_is_loud(own: Stack) -> None:
 
 
 async def test_sigterm_while_a_worker_starts_is_heard(tmp_path: Path) -> None:
-    """Issue 11 E4: a worker that is told to stop before it can hear ends as soon as it can, without having served; exit 0."""
+    """A worker that is told to stop before it can hear ends as soon as it can, without having served; exit 0."""
     async with Stack(tmp_path, settings=SETTINGS) as own:
         parent = own.child("sentinel").pid
         before = _children(parent)

@@ -81,7 +81,7 @@ async def nothing_held(stack: Stack) -> None:
 
 
 async def test_what_was_reported_in_the_moments_that_redis_lost_is_booked_once(own: Stack) -> None:
-    """Issue 11 E2: six times Redis comes back without the seals of reports that Zion has booked, and their acknowledgements;
+    """Six times Redis comes back without the seals of reports that Zion has booked, and their acknowledgements;
     twice all workers die with it.
     """
     users = [await make_user(own) for _ in range(4)]

@@ -274,7 +274,7 @@ async def test_a_form_that_names_anothers_file_is_refused(town: Town, anna: Call
 
 @pytest.mark.parametrize("content_type", ["multipart/form-data; boundary=b", "application/octet-stream", "image/png"])
 async def test_no_content_type_hides_a_name(town: Town, anna: Caller, bert: Caller, content_type: str) -> None:
-    """wire.md H11: where no file belongs, another's object cannot be named in what is not read as JSON."""
+    """Rule H11: where no file belongs, another's object cannot be named in what is not read as JSON."""
     name = anna.objects["file"]
     fields = {"input_file_id": name, "endpoint": "/v1/responses", "completion_window": "24h"}
     parts = [f'--b\r\ncontent-disposition: form-data; name="{key}"\r\n\r\n{value}\r\n' for key, value in fields.items()]
@@ -288,7 +288,7 @@ async def test_no_content_type_hides_a_name(town: Town, anna: Caller, bert: Call
 
 @pytest.mark.parametrize("source", ["stored_completions", "responses"])
 async def test_nobody_runs_an_eval_over_what_others_stored(town: Town, anna: Caller, source: str) -> None:
-    """G6: the account's stored completions and responses are those of all callers; a run over them shows their texts."""
+    """The account's stored completions and responses are those of all callers; a run over them shows their texts."""
     path = f"/evals/{anna.objects['eval']}/runs"
     before = await town.reached("POST", path)
     body = {"data_source": {"type": "completions", "model": "gpt-4o", "source": {"type": source}}}

@@ -173,7 +173,7 @@ def table() -> dict[str, list[str]]:
 
 
 async def test_the_table_is_what_is_tested() -> None:
-    """wire.md E5, E6, R4: docs/errors.md has a row for each test below, and each says the same."""
+    """Rules E5, E6, R4: docs/errors.md has a row for each test below, and each says the same."""
     documented = table()
     assert set(documented) == set(ROWS)
     for row, cases in ROWS.items():
@@ -190,7 +190,7 @@ async def test_the_table_is_what_is_tested() -> None:
 async def test_what_the_provider_does(
     town: Town, http: aiohttp.ClientSession, act: str, status: int | str, code: str | None, retry: str | None, bill: str
 ) -> None:
-    """wire.md E5, E6, R2-R5, F1, F2: each row of docs/errors.md: the answer, the advice, the bill."""
+    """Rules E5, E6, R2-R5, F1, F2: each row of docs/errors.md: the answer, the advice, the bill."""
     user = await make_user(town.stack)
     asked = len(town.liar.asked)
     name, _, stored = act.partition(", ")
@@ -222,7 +222,7 @@ async def test_what_the_provider_does(
 
 
 async def test_a_provider_that_cannot_be_reached(town: Town, http: aiohttp.ClientSession) -> None:
-    """wire.md E6, R4: 502, free, and nobody is told not to try again."""
+    """Rules E6, R4: 502, free, and nobody is told not to try again."""
     settings = SETTINGS | {"OPENAI_API_URL": "http://127.0.0.1:1/v1"}
     async with Stack(town.stack.directory / "unreachable", workers=1, settings=settings) as stack:
         alone = Town(stack, town.liar)
@@ -237,7 +237,7 @@ async def test_a_provider_that_cannot_be_reached(town: Town, http: aiohttp.Clien
 
 @pytest.mark.parametrize("act", ["account", "refused account"])
 async def test_nothing_of_the_providers_account_is_seen(town: Town, http: aiohttp.ClientSession, act: str) -> None:
-    """wire.md I6, H1, H3: no header that describes the shared account, its edge or another hop reaches a client."""
+    """Rules I6, H1, H3: no header that describes the shared account, its edge or another hop reaches a client."""
     said = await ask(town, http, await make_user(town.stack), act)
     assert said.body == HELLO
     assert "leak" not in str(said.headers)
@@ -270,7 +270,7 @@ HOSTILE = {
 
 
 async def test_a_client_never_chooses_host_key_or_account(town: Town, user_of_town: User) -> None:
-    """wire.md H1, H2, A11: whatever headers a client sends, the provider sees its own host and this deployment's key."""
+    """Rules H1, H2, X11: whatever headers a client sends, the provider sees its own host and this deployment's key."""
     body = b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]}'
     lines = [f"POST {CHAT} HTTP/1.1", "host: evil.test", f"content-length: {len(body)}", "content-type: application/json"]
     lines += [f"{name}: {value or f'Bearer {user_of_town.token}'}" for name, value in HOSTILE.items()]
@@ -296,7 +296,7 @@ async def test_a_client_never_chooses_host_key_or_account(town: Town, user_of_to
     ],
 )
 async def test_no_target_leads_elsewhere(town: Town, user_of_town: User, target: str) -> None:
-    """wire.md H8: a target of another form or that climbs is refused, or asks for a model of that name and nothing else."""
+    """Rule H8: a target of another form or that climbs is refused, or asks for a model of that name and nothing else."""
     asked = len(town.liar.heads)
     head = (
         f"GET {target} HTTP/1.1\r\nhost: evil.test\r\nauthorization: Bearer {user_of_town.token}\r\nconnection: close\r\n\r\n"
@@ -333,7 +333,7 @@ async def _raw(town: Town, request: bytes) -> bytes:
     ("act", "body"), [("gzip", HELLO), ("deflate", HELLO), ("bare deflate", HELLO), ("gzip stream", STREAM)]
 )
 async def test_compressed_answers_are_read_and_billed(town: Town, http: aiohttp.ClientSession, act: str, body: bytes) -> None:
-    """wire.md H5: what came compressed goes down plain, and its usage is the bill."""
+    """Rule H5: what came compressed goes down plain, and its usage is the bill."""
     user = await make_user(town.stack)
     said = await ask(town, http, user, act, stream=act.endswith("stream"), stream_options={"include_usage": True})
     assert (said.status, said.body, said.headers.get("content-encoding")) == (200, body, None)
@@ -341,7 +341,7 @@ async def test_compressed_answers_are_read_and_billed(town: Town, http: aiohttp.
 
 
 async def test_a_stream_outlives_every_bound_but_silence(town: Town, http: aiohttp.ClientSession) -> None:
-    """wire.md O1: a moving stream goes on past the first-byte, idle and total time-outs of plain answers."""
+    """Rule O1: a moving stream goes on past the first-byte, idle and total time-outs of plain answers."""
     user = await make_user(town.stack)
     said = await ask(town, http, user, "trickling stream", stream=True, stream_options={"include_usage": True})
     assert said.body.endswith(STREAM)
@@ -370,7 +370,7 @@ async def test_a_fallback_answers_and_is_billed(town: Town, http: aiohttp.Client
 
 
 async def test_where_no_fallback_is_left_the_last_answer_passes(town: Town, http: aiohttp.ClientSession) -> None:
-    """wire.md E5: the error is the provider's own, byte for byte, and free."""
+    """Rule E5: the error is the provider's own, byte for byte, and free."""
     user = await make_user(town.stack)
     said = await ask(town, http, user, "model_not_found", "second")
     assert (said.status, said.headers["x-sentinel-model"]) == (404, "third")

@@ -161,7 +161,7 @@ async def town(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 async def test_what_zion_booked_is_what_was_served_in_every_shape(town: Town) -> None:
-    """Issue 10: a caller for each row of the table, and two who ask for all of them, mixed: equal to the token, nothing twice.
+    """A caller for each row of the table, and two who ask for all of them, mixed: equal to the token, nothing twice.
 
     One of the two has no e-mail, the other is renamed in the middle; Zion fails, and loses replies.
     """

@@ -250,7 +250,7 @@ async def end_refused(stack: Stack, user: User, how: str) -> None:
 
 
 async def test_what_was_refused_is_not_charged_when_its_worker_ends(tmp_path: Path) -> None:
-    """Issue 11 E5: the provider never saw them, so nobody is charged: what Redis held is given back by whoever comes next, or
+    """The provider never saw them, so nobody is charged: what Redis held is given back by whoever comes next, or
     by the worker that drains.
     """
     async with new_stack(tmp_path, "closed") as stack:
@@ -265,7 +265,7 @@ async def test_what_was_refused_is_not_charged_when_its_worker_ends(tmp_path: Pa
 
 
 async def test_a_limit_holds_over_a_redis_that_lost_its_last_moments(tmp_path: Path) -> None:
-    """Issue 11 E3: Redis comes back without the bills of the last second: nobody is admitted before it was told them again."""
+    """Redis comes back without the bills of the last second: nobody is admitted before it was told them again."""
     async with new_stack(tmp_path, "closed") as stack:
         user = await make_user(stack, requests=20)
         # Reports fail meanwhile, so that one may be under way when the copy is made, and its end be lost.

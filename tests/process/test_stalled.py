@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def test_who_takes_nothing_is_ended_and_billed(tmp_path: Path) -> None:
-    """wire.md D6: past the idle bound the request ends, though the client stays connected, and what was produced is paid."""
+    """Rule D6: past the idle bound the request ends, though the client stays connected, and what was produced is paid."""
     async with Scripted() as provider:
         provider.acts["flood"] = floods(1500)
         settings = {

@@ -58,7 +58,7 @@ async def answered(town: Town, http: aiohttp.ClientSession, user: User, act: str
 
 
 async def test_no_small_write_is_held_back(town: Town, http: aiohttp.ClientSession) -> None:
-    """wire.md S6: TCP_NODELAY is on the sockets of both sides of a stream that is open."""
+    """Rule S6: TCP_NODELAY is on the sockets of both sides of a stream that is open."""
     user = await make_user(town.stack)
     go = asyncio.Event()
 
@@ -88,7 +88,7 @@ async def test_no_small_write_is_held_back(town: Town, http: aiohttp.ClientSessi
 
 
 async def test_headers_wait_for_the_providers(town: Town, http: aiohttp.ClientSession) -> None:
-    """wire.md O3, S8: no status before the provider's own, which is the client's; a stream says that nobody may buffer it."""
+    """Rules O3, S8: no status before the provider's own, which is the client's; a stream says that nobody may buffer it."""
     user = await make_user(town.stack)
     go = asyncio.Event()
 
@@ -116,7 +116,7 @@ async def test_headers_wait_for_the_providers(town: Town, http: aiohttp.ClientSe
 
 
 async def test_each_read_goes_down_before_the_next_is_sent(town: Town, http: aiohttp.ClientSession) -> None:
-    """wire.md S6, O2: every event is with the client before the provider sends the next, however long that takes."""
+    """Rules S6, O2: every event is with the client before the provider sends the next, however long that takes."""
     user = await make_user(town.stack)
     received = asyncio.Semaphore(0)
 
@@ -141,7 +141,7 @@ async def test_each_read_goes_down_before_the_next_is_sent(town: Town, http: aio
 
 @pytest.mark.parametrize("content", ["text/event-stream", "application/json"])
 async def test_the_answers_own_type_decides(town: Town, http: aiohttp.ClientSession, content: str) -> None:
-    """wire.md S5: a stream that was asked for and answered as JSON is a plain body; events nobody asked for are a stream."""
+    """Rule S5: a stream that was asked for and answered as JSON is a plain body; events nobody asked for are a stream."""
     user = await make_user(town.stack)
     whole = b'{"id":"x","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}'
 
@@ -160,7 +160,7 @@ async def test_the_answers_own_type_decides(town: Town, http: aiohttp.ClientSess
 
 @pytest.mark.parametrize("window", ["before the headers", "between two events"])
 async def test_a_client_that_leaves_ends_the_call(town: Town, http: aiohttp.ClientSession, window: str) -> None:
-    """wire.md D1, D2, D4, T5: in both windows the provider's connection is closed, and what was produced is billed.
+    """Rules D1, D2, D4, T5: in both windows the provider's connection is closed, and what was produced is billed.
 
     A plain answer is read on (tests/hostile/test_leaving.py).
     """
@@ -198,7 +198,7 @@ async def test_a_client_that_leaves_ends_the_call(town: Town, http: aiohttp.Clie
 
 
 async def test_leaving_after_the_end_is_success(town: Town) -> None:
-    """wire.md D5: SDKs close on purpose after [DONE]: it is a success, ends at once, and the provider's connection is kept."""
+    """Rule D5: SDKs close on purpose after [DONE]: it is a success, ends at once, and the provider's connection is kept."""
     user = await make_user(town.stack)
     ended = asyncio.Event()
 
@@ -226,7 +226,7 @@ async def test_leaving_after_the_end_is_success(town: Town) -> None:
 
 
 async def test_a_silent_provider_is_told_in_the_stream(town: Town) -> None:
-    """wire.md D7, F1: a stream that stalls past the idle bound ends with an error event that the SDK raises."""
+    """Rules D7, F1: a stream that stalls past the idle bound ends with an error event that the SDK raises."""
     user = await make_user(town.stack)
 
     async def stalls(_asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -250,7 +250,7 @@ async def test_a_silent_provider_is_told_in_the_stream(town: Town) -> None:
 
 
 async def test_what_cannot_carry_an_error_is_cut(town: Town, http: aiohttp.ClientSession) -> None:
-    """wire.md F3: bytes that are no events, with a length or in chunks, never look whole when the provider breaks off."""
+    """Rule F3: bytes that are no events, with a length or in chunks, never look whole when the provider breaks off."""
     user = await make_user(town.stack)
 
     async def audio(_asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -276,7 +276,7 @@ async def test_what_cannot_carry_an_error_is_cut(town: Town, http: aiohttp.Clien
 
 
 async def test_a_slow_reader_costs_no_memory(town: Town) -> None:
-    """wire.md D6: while a client does not read, the provider is not read: its sending stops, and the worker does not grow."""
+    """Rule D6: while a client does not read, the provider is not read: its sending stops, and the worker does not grow."""
     user = await make_user(town.stack)
     sent = 0
     filler = chunk(event("x" * 60_000))
@@ -310,7 +310,7 @@ async def test_a_slow_reader_costs_no_memory(town: Town) -> None:
 
 
 async def test_what_was_not_reported_is_marked_as_estimated(town: Town, http: aiohttp.ClientSession) -> None:
-    """wire.md L3, U11: what is counted here is a lower bound, since hidden reasoning cannot be seen, and says so in the log."""
+    """Rules L3, U11: what is counted here is a lower bound, since hidden reasoning cannot be seen, and says so in the log."""
     user = await make_user(town.stack)
 
     async def silent(_asked: Asked, writer: asyncio.StreamWriter) -> None:

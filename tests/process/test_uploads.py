@@ -91,7 +91,7 @@ async def row_of(stack: Stack, request_id_of: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_large_upload_streams_through(stack: Stack, user: User, *, chunked: bool) -> None:
-    """wire.md H18: 200 MB arrive as they were sent, under their own boundary, and the worker's memory stays flat."""
+    """Rule H18: 200 MB arrive as they were sent, under their own boundary, and the worker's memory stays flat."""
     content = Content(LARGE_BYTES)
     before = rss_bytes(stack)
     status, answer = await upload(stack, user, content, chunked=chunked)
@@ -107,7 +107,7 @@ async def test_a_large_upload_streams_through(stack: Stack, user: User, *, chunk
 
 @pytest.mark.parametrize("purpose", [f"simulate-{LARGE_BYTES}", f"simulate-{LARGE_BYTES}-chunked"])
 async def test_a_large_download_streams_through(stack: Stack, user: User, http: aiohttp.ClientSession, purpose: str) -> None:
-    """wire.md H19: 200 MB come down as the provider has them, with its type, name and length, and the memory stays flat."""
+    """Rule H19: 200 MB come down as the provider has them, with its type, name and length, and the memory stays flat."""
     form = aiohttp.FormData()
     form.add_field("purpose", purpose)
     form.add_field("file", b"x", filename="content.bin")
@@ -129,14 +129,14 @@ async def test_a_large_download_streams_through(stack: Stack, user: User, http: 
 
 
 async def test_an_upload_over_the_bound_is_413(stack: Stack, user: User) -> None:
-    """wire.md H13: by its declared length before a byte is sent on."""
+    """Rule H13: by its declared length before a byte is sent on."""
     status, answer = await upload(stack, user, Content(LARGE_BYTES + 2 * 2**20), chunked=False)
     assert status == 413
     assert answer["error"]["code"] == "request_too_large"  # type: ignore[index]
 
 
 async def test_a_refusal_reaches_a_client_that_writes_it_all_before_it_reads(stack: Stack, user: User) -> None:
-    """wire.md H18: the connection stays open until the refused upload has ended, however large it is."""
+    """Rule H18: the connection stays open until the refused upload has ended, however large it is."""
     head = (
         f"POST /v1/files HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {user.token}\r\n"
         f"content-type: multipart/form-data; boundary={BOUNDARY}\r\ncontent-length: {2 * LARGE_BYTES}\r\n\r\n"
@@ -153,7 +153,7 @@ async def test_a_refusal_reaches_a_client_that_writes_it_all_before_it_reads(sta
 
 
 async def test_an_early_refusal_ends_the_upload(stack: Stack, user: User) -> None:
-    """wire.md H18: what the provider refuses in the middle of an upload is told, or the connection ends; nothing hangs."""
+    """Rule H18: what the provider refuses in the middle of an upload is told, or the connection ends; nothing hangs."""
     content = Content(LARGE_BYTES, name="refuse-early")
     async with asyncio.timeout(30):
         try:
@@ -166,7 +166,7 @@ async def test_an_early_refusal_ends_the_upload(stack: Stack, user: User) -> Non
 
 
 async def test_an_upload_that_stops_is_given_up(stack: Stack, user: User) -> None:
-    """wire.md H13: an upload whose parts stop to arrive is a 408, and the provider's half of it ends."""
+    """Rule H13: an upload whose parts stop to arrive is a 408, and the provider's half of it ends."""
 
     async def stalls() -> AsyncIterator[bytes]:
         yield HEAD.encode()
@@ -183,7 +183,7 @@ async def test_an_upload_that_stops_is_given_up(stack: Stack, user: User) -> Non
 
 
 async def test_a_client_that_leaves_its_upload_ends_the_providers(stack: Stack, user: User) -> None:
-    """wire.md D1: half an upload never looks whole to the provider, and its hold is free again."""
+    """Rule D1: half an upload never looks whole to the provider, and its hold is free again."""
     reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
     content = Content(LARGE_BYTES)
     head = f"POST /v1/files HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {user.token}\r\ncontent-length: {content.length}\r\n"

@@ -70,7 +70,7 @@ async def test_vercel_is_asked_in_its_own_way(town: Town) -> None:
 
 
 async def test_a_stream_with_costs_is_billed_and_hidden(town: Town, http: aiohttp.ClientSession) -> None:
-    """wire.md U5, U10: the usage event that Vercel puts costs into is read, and withheld from who did not ask."""
+    """Rules U5, U10: the usage event that Vercel puts costs into is read, and withheld from who did not ask."""
     last = {"id": "gen-1", "object": "chat.completion.chunk", "choices": [], "usage": USAGE}
 
     async def streams(_asked: Asked, writer: asyncio.StreamWriter) -> None:

@@ -158,7 +158,7 @@ async def test_a_fault_while_the_end_of_a_tick_is_told(own: Stack, fault: str) -
 
 @pytest.mark.parametrize("body", [b"", b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]}'])
 async def test_who_leaves_while_zion_is_asked_is_gone(own: Stack, body: bytes) -> None:
-    """Issue 11: Zion does not answer about a newcomer, who leaves: the request ends with that, though Zion is asked on."""
+    """Zion does not answer about a newcomer, who leaves: the request ends with that, though Zion is asked on."""
     user = await make_user(own)
     method, path = ("POST", "/v1/chat/completions") if body else ("GET", "/v1/models")
     before = await left(own)

@@ -1,8 +1,8 @@
 """The documents that follow from the code: `python -m tests.support.documents` writes them, tests/rules compares them.
 
 The tables of docs/compatibility.md follow from sentinel/protocol/routes.py and refused.py,
-docs/settings.md and `.env.example` follow from sentinel/settings/. Metrics are described by hand, so only their
-names, types, labels and help are compared.
+docs/settings.md and `.env.example` follow from sentinel/settings/, the tests of docs/wire-rules.md from the tests. Metrics are
+described by hand, so only their names, types, labels and help are compared.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from sentinel.protocol.routes import ROUTES
 from sentinel.records import Dialect, Reads, Route, Scope
 from sentinel.settings import Settings, variables
 from sentinel.settings.variable import Variable
+from tests.support import wire_rules
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,3 +134,4 @@ if __name__ == "__main__":
     (ROOT / "docs" / "settings.md").write_text(settings_page())
     (ROOT / "docs" / "compatibility.md").write_text(compatibility_page())
     (ROOT / ".env.example").write_text(env_example())
+    wire_rules.PAGE.write_text(wire_rules.page())

@@ -24,7 +24,7 @@ UNKNOWN_MODEL = (
     b'"type":"invalid_request_error","param":null,"code":"model_not_found"}}'
 )
 OUT_OF_QUOTA = b'{"error":{"message":"You exceeded your current quota.","type":"insufficient_quota","param":null,"code":"%b"}}'
-# What describes or leaks the account that all callers share, or the edge it stands behind (wire.md H3, I6).
+# What describes or leaks the account that all callers share, or the edge it stands behind (rules H3, I6).
 ACCOUNT_HEADERS = {
     "openai-organization": "org-leak",
     "openai-project": "proj_leak",

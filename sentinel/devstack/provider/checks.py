@@ -65,7 +65,7 @@ def named(body: Any, at: Tree) -> Iterator[tuple[str, str]]:
 
 
 def prompts(body: Mapping[str, Any], field: str = "prompt") -> tuple[list[str], int]:
-    """The texts of a prompt, and the number of tokens given as such (wire.md T4)."""
+    """The texts of a prompt, and the number of tokens given as such (rule T4)."""
     prompt = body.get(field, "")
     if isinstance(prompt, str):
         return [prompt], 0

@@ -1,4 +1,4 @@
-"""Images and audio: plain JSON, other text, bytes, and streams with usage (wire.md P5).
+"""Images and audio: plain JSON, other text, bytes, and streams with usage (rule P5).
 
 Raises `RefusedError`, and what aiohttp raises when the client is gone.
 """

@@ -1,4 +1,4 @@
-"""What a response says: its object at each moment and its events (wire.md P1; openai's types.responses). Pure; cannot fail."""
+"""What a response says: its object at each moment and its events (rule P1; openai's types.responses). Pure; cannot fail."""
 
 import secrets
 import time
@@ -148,7 +148,7 @@ class ResponseScript:
         return self._event(f"response.{self.ending}", response=self.shown(self.ending, spent))
 
     def error(self) -> bytes:
-        """An error instead of a response, in the stream (wire.md F5)."""
+        """An error instead of a response, in the stream (rule F5)."""
         message = "The server had an error while processing your request."
         return self._event("error", code="server_error", message=message, param=None)
 

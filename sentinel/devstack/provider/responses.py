@@ -1,4 +1,4 @@
-"""The Responses API: plain, streamed, in the background, resumed; stored ones; input tokens; compaction (wire.md P1-P4).
+"""The Responses API: plain, streamed, in the background, resumed; stored ones; input tokens; compaction (rule P1-P4).
 
 Raises `RefusedError`, and what aiohttp raises when the client is gone. Work in the background does not notice that.
 """
@@ -221,7 +221,7 @@ def _input_tokens(asked: Asked, conversation: Thing | None, items: list[dict[str
 
 
 async def show(asked: Asked) -> web.StreamResponse:
-    """GET /v1/responses/{id}, or its events after `starting_after`; never charged (wire.md P3)."""
+    """GET /v1/responses/{id}, or its events after `starting_after`; never charged (rule P3)."""
     thing = STORED.thing(asked)
     if asked.request.query.get("stream") != "true":
         return await reply(asked, thing.shown)
@@ -251,7 +251,7 @@ async def input_items(asked: Asked) -> web.StreamResponse:
 
 
 async def input_tokens(asked: Asked) -> web.StreamResponse:
-    """POST /v1/responses/input_tokens: counted, not charged (wire.md P4)."""
+    """POST /v1/responses/input_tokens: counted, not charged (rule P4)."""
     asked.model("gpt-4o")
     tokens = _input_tokens(asked, _conversation(asked), _items(asked))
     return await reply(asked, {"object": "response.input_tokens", "input_tokens": tokens})

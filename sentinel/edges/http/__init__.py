@@ -1,6 +1,6 @@
 """A small HTTP/1.1 client for one origin: kept connections over plain TCP or verified TLS, and no request that nobody made.
 
-No cookies, redirects, proxies, retries, or decompression (wire.md H4). UnreachableError where no connection could be made;
+No cookies, redirects, proxies, retries, or decompression (rule H4). UnreachableError where no connection could be made;
 the rest is the failure of the Connection that is given out.
 
 A request is sent once. A kept connection that the other side has closed, or on which bytes came that nobody asked for, is not

@@ -208,7 +208,7 @@ class _HttpProvider:
         await self._client.close()
 
     def _opening(self, method: str, path: str, query: bytes) -> bytes:
-        """How the request begins: below the base URL, whatever stands in `path` and `query` (wire.md H8).
+        """How the request begins: below the base URL, whatever stands in `path` and `query` (rule H8).
 
         Raises UnknownPathError where the path would lead out of it, BadRequestError where the method is none.
         """

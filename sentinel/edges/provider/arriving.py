@@ -22,8 +22,8 @@ def opened(connection: Connection, answer: Answer, sending: Sending | None, idle
     """The reply over an answer whose headers are here.
 
     An answer in JSON has an end in sight, so it is bounded as a whole, by the loop time `ends_s`; a stream or a download may go
-    on as long as it moves (wire.md O1). JSON and streams are read here, so they are made plain where they came compressed
-    (wire.md H5). Raises UpstreamError where they came compressed in another way; the connection is still the caller's then.
+    on as long as it moves (rule O1). JSON and streams are read here, so they are made plain where they came compressed
+    (rule H5). Raises UpstreamError where they came compressed in another way; the connection is still the caller's then.
     """
     media = answer.media
     is_json = media == b"application/json" or media.endswith(b"+json")

@@ -1,4 +1,4 @@
-"""Replies that came compressed although nobody asked for it, made plain where they have to be read (wire.md H5).
+"""Replies that came compressed although nobody asked for it, made plain where they have to be read (rule H5).
 
 Fails as UpstreamError: a coding that cannot be read, or bytes that are not what they are said to be.
 """

@@ -77,7 +77,7 @@ class Opened(Reply, Protocol):
         ...
 
     def bound(self, *, as_stream: bool) -> None:
-        """Bound the body by its moving alone, as a stream, or as a whole, as JSON (wire.md O1): by what it turned out to be."""
+        """Bound the body by its moving alone, as a stream, or as a whole, as JSON (rule O1): by what it turned out to be."""
         ...
 
 
@@ -194,7 +194,7 @@ class Begun(Through):
 
 async def begin(reply: Opened) -> Begun:
     """`reply` with the first bytes of its body here: the server sends no head before them either, so a body that fails at its
-    first byte can still be told as what it is, not as a defect of this gateway (wire.md E6).
+    first byte can still be told as what it is, not as a defect of this gateway (rule E6).
     """
     try:
         return Begun(reply, await reply.read())

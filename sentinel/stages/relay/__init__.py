@@ -2,8 +2,8 @@
 
 Never fails: however an answer ends, `copy` returns an Outcome that says how and what is known of its cost. A failure before
 anything went down is raised by the rest that is returned beside it, to be told as any other. One after the first byte is told
-in the stream (wire.md F1, F5) where there is one; a body that was promised a length is left short of it, so that the client can
-tell. The relay follows the content type of the answer, not the request (wire.md S5). What is left of an answer whose bill is
+in the stream (rules F1, F5) where there is one; a body that was promised a length is left short of it, so that the client can
+tell. The relay follows the content type of the answer, not the request (rule S5). What is left of an answer whose bill is
 known is read after it: nothing is held for that.
 """
 
@@ -130,7 +130,7 @@ class Relay:
         self, failure: Failure | None, reply: Reply, exchange: Exchange, call: Call, meter: Meter, finds: Finds, keep: Keep
     ) -> tuple[Outcome, Rest | None]:
         """What became of it, and what is to be awaited behind its bill."""
-        # Everything the client needs was relayed; SDKs close on purpose after [DONE] (wire.md D5).
+        # Everything the client needs was relayed; SDKs close on purpose after [DONE] (rule D5).
         whole = failure is None or meter.terminated
         rest: Rest | None = None
         if failure is not None:
@@ -158,7 +158,7 @@ class Relay:
         return _with_left(await outcome_of(reply, None, meter, ClientGoneError(), self._reading), meter, finds)
 
     async def _pump(self, reply: Reply, exchange: Exchange, call: Call, meter: Meter, length: int | None) -> None:
-        """Every read goes down at once (wire.md S6); nothing is read faster than the client takes it (wire.md D6).
+        """Every read goes down at once (rule S6); nothing is read faster than the client takes it (rule D6).
 
         What completes a body of a known `length` goes down as its last part, before the meter reads it.
         """

@@ -38,7 +38,7 @@ async def _produced(bytes_down: int, meter: Meter, ending: Ending, reading: asyn
 
 
 def truncation(meter: Meter) -> UpstreamError | None:
-    """The failure of a stream that ended cleanly but incomplete: not by its own end, nor by an error (wire.md F2)."""
+    """The failure of a stream that ended cleanly but incomplete: not by its own end, nor by an error (rule F2)."""
     if not isinstance(meter, StreamMeter) or meter.terminated or meter.failed:
         return None
     if meter.empty:

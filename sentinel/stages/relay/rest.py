@@ -20,9 +20,9 @@ _now: Final = time.monotonic
 _REST_IDLE_S: Final = 1.0
 _REST_TOTAL_S: Final = 5.0
 _REST_BYTES_MAX: Final = 32 << 20
-# No client reads beyond [DONE], nor does one that has left: its stream is to end at once (wire.md D5).
+# No client reads beyond [DONE], nor does one that has left: its stream is to end at once (rule D5).
 _DONE_REST_S: Final = 0.1
-# Then only the connection to the provider is at stake (wire.md D5).
+# Then only the connection to the provider is at stake (rule D5).
 _TAIL_S: Final = 1.0
 _ENDED_BY_DONE: Final = frozenset((Dialect.CHAT, Dialect.EVENTS, Dialect.MEDIA))
 
@@ -123,7 +123,7 @@ async def read_rest(
 
 async def end(reply: Reply, exchange: Exchange, call: Call, meter: Meter) -> None:
     """The end of an answer that has said all that is billed: what comes behind it still goes down, for its time; then only the
-    connection to the provider is at stake (wire.md D5). Never fails.
+    connection to the provider is at stake (rule D5). Never fails.
     """
     try:
         if not exchange.ended:

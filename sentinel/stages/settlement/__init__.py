@@ -154,7 +154,7 @@ class Settlement:
         return Bill(1, usage.input_tokens or hold.input_tokens, max(counted, hold.output_tokens), outcome.unseen)
 
     async def _count(self, produced: Produced, model: str) -> int:
-        """Tokens of what was produced; long texts off the loop (wire.md K3)."""
+        """Tokens of what was produced; long texts off the loop (rule K3)."""
         texts = produced.texts
 
         def count() -> int:
