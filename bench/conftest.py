@@ -10,8 +10,8 @@ import uvloop
 
 from bench import machine
 from bench.in_process import InProcess
-from sentinel import vocab
-from sentinel.protocol.tokens import Tokenizer
+from sentinel.openai.tokens.tokenizer import Tokenizer
+from sentinel.ops import vocab
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
 
-from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.ledger.redis.pipeline import Pipeline
 
 _TO_REDIS: Final = Pipeline.ask.__code__
 _HERE: Final = str(Path(__file__).parent)

@@ -13,11 +13,11 @@ import threading
 import time
 from typing import Any, Final
 
-from sentinel.protocol import routes, wire
+from sentinel.openai import routes, wire
 
 _MIB: Final = 2**20
 _ROUNDS: Final = 5
-_SWITCH_S: Final = 0.0005  # as edges/aside.py has it
+_SWITCH_S: Final = 0.0005  # as downstream/offload.py has it
 _JSON: Final = b"application/json"
 
 

@@ -26,10 +26,10 @@ from typing import Final
 
 from bench.in_process import BODY, STREAMED, everything_on, start_stand_in, token_of
 from loadtest import nginx, processes
-from sentinel import settings
 from sentinel.devstack.child import Child
 from sentinel.devstack.claims import free_port
 from sentinel.devstack.redis_server import RedisServer
+from sentinel.ops import settings
 
 Marks = list[tuple[str, int]]
 _APPLICATIONS: Final = {"answers at once": "constant", "reads the body": "reading", "Sentinel": "marked"}

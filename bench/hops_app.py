@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from bench.provider import COMPLETION
 from sentinel import app
-from sentinel.edges.http.connection import Connection as Provider
-from sentinel.edges.ledger.connection import Connection as Redis
+from sentinel.ledger.redis.connection import Connection as Redis
+from sentinel.upstream.http1.connection import Connection as Provider
 
 Message = MutableMapping[str, Any]
 _marks: Final[list[bytes]] = []

@@ -21,9 +21,9 @@ from redis.asyncio import Redis
 
 from sentinel.devstack.claims import free_port
 from sentinel.devstack.redis_server import find_server
-from sentinel.edges.ledger import Ledger, open_redis
-from sentinel.protocol.limits import MetricLimit, Snapshot, Verdict, read_verdict
-from sentinel.records import Bill, Caller, Hold
+from sentinel.ledger import Ledger, open_redis
+from sentinel.ops.records import Bill, Caller, Hold
+from sentinel.zion.limits import MetricLimit, Snapshot, Verdict, read_verdict
 
 _CALLERS = [1, 16, 64, 256]
 _USERS = 100

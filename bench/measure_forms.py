@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sentinel.protocol import forms
+from sentinel.openai.request import form_ids
 
 _BYTES = 32 * 2**20
 _TYPE = b"multipart/form-data; boundary=b1234567"
@@ -26,4 +26,4 @@ def measure_search(benchmark, kind: str) -> None:
     """A form with one part."""
     filler = _FILLED[kind]
     body = _HEAD + (filler * (_BYTES // len(filler) + 1))[:_BYTES] + b"\r\n--b1234567--\r\n"
-    benchmark.pedantic(forms.ids, args=(body, _TYPE, ()), rounds=2)
+    benchmark.pedantic(form_ids.ids, args=(body, _TYPE, ()), rounds=2)

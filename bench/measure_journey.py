@@ -10,9 +10,9 @@ import pytest
 
 from bench.in_process import BODY, STREAMED
 from bench.provider import COMPLETION
-from sentinel.edges.ledger import Ledger, open_redis
-from sentinel.protocol.limits import MetricLimit, Snapshot, read_verdict
-from sentinel.records import Bill, Caller, Hold
+from sentinel.ledger import Ledger, open_redis
+from sentinel.ops.records import Bill, Caller, Hold
+from sentinel.zion.limits import MetricLimit, Snapshot, read_verdict
 
 _PLENTY = MetricLimit(10**12, 0, 0, 0, "NEVER")
 _EVENTS = 200

@@ -6,10 +6,11 @@ import json
 import pytest
 
 from bench.in_process import token_of
-from sentinel.protocol import credentials, headers, routes, wire
-from sentinel.protocol.fields import Fields
-from sentinel.protocol.wire import read_call
-from sentinel.records import Caller, ChatPrompt, Hold, Reads, Remaining, Route, TextPrompt
+from sentinel.openai import headers, routes, wire
+from sentinel.openai.header_fields import Fields
+from sentinel.openai.wire import read_call
+from sentinel.ops.records import Caller, ChatPrompt, Hold, Reads, Remaining, Route, TextPrompt
+from sentinel.zion import credentials
 
 _SENTENCE = "The river was wide and slow in the evening. "
 _SIZES = {"1KiB": 1 << 10, "16KiB": 1 << 14, "128KiB": 1 << 17, "1MiB": 1 << 20}

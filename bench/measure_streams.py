@@ -2,10 +2,10 @@
 
 import pytest
 
-from sentinel.protocol import sse
-from sentinel.protocol.bodies import BodyMeter
-from sentinel.protocol.meter import StreamMeter
-from sentinel.records import Dialect
+from sentinel.openai.response import sse
+from sentinel.openai.response.body_meter import BodyMeter
+from sentinel.openai.response.stream_meter import StreamMeter
+from sentinel.ops.records import Dialect
 from tests.samples import cases
 
 _SAMPLES = {

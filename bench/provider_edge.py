@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from sentinel.edges.http import Client
-from sentinel.edges.http.request import head, opening
-from sentinel.edges.provider import OpenAI, Patience
+from sentinel.upstream.http1 import Client
+from sentinel.upstream.http1.request_head import head, opening
+from sentinel.upstream.provider import OpenAI, Patience
 
 _HEADERS: Final = (
     b"content-type: application/json\r\nuser-agent: openai/python 3.5\r\nx-stainless-lang: python\r\n"

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from bench.in_process import BODY
-from sentinel import vocab
 from sentinel.devstack.child import StackError
+from sentinel.ops import vocab
 
 _PLENTY: Final = 10**9
 _READY_S: Final = 60.0

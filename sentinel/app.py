@@ -12,13 +12,14 @@ import socket
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from sentinel import logs, metrics, settings
-from sentinel.edges.bodies import Receive
-from sentinel.edges.exchange import Exchange, Scope, Send
-from sentinel.errors import BadRequestError, ClientGoneError, DrainingError, SentinelError, Source
-from sentinel.logs import Log
-from sentinel.ops import metrics_page
-from sentinel.protocol import headers, routes, upgrades, wire
+from sentinel.admin import metrics_page
+from sentinel.downstream import websocket_upgrade
+from sentinel.downstream.body_budget import Receive
+from sentinel.downstream.exchange import Exchange, Scope, Send
+from sentinel.openai import headers, routes, wire
+from sentinel.ops import logs, metrics, settings
+from sentinel.ops.errors import BadRequestError, ClientGoneError, DrainingError, SentinelError, Source
+from sentinel.ops.logs import Log
 from sentinel.worker import Worker
 
 _log: Final = Log("app")
@@ -113,7 +114,7 @@ class App:
         path = exchange.path
         if path in worker.public_pages:
             return _operate(worker, exchange, path)
-        if upgrades.HEADER in exchange.headers.first and path.startswith("/v1"):
+        if websocket_upgrade.HEADER in exchange.headers.first and path.startswith("/v1"):
             _check_upgrade(exchange)
         if exchange.method == "OPTIONS" and worker.cors is not None and (granted := worker.cors.preflight(exchange.headers)):
             return _grant(worker, exchange, granted)
@@ -131,9 +132,9 @@ class App:
 
 def _check_upgrade(exchange: Exchange) -> None:
     """Before anything else is asked: a client of a WebSocket tries again and again until it is told that there is none."""
-    if upgrades.asks_websocket(exchange.headers, exchange.scope["http_version"]):
+    if websocket_upgrade.asks_websocket(exchange.headers, exchange.scope["http_version"]):
         exchange.route = "websocket"
-        raise upgrades.websocket_refused()
+        raise websocket_upgrade.websocket_refused()
 
 
 async def _grant(worker: Worker, exchange: Exchange, granted: list[tuple[bytes, bytes]]) -> None:

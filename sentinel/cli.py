@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sentinel import __version__
-from sentinel.settings import Settings, SettingsError, read, shown
+from sentinel.ops.settings import Settings, SettingsError, read, shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(settings: Settings) -> int:
     # Here and not above: Granian is slow to import, and `config` and `--version` do without it.
+    from sentinel.ops.vocab import VocabError  # noqa: PLC0415
     from sentinel.serve import AddressError, serve  # noqa: PLC0415
-    from sentinel.vocab import VocabError  # noqa: PLC0415
 
     try:
         serve(settings)
@@ -75,8 +75,9 @@ def _config(settings: Settings) -> int:
 
 
 def _usage(chosen: argparse.Namespace) -> int:
-    from sentinel import logs, usage_report  # noqa: PLC0415 - as above
-    from sentinel.errors import LedgerUnavailableError  # noqa: PLC0415
+    from sentinel.admin import usage_report  # noqa: PLC0415 - as above
+    from sentinel.ops import logs  # noqa: PLC0415 - as above
+    from sentinel.ops.errors import LedgerUnavailableError  # noqa: PLC0415
 
     words = chosen.words
     changes = bool(words) and words[0] in {"requeue", "drop"}

@@ -12,28 +12,28 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from sentinel import metrics
-from sentinel.edges.exchange import Exchange
-from sentinel.edges.provider import Reply
-from sentinel.edges.upload import Upload
-from sentinel.errors import ClientGoneError, OverLimitError, SentinelError, Source, WebSocketRefusedError
-from sentinel.logs import Line, Log
-from sentinel.protocol import headers, routes, wire
-from sentinel.protocol.routes import Match
-from sentinel.records import Bill, Call, Ending, Hold, Origin, Outcome
+from sentinel.downstream.exchange import Exchange
+from sentinel.downstream.upload import Upload
+from sentinel.openai import headers, routes, wire
+from sentinel.openai.routes import Match
+from sentinel.ops import metrics
+from sentinel.ops.errors import ClientGoneError, OverLimitError, SentinelError, Source, WebSocketRefusedError
+from sentinel.ops.logs import Line, Log
+from sentinel.ops.records import Bill, Call, Ending, Hold, Origin, Outcome
 from sentinel.stages.admission import Admission
-from sentinel.stages.answer_cache import AnswerCache, unpriced
 from sentinel.stages.auth import Auth
 from sentinel.stages.background import Background
 from sentinel.stages.batches import Batches
 from sentinel.stages.forward import Forward
 from sentinel.stages.intake import Intake
 from sentinel.stages.leases import Lease, Leases
-from sentinel.stages.owners import Owners, not_forwarded
+from sentinel.stages.ownership import Owners, not_forwarded
 from sentinel.stages.relay import Relay
-from sentinel.stages.relay.ended import unanswered
+from sentinel.stages.relay.outcome import unanswered
+from sentinel.stages.response_cache import AnswerCache, unpriced
 from sentinel.stages.settlement import Settlement
 from sentinel.stages.turns import Turns
+from sentinel.upstream.provider import Reply
 
 _log: Final = Log("journey")
 

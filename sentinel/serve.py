@@ -24,11 +24,11 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from sentinel import logs, vocab
-from sentinel.ops import heartbeat
-from sentinel.ops.admin import Admin
-from sentinel.protocol.tokens import read_encodings
-from sentinel.settings import Settings
+from sentinel.admin import heartbeat
+from sentinel.admin.listener import Admin
+from sentinel.openai.tokens.tokenizer import read_encodings
+from sentinel.ops import logs, vocab
+from sentinel.ops.settings import Settings
 
 # What makes the application of a worker, as `module:function`.
 APPLICATION: Final = "sentinel.app:create"
@@ -81,7 +81,7 @@ def _drain(pid: int | None) -> None:
 def _forget(pid: int | None) -> None:
     """Take a dead worker out of the gauges that count the living, and its heartbeat away."""
     # Imported when the place of its files is known: see `serve`.
-    from sentinel.ops import metrics_page  # noqa: PLC0415
+    from sentinel.admin import metrics_page  # noqa: PLC0415
 
     if pid is not None:
         metrics_page.forget(pid)
@@ -123,7 +123,7 @@ def serve(settings: Settings, application: str = APPLICATION) -> None:
 
 def _listen(listener: socket.socket, workers: Callable[[], list[dict[str, Any]]]) -> None:
     """Start the admin listener."""
-    from sentinel.ops import metrics_page  # noqa: PLC0415 - see `serve`
+    from sentinel.admin import metrics_page  # noqa: PLC0415 - see `serve`
 
     listener.listen(_ADMIN_BACKLOG)
     # A worker is a copy of this process: with the listener in it, the port would be taken for as long as the worker lives.

@@ -4,7 +4,7 @@ import pytest
 
 from bench.counting import Bytecodes, Calls, usual
 from bench.guard import TOLERANCE, compare, differing, least
-from sentinel.protocol import sse
+from sentinel.openai.response import sse
 
 KNOWN = {"plain": {"calls": 400, "library_calls": 600, "builtin_calls": 1000, "peak_bytes": 17000}}
 

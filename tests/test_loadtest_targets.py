@@ -13,8 +13,8 @@ from bench.http1 import Connection
 from bench.provider import Provider, Served
 from loadtest import gateways, interpreters, peers
 from loadtest.asking import Asking
-from sentinel import vocab
 from sentinel.devstack.child import StackError
+from sentinel.ops import vocab
 
 
 def test_peers_are_found_by_their_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sentinel.devstack.child import StackError
 from sentinel.devstack.claims import require_free
 from sentinel.devstack.demo import greeting
 from sentinel.devstack.stack import Stack
-from sentinel.settings import SettingsError, read
+from sentinel.ops.settings import SettingsError, read
 
 _PROVIDER_VARIABLES: Final = ("OPENAI_API_KEY", "VERCEL_AI_GATEWAY_API_KEY")
 

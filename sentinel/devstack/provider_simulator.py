@@ -38,7 +38,6 @@ from weakref import WeakSet
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from sentinel import vocab
 from sentinel.devstack import provider_script
 from sentinel.devstack.listener import listen
 from sentinel.devstack.provider import (
@@ -60,7 +59,8 @@ from sentinel.devstack.provider.desk import Desk
 from sentinel.devstack.provider.journal import Row
 from sentinel.devstack.provider.objects import Route
 from sentinel.devstack.provider.sending import edge_headers, failed
-from sentinel.protocol.tokens import Tokenizer
+from sentinel.openai.tokens.tokenizer import Tokenizer
+from sentinel.ops import vocab
 
 _Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _BODY_BYTES_MAX: Final = 256 * 2**20

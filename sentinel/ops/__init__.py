@@ -1,1 +1,1 @@
-"""What is not the journey: health, metrics and usage. No limits, no billing."""
+"""What everything stands on: settings, records, errors, metrics, logs, and the token ranks."""

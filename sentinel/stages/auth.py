@@ -17,14 +17,14 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
-from sentinel import metrics
-from sentinel.edges.ledger import Ledger
-from sentinel.edges.zion import Zion
-from sentinel.errors import ForbiddenError, LedgerUnavailableError, SentinelError, UnauthorizedError, ZionUnavailableError
-from sentinel.logs import Log
-from sentinel.protocol import credentials
-from sentinel.protocol.fields import Fields
-from sentinel.records import Caller
+from sentinel.ledger import Ledger
+from sentinel.openai.header_fields import Fields
+from sentinel.ops import metrics
+from sentinel.ops.errors import ForbiddenError, LedgerUnavailableError, SentinelError, UnauthorizedError, ZionUnavailableError
+from sentinel.ops.logs import Log
+from sentinel.ops.records import Caller
+from sentinel.zion import credentials
+from sentinel.zion.client import Zion
 
 _T = TypeVar("_T")
 
@@ -49,7 +49,7 @@ _write_known: Final = msgspec.json.Encoder().encode
 
 
 class Signatures(Protocol):
-    """Who tells tokens that Zion has not signed (edges.signatures)."""
+    """Who tells tokens that Zion has not signed (zion.signatures)."""
 
     async def check(self, token: str, head: credentials.Head) -> None:
         """Raises UnauthorizedError for such a token, ZionUnavailableError where that cannot be told yet."""

@@ -14,17 +14,17 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from sentinel import metrics
-from sentinel.edges.ledger import Ledger
-from sentinel.edges.ledger.unfinished import Work
-from sentinel.edges.provider import Patience, Provider, Reply
-from sentinel.errors import ClientGoneError, LedgerUnavailableError, SentinelError, UpstreamError
-from sentinel.logs import Log
-from sentinel.protocol import headers, routes
-from sentinel.protocol.bodies import BodyMeter
-from sentinel.protocol.fields import Fields
-from sentinel.protocol.routes import Match
-from sentinel.records import UNLIMITED, Caller, Dialect, Ending, Entry, Hold, Outcome, Usage
+from sentinel.ledger import Ledger
+from sentinel.ledger.background_jobs import Work
+from sentinel.openai import headers, routes
+from sentinel.openai.header_fields import Fields
+from sentinel.openai.response.body_meter import BodyMeter
+from sentinel.openai.routes import Match
+from sentinel.ops import metrics
+from sentinel.ops.errors import ClientGoneError, LedgerUnavailableError, SentinelError, UpstreamError
+from sentinel.ops.logs import Log
+from sentinel.ops.records import UNLIMITED, Caller, Dialect, Ending, Entry, Hold, Outcome, Usage
+from sentinel.upstream.provider import Patience, Provider, Reply
 
 _log: Final = Log("background")
 

@@ -10,8 +10,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from sentinel.edges.provider import Patience, Provider, Reply
-from sentinel.errors import (
+from sentinel.openai import headers, objects
+from sentinel.openai.header_fields import Fields
+from sentinel.openai.request.batch_file import Asked, Lines, Tally, endpoint
+from sentinel.ops.errors import (
     BadRequestError,
     DrainingError,
     ForbiddenError,
@@ -19,11 +21,9 @@ from sentinel.errors import (
     UpstreamError,
     UpstreamUnavailableError,
 )
-from sentinel.logs import Log
-from sentinel.protocol import headers, objects
-from sentinel.protocol.batched import Asked, Lines, Tally, endpoint
-from sentinel.protocol.fields import Fields
-from sentinel.records import Call, Caller, Ids, TextPrompt
+from sentinel.ops.logs import Log
+from sentinel.ops.records import Call, Caller, Ids, TextPrompt
+from sentinel.upstream.provider import Patience, Provider, Reply
 
 _log: Final = Log("batches")
 

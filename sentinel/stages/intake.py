@@ -11,13 +11,15 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from sentinel.edges.aside import Aside, OneOfEach
-from sentinel.edges.bodies import Bodies
-from sentinel.edges.exchange import Exchange
-from sentinel.edges.upload import Upload
-from sentinel.protocol import codings, media, wire
-from sentinel.protocol.models import Models
-from sentinel.records import Call, Dialect, Reads, Route, Scope
+from sentinel.downstream import content_codings
+from sentinel.downstream.body_budget import Bodies
+from sentinel.downstream.exchange import Exchange
+from sentinel.downstream.offload import Aside, OneOfEach
+from sentinel.downstream.upload import Upload
+from sentinel.openai import wire
+from sentinel.openai.models import Models
+from sentinel.openai.request import media_types
+from sentinel.ops.records import Call, Dialect, Reads, Route, Scope
 
 _MAYBE_FILES: Final = frozenset({Reads.ANY, Reads.FORM})
 # What is made plain in a thread before the next of it is counted.
@@ -53,14 +55,14 @@ class Intake:
         """
         first = exchange.headers.first
         content_type = first.get(b"content-type", b"")
-        coded = self._codings(exchange, route) if codings.HEADER in first else ()
+        coded = self._codings(exchange, route) if content_codings.HEADER in first else ()
         upload = None
         body = b""
         if route.reads in _MAYBE_FILES and self._streams(exchange, route, content_type):
             upload = exchange.upload(self._bodies, caller, self._upload_bytes_max)
         else:
             if coded:
-                codings.check_readable(coded)
+                content_codings.check_readable(coded)
             body = await exchange.read_body(self._bodies, caller)
             if coded:
                 body = await self._plain(exchange, caller, body, coded)
@@ -89,16 +91,16 @@ class Intake:
 
     def _codings(self, exchange: Exchange, route: Route) -> tuple[bytes, ...]:
         """The content codings of a body that goes on; of none, and of one that does not, they say nothing."""
-        return codings.named(exchange.headers) if route.reads is not Reads.NOTHING and exchange.has_body() else ()
+        return content_codings.named(exchange.headers) if route.reads is not Reads.NOTHING and exchange.has_body() else ()
 
     async def _plain(self, exchange: Exchange, caller: str, body: bytes, coded: Sequence[bytes]) -> bytes:
         """`body` without its codings. What comes out counts as it grows, beside what it comes out of."""
-        pieces = codings.plain(body, coded, self._bodies.bytes_max)
+        pieces = content_codings.plain(body, coded, self._bodies.bytes_max)
         batches = []
         count = 0
         more = True
         while more:
-            batch = await self._unpacking.do(caller, codings.batch, pieces, _BATCH_BYTES)
+            batch = await self._unpacking.do(caller, content_codings.batch, pieces, _BATCH_BYTES)
             more = len(batch) >= _BATCH_BYTES  # else the usual body would cost a second thread that finds nothing
             batches.append(batch)
             count += len(batch)
@@ -111,4 +113,4 @@ class Intake:
         """Whether the body goes by unread: where its route reads any, it is not JSON, and there is one."""
         if route.reads is Reads.FORM and self._searching:
             return False
-        return not media.is_json(content_type) and exchange.has_body()
+        return not media_types.is_json(content_type) and exchange.has_body()

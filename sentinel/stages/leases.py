@@ -12,10 +12,10 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from sentinel.edges.ledger import Ledger
-from sentinel.errors import LedgerUnavailableError
-from sentinel.logs import Log
-from sentinel.records import Hold
+from sentinel.ledger import Ledger
+from sentinel.ops.errors import LedgerUnavailableError
+from sentinel.ops.logs import Log
+from sentinel.ops.records import Hold
 
 _log: Final = Log("leases")
 

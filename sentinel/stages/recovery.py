@@ -11,13 +11,13 @@ import random
 from collections.abc import Iterable
 from typing import Final
 
-from sentinel import metrics
-from sentinel.edges.journal import Journal, Orphan, adopt
-from sentinel.edges.ledger import Ledger
-from sentinel.errors import LedgerUnavailableError
-from sentinel.logs import Log
-from sentinel.protocol.increments import Seal
-from sentinel.records import Entry
+from sentinel.journal import Journal, Orphan, adopt
+from sentinel.ledger import Ledger
+from sentinel.ops import metrics
+from sentinel.ops.errors import LedgerUnavailableError
+from sentinel.ops.logs import Log
+from sentinel.ops.records import Entry
+from sentinel.zion.increments import Seal
 
 _log: Final = Log("recovery")
 

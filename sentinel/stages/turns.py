@@ -13,8 +13,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final
 
-from sentinel import metrics
-from sentinel.errors import OverLimitError, OverloadedError, SentinelError
+from sentinel.ops import metrics
+from sentinel.ops.errors import OverLimitError, OverloadedError, SentinelError
 
 # Who has waited for fewer passes was held up by the loop, which stood still for a moment, not by those before it.
 _PASSES_MIN: Final = 8

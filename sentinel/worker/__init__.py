@@ -11,27 +11,27 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
-from sentinel import metrics, vocab
-from sentinel.edges.aside import Aside
-from sentinel.edges.connections import Connections
-from sentinel.edges.counting import Counting
-from sentinel.edges.exchange import Exchange, Scope
-from sentinel.errors import ClientGoneError, DrainingError
+from sentinel.admin.health import Health
+from sentinel.admin.metrics_page import MetricsPage
+from sentinel.downstream.cors import Cors
+from sentinel.downstream.exchange import Exchange, Scope
+from sentinel.downstream.idle_connections import Connections
+from sentinel.downstream.offload import Aside
 from sentinel.journey import Journey
-from sentinel.logs import Log
-from sentinel.ops.health import Health
-from sentinel.ops.metrics_page import MetricsPage
-from sentinel.protocol.cors import Cors
-from sentinel.protocol.histories import Histories
-from sentinel.protocol.tokens import Tokenizer
-from sentinel.settings import Settings
-from sentinel.settings.origins import origins
-from sentinel.stages.answer_cache import AnswerCache
+from sentinel.openai.tokens.histories import Histories
+from sentinel.openai.tokens.tokenizer import Tokenizer
+from sentinel.ops import metrics, vocab
+from sentinel.ops.errors import ClientGoneError, DrainingError
+from sentinel.ops.logs import Log
+from sentinel.ops.settings import Settings
+from sentinel.ops.settings.origins import origins
+from sentinel.stages.admission.counting import Counting
 from sentinel.stages.background import Background
 from sentinel.stages.leases import Leases
-from sentinel.stages.owners import Owners
+from sentinel.stages.ownership import Owners
 from sentinel.stages.recovery import Recovery
 from sentinel.stages.relay import Relay
+from sentinel.stages.response_cache import AnswerCache
 from sentinel.stages.settlement import Settlement
 from sentinel.stages.turns import Turns
 from sentinel.worker import allocator, parts, threads

@@ -7,38 +7,38 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sentinel.edges.aside import Aside
-from sentinel.edges.bodies import Bodies
-from sentinel.edges.connections import Connections
-from sentinel.edges.counting import Counting
-from sentinel.edges.http import Client
-from sentinel.edges.journal import Journal
-from sentinel.edges.ledger import Ledger, open_redis
-from sentinel.edges.ledger.gate import Gate
-from sentinel.edges.ledger.standby import Standby
-from sentinel.edges.provider import PROVIDERS, Patience, Provider
-from sentinel.edges.sessions import open_session
-from sentinel.edges.shares import Shares
-from sentinel.edges.zion import Zion
-from sentinel.ops.health import Health
-from sentinel.ops.heartbeat import Heartbeat
-from sentinel.ops.usage_page import UsagePage
-from sentinel.protocol.denials import Attempts
-from sentinel.protocol.histories import Histories
-from sentinel.protocol.models import Fallbacks, Models
-from sentinel.protocol.reasoning import Reasoning
-from sentinel.settings import Settings, lists
-from sentinel.settings.public_keys import public_keys
+from sentinel.admin.health import Health
+from sentinel.admin.heartbeat import Heartbeat
+from sentinel.admin.usage_page import UsagePage
+from sentinel.downstream.body_budget import Bodies
+from sentinel.downstream.fair_share import Shares
+from sentinel.downstream.idle_connections import Connections
+from sentinel.downstream.offload import Aside
+from sentinel.journal import Journal
+from sentinel.ledger import Ledger, open_redis
+from sentinel.ledger.degraded import Standby
+from sentinel.ledger.limit_errors import Attempts
+from sentinel.openai.models import Fallbacks, Models
+from sentinel.openai.reasoning_models import Reasoning
+from sentinel.openai.tokens.histories import Histories
+from sentinel.ops.settings import Settings, lists
+from sentinel.ops.settings.public_keys import public_keys
 from sentinel.stages.admission import Admission
+from sentinel.stages.admission.counting import Counting
 from sentinel.stages.auth import Auth, Signatures
 from sentinel.stages.batches import Batches
 from sentinel.stages.forward import Forward, RetryBudget
 from sentinel.stages.intake import Intake
-from sentinel.stages.owners import Owners
+from sentinel.stages.ownership import Owners
 from sentinel.stages.relay import Leaving, ReadOn
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.reporting.delivery import Delivery
 from sentinel.stages.turns import Turns
+from sentinel.upstream.http1 import Client
+from sentinel.upstream.provider import PROVIDERS, Patience, Provider
+from sentinel.zion.client import Zion
+from sentinel.zion.gate import Gate
+from sentinel.zion.session import open_session
 
 _ZION_CONNECTIONS_MAX: Final = 32
 _REDIS_SETUP_S: Final = 1.0
@@ -150,7 +150,7 @@ def signatures(settings: Settings, zion: Zion) -> Signatures | None:
     """What tells tokens that Zion has not signed, where its keys are set."""
     if not settings.zion_jwks_url and not settings.zion_jwt_public_key:
         return None
-    from sentinel.edges import signatures as checks  # noqa: PLC0415 - its libraries are an extra
+    from sentinel.zion import signatures as checks  # noqa: PLC0415 - its libraries are an extra
 
     if settings.zion_jwks_url:
         return checks.FetchedKeys(partial(zion.keys, settings.zion_jwks_url))

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from sentinel.devstack import reconcile
 from sentinel.devstack.comparison import Comparison
 from sentinel.devstack.stack import Stack
-from sentinel.edges.ledger.keys import key, partition_of
+from sentinel.ledger.keys import key, partition_of
 from tests.chaos import verdict
 from tests.chaos.clients import Clients, Note
 from tests.chaos.faults import Faults, all_up

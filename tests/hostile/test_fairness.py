@@ -81,8 +81,8 @@ async def read_stream(stack: Stack, user: User) -> list[str]:
 async def test_who_floods_waits_behind_itself(stack: Stack) -> None:
     """The normal caller is always served, and so is a stream; what is refused of the flood is told to come later.
 
-    Who begins when, and who is refused, is held by tests/test_turns.py: here the simulators and this process are as busy as
-    Sentinel, have no turns, and may not be fast enough for anything to be refused.
+    Who begins when, and who is refused, is held by tests/stages/test_turns.py: here the simulators and this process are as
+    busy as Sentinel, have no turns, and may not be fast enough for anything to be refused.
     """
     many, one, reader = [await make_user(stack, output=10**9) for _ in range(3)]
     assert (await once(stack.port, asking(one))).status == 200

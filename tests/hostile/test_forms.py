@@ -11,12 +11,12 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from sentinel.devstack.stack import Stack
-from sentinel.edges.ledger.keys import key, partition_of
+from sentinel.ledger.keys import key, partition_of
+from tests.openai.request.test_multipart import PASSED
 from tests.support.form_readers import Form
 from tests.support.form_readers.spellings import HONEST, SPELLINGS, VICTIM
 from tests.support.raw import RawAnswer, once, request
 from tests.support.running import User, make_user, sdk
-from tests.test_multipart import PASSED
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
-from sentinel.protocol.account import NEUTRAL, REFUSED_MESSAGE, UNPAID
+from sentinel.openai.response.account_errors import NEUTRAL, REFUSED_MESSAGE, UNPAID
 from tests.process.conftest import SETTINGS
 from tests.support.raw import once, request
 from tests.support.running import HELLO, User, make_user, metrics_page, sdk

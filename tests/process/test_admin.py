@@ -13,11 +13,11 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from sentinel.admin import metrics_page
+from sentinel.admin.heartbeat import SILENT_S
+from sentinel.admin.metrics_page import MetricsPage
 from sentinel.devstack.claims import free_port
 from sentinel.devstack.stack import Stack
-from sentinel.ops import metrics_page
-from sentinel.ops.heartbeat import SILENT_S
-from sentinel.ops.metrics_page import MetricsPage
 from tests.process.conftest import SETTINGS
 from tests.process.test_lifecycle import COMPLETE, run
 from tests.support.raw import RawConnection, once, request

@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
-from sentinel.protocol.tokens import Tokenizer
-from sentinel.vocab import ranks
+from sentinel.openai.tokens.tokenizer import Tokenizer
+from sentinel.ops.vocab import ranks
 from tests.support.running import HELLO, User, booked, make_user
 from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, plain
 

@@ -15,7 +15,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from sentinel.devstack.stack import Stack
-from sentinel.protocol import inflate
+from sentinel.upstream import inflate
 from tests.support import packing
 from tests.support.memory import rss_bytes
 from tests.support.raw import RawAnswer, RawConnection, once, request

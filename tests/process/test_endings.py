@@ -8,9 +8,9 @@ import pytest
 
 from sentinel.devstack.stack import Stack
 from tests.process.test_streams import Town, request
+from tests.stages.relay.test_endings import CREATED, DELTA, ERROR, said
 from tests.support.running import make_user
 from tests.support.scripted import DONE, END, STREAM_HEAD, Asked, Scripted, chunk, event, usage
-from tests.test_endings import CREATED, DELTA, ERROR, said
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 

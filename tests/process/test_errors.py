@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from sentinel.devstack.stack import Stack
-from sentinel.protocol.refused import REFUSED, Refused
+from sentinel.openai.refused_routes import REFUSED, Refused
 from tests.support.running import HELLO, User, booked, make_user, reconciled, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]

@@ -11,10 +11,10 @@ import pytest
 
 from sentinel.devstack.stack import Stack
 from tests.process.test_streams import Town
+from tests.stages.relay.test_endings import CREATED, said
 from tests.support.liar import PAGE
 from tests.support.running import User, make_user, sdk
 from tests.support.scripted import DONE, Asked, Scripted, event, usage
-from tests.test_endings import CREATED, said
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
 

@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
-from sentinel.protocol import objects, routes
-from sentinel.protocol.objects import KINDS
-from sentinel.protocol.routes import ROUTES
-from sentinel.records import Reads, Route, Scope
+from sentinel.openai import objects, routes
+from sentinel.openai.objects import KINDS
+from sentinel.openai.routes import ROUTES
+from sentinel.ops.records import Reads, Route, Scope
 from tests.process.conftest import SETTINGS
 from tests.support.running import HELLO, User, make_user
 

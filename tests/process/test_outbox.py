@@ -14,9 +14,9 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from sentinel.devstack.stack import Stack
-from sentinel.edges.ledger.keys import partition_of
-from sentinel.edges.ledger.outbox import BATCHES_MAX
-from sentinel.records import Bill, Caller, Hold, Remaining
+from sentinel.ledger.keys import partition_of
+from sentinel.ledger.outbox import BATCHES_MAX
+from sentinel.ops.records import Bill, Caller, Hold, Remaining
 from tests.support.ledgers import open_ledger
 from tests.support.running import HELLO, RECONCILED_S, User, booked, compared, make_user, sdk
 

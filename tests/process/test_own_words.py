@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
-from sentinel.protocol.named import OBJECT_PREFIXES
+from sentinel.openai.request.object_ids import OBJECT_PREFIXES
 from tests.process.conftest import SETTINGS
 from tests.support.running import HELLO, User, make_user
 

@@ -14,9 +14,9 @@ import pytest_asyncio
 
 from sentinel.devstack.comparison import Comparison, compare
 from sentinel.devstack.stack import Stack
-from sentinel.edges.ledger import open_redis, redis_time
-from sentinel.edges.ledger.books import Books
-from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.ledger import open_redis, redis_time
+from sentinel.ledger.ledger_admin import Books
+from sentinel.ledger.redis.pipeline import Pipeline
 from tests.process.conftest import SETTINGS
 from tests.support.running import RECONCILED_S, make_user
 from tests.support.scripted import END, Asked, Scripted, chunk

@@ -15,7 +15,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from sentinel.devstack.stack import Stack
-from sentinel.edges.ledger.keys import key, partition_of
+from sentinel.ledger.keys import key, partition_of
 from tests.support import older
 from tests.support.accounts import read_account
 from tests.support.running import HELLO, User, kill_workers, make_user, reconciled, redis_away

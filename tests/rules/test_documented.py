@@ -6,8 +6,8 @@ import re
 import pytest
 from prometheus_client import Counter
 
-from sentinel import errors, metrics
-from sentinel.settings import read
+from sentinel.ops import errors, metrics
+from sentinel.ops.settings import read
 from tests.support.documents import ROOT, compatibility_page, env_example, settings_page
 
 METRICS = {metric._name: metric for metric in metrics.FAMILIES}

@@ -6,8 +6,8 @@ A directory is a dialect (docs/tokens.md). An `.sse` file is a stream, a `.json`
 from pathlib import Path
 from typing import NamedTuple
 
-from sentinel.protocol import sse
-from sentinel.records import Dialect, Usage
+from sentinel.openai.response import sse
+from sentinel.ops.records import Dialect, Usage
 
 ROOT = Path(__file__).parent
 DIALECTS = {"chat": Dialect.CHAT, "responses": Dialect.RESPONSES, "events": Dialect.EVENTS}

@@ -2,8 +2,8 @@
 
 import math
 
-from sentinel.edges.bodies import Bodies
-from sentinel.edges.shares import Shares
+from sentinel.downstream.body_budget import Bodies
+from sentinel.downstream.fair_share import Shares
 
 
 def bodies(

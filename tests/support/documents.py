@@ -1,6 +1,6 @@
 """The documents that follow from the code: `python -m tests.support.documents` writes them, tests/rules compares them.
 
-The tables of docs/compatibility.md follow from sentinel/protocol/routes.py and refused.py,
+The tables of docs/compatibility.md follow from sentinel/openai/routes.py and refused.py,
 docs/settings.md and `.env.example` follow from sentinel/settings/, the tests of docs/wire-rules.md from the tests. Metrics are
 described by hand, so only their names, types, labels and help are compared.
 """
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from sentinel.protocol.places import BY_ROUTE
-from sentinel.protocol.refused import REFUSED
-from sentinel.protocol.routes import ROUTES
-from sentinel.records import Dialect, Reads, Route, Scope
-from sentinel.settings import Settings, variables
-from sentinel.settings.variable import Variable
+from sentinel.openai.refused_routes import REFUSED
+from sentinel.openai.request.id_paths import BY_ROUTE
+from sentinel.openai.routes import ROUTES
+from sentinel.ops.records import Dialect, Reads, Route, Scope
+from sentinel.ops.settings import Settings, variables
+from sentinel.ops.settings.variable import Variable
 from tests.support import wire_rules
 
 ROOT = Path(__file__).parents[2]

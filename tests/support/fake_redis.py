@@ -11,8 +11,8 @@ from pathlib import Path
 
 import hiredis
 
-from sentinel.edges.ledger import open_redis
-from sentinel.edges.ledger.pipeline import Pipeline
+from sentinel.ledger import open_redis
+from sentinel.ledger.redis.pipeline import Pipeline
 
 Command = list[bytes]
 Answer = Callable[["Fake", Command], Awaitable[bytes | None] | bytes | None]

@@ -6,13 +6,14 @@ A usual case that is asked all the same is a defect: its request is answered wit
 import sys
 from typing import Any, Final, NoReturn
 
-from sentinel import serve, settings
+from sentinel import serve
+from sentinel.ops import settings
 
 # Not `Auth.known`, which is also asked about who is refused.
 USUAL: Final = (
-    ("sentinel.stages.owners", "Owners", "usual"),
-    ("sentinel.edges.provider", "OpenAI", "ask"),
-    ("sentinel.edges.provider", "Vercel", "ask"),
+    ("sentinel.stages.ownership", "Owners", "usual"),
+    ("sentinel.upstream.provider", "OpenAI", "ask"),
+    ("sentinel.upstream.provider", "Vercel", "ask"),
     ("sentinel.stages.settlement", "Settlement", "usual"),
 )
 

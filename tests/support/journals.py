@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from sentinel.edges.journal.segment import entries
-from sentinel.records import Entry
+from sentinel.journal.segment import entries
+from sentinel.ops.records import Entry
 
 
 def entries_of(path: Path) -> list[Entry]:

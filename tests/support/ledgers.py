@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from sentinel.edges.ledger import Ledger, open_redis
-from sentinel.protocol.limits import Verdict, read_verdict
-from sentinel.records import Bill, Hold
+from sentinel.ledger import Ledger, open_redis
+from sentinel.ops.records import Bill, Hold
+from sentinel.zion.limits import Verdict, read_verdict
 from tests.support.redis_server import RedisServer
 
 _TIMEOUT_S = 5.0

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sentinel.edges.exchange import Exchange
+from sentinel.downstream.exchange import Exchange
 
 
 @asynccontextmanager

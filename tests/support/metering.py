@@ -3,8 +3,8 @@
 from itertools import pairwise
 from typing import NamedTuple
 
-from sentinel.protocol.measures import Meter
-from sentinel.records import Usage
+from sentinel.openai.response.meter import Meter
+from sentinel.ops.records import Usage
 
 
 class Seen(NamedTuple):

@@ -9,12 +9,12 @@ from typing import Any
 import aiohttp
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+from sentinel.admin.metrics_page import KEPT_S
 from sentinel.devstack import reconcile
 from sentinel.devstack.child import StackError
 from sentinel.devstack.claims import require_free
 from sentinel.devstack.comparison import Comparison, Sums
 from sentinel.devstack.stack import Stack
-from sentinel.ops.metrics_page import KEPT_S
 
 METRICS = {"requests": "ai_requests", "input": "ai_input_tokens", "output": "ai_output_tokens"}
 HELLO = [{"role": "user", "content": "Say something about rivers."}]

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
 
-from sentinel import vocab
-from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import ChatPrompt, Prompt, ResponsesPrompt, TextPrompt
+from sentinel.openai.tokens.tokenizer import Tokenizer
+from sentinel.ops import vocab
+from sentinel.ops.records import ChatPrompt, Prompt, ResponsesPrompt, TextPrompt
 from tests.support.scripted import DONE
 
 MODEL: Final = "gpt-4o"

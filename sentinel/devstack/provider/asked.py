@@ -19,8 +19,8 @@ from sentinel.devstack.provider.desk import Desk
 from sentinel.devstack.provider.journal import Row
 from sentinel.devstack.provider.multipart import FormReader, Part
 from sentinel.devstack.provider.plays import Said
-from sentinel.protocol import routes
-from sentinel.protocol.places import tree
+from sentinel.openai import routes
+from sentinel.openai.request.id_paths import tree
 
 CONTENT_BYTES_MAX: Final = 1_048_576
 FIELD_BYTES_MAX: Final = 1_048_576

@@ -13,7 +13,7 @@ from sentinel.devstack.provider.asked import Asked
 from sentinel.devstack.provider.checks import check_generation, prompts
 from sentinel.devstack.provider.sending import EventStream, event, reply
 from sentinel.devstack.provider.store import Thing, page
-from sentinel.records import ChatPrompt, TextPrompt
+from sentinel.ops.records import ChatPrompt, TextPrompt
 
 CHAT_PATH: Final = "/v1/chat/completions"
 _CAPS: Final = ("max_completion_tokens", "max_tokens")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sentinel.devstack import provider_script
-from sentinel.protocol.places import Tree
+from sentinel.openai.request.id_paths import Tree
 
 
 class RefusedError(Exception):

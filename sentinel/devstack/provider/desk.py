@@ -11,8 +11,8 @@ from typing import Any
 from sentinel.devstack.provider.journal import Row
 from sentinel.devstack.provider.plays import Plays
 from sentinel.devstack.provider.store import Store
-from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import ChatPrompt, TextPrompt
+from sentinel.openai.tokens.tokenizer import Tokenizer
+from sentinel.ops.records import ChatPrompt, TextPrompt
 
 
 class Desk:

@@ -15,7 +15,7 @@ from sentinel.devstack.provider import kinds
 from sentinel.devstack.provider.asked import Asked
 from sentinel.devstack.provider.checks import prompts, refused, require
 from sentinel.devstack.provider.sending import reply
-from sentinel.records import TextPrompt
+from sentinel.ops.records import TextPrompt
 
 _DIMENSIONS: Final = {"text-embedding-3-large": 3072}
 _DIMENSIONS_DEFAULT: Final = 1536

@@ -20,7 +20,7 @@ from sentinel.devstack.provider.objects import Collection, Routes, action, ends,
 from sentinel.devstack.provider.response_script import usage
 from sentinel.devstack.provider.sending import reply
 from sentinel.devstack.provider.store import Thing
-from sentinel.records import TextPrompt
+from sentinel.ops.records import TextPrompt
 
 _DAY_S: Final = 86_400
 _WAITING: Final = ("validating", "in_progress")

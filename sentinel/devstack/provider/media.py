@@ -16,7 +16,7 @@ from sentinel.devstack.provider.files import the_file
 from sentinel.devstack.provider.objects import Routes
 from sentinel.devstack.provider.sending import EventStream, event, generated, reply, send_content
 from sentinel.devstack.provider_script import pieces
-from sentinel.records import TextPrompt
+from sentinel.ops.records import TextPrompt
 
 IMAGE_BYTES: Final = 4096
 IMAGE_TOKENS: Final = 272

@@ -12,18 +12,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from sentinel import metrics
-from sentinel.edges.counting import Counting
-from sentinel.edges.journal import Journal
-from sentinel.edges.ledger import Ledger
-from sentinel.edges.ledger.standby import Standby
-from sentinel.edges.zion import Zion
-from sentinel.errors import LedgerUnavailableError, OverLimitError, ZionUnavailableError
-from sentinel.protocol import denials, headers, limits, wire
-from sentinel.protocol.denials import Attempts
-from sentinel.protocol.histories import Histories
-from sentinel.records import Bill, Call, Caller, Hold
-from sentinel.stages.admission.learning import Learning
+from sentinel.journal import Journal
+from sentinel.ledger import Ledger, limit_errors
+from sentinel.ledger.degraded import Standby
+from sentinel.ledger.limit_errors import Attempts
+from sentinel.openai import headers, wire
+from sentinel.openai.tokens.histories import Histories
+from sentinel.ops import metrics
+from sentinel.ops.errors import LedgerUnavailableError, OverLimitError, ZionUnavailableError
+from sentinel.ops.records import Bill, Call, Caller, Hold
+from sentinel.stages.admission.counting import Counting
+from sentinel.stages.admission.limits_refresh import Learning
+from sentinel.zion import limits
+from sentinel.zion.client import Zion
 
 _INLINE_BYTES_MAX: Final = 4096  # no room for more different texts than that allows: the prompt need not be judged
 
@@ -61,7 +62,7 @@ class Admission:
         self._histories = histories
         self._now_s = now_s
         self._monotonic_ns = monotonic_ns
-        self._standing = denials.Standing()
+        self._standing = limit_errors.Standing()
         self.learning = Learning(
             ledger, zion, self._standing.forget, ttl_s=limits_ttl_s, wait_s=limits_wait_s, missing_limit=missing_limit
         )
@@ -125,8 +126,8 @@ class Admission:
         raise ZionUnavailableError("The limits of this account are not known right now.", retry_after_s=2)
 
     def _refusal(self, why: str, hold: Hold) -> OverLimitError:
-        metrics.REFUSALS[denials.limit_name(why)] += 1
-        return denials.refusal(why, hold, int(self._now_s()))
+        metrics.REFUSALS[limit_errors.limit_name(why)] += 1
+        return limit_errors.refusal(why, hold, int(self._now_s()))
 
     def count(self, caller: Caller) -> None:
         """An attempt of `caller` was refused, and nothing has counted it: it is one in its window like any other."""

@@ -14,8 +14,17 @@ from typing import Final
 
 import msgspec
 
-from sentinel import metrics
-from sentinel.edges.provider import (
+from sentinel.openai import headers, models, wire
+from sentinel.openai.header_fields import Fields
+from sentinel.openai.models import Fallbacks
+from sentinel.openai.response import account_errors
+from sentinel.openai.response.content_kind import Kind, is_usual
+from sentinel.ops import metrics
+from sentinel.ops.errors import UpstreamError
+from sentinel.ops.logs import Log
+from sentinel.ops.records import Call, Dialect, Hold, Origin
+from sentinel.stages.forward.attempts import RETRIED, Attempt, looked_at, reason_of, shown, told
+from sentinel.upstream.provider import (
     Asked,
     Failed,
     Opened,
@@ -28,14 +37,6 @@ from sentinel.edges.provider import (
     recognised,
     tell_refused,
 )
-from sentinel.errors import UpstreamError
-from sentinel.logs import Log
-from sentinel.protocol import account, headers, models, wire
-from sentinel.protocol.fields import Fields
-from sentinel.protocol.kinds import Kind, is_usual
-from sentinel.protocol.models import Fallbacks
-from sentinel.records import Call, Dialect, Hold, Origin
-from sentinel.stages.forward.looking import RETRIED, Attempt, looked_at, reason_of, shown, told
 
 _log: Final = Log("forward")
 
@@ -184,7 +185,7 @@ class Forward:
             if isinstance(attempt, UpstreamError):
                 raise attempt
             if why in {"key", "account"}:
-                code = account.refusal(attempt.beginning) if isinstance(attempt, Failed) else ""
+                code = account_errors.refusal(attempt.beginning) if isinstance(attempt, Failed) else ""
                 tell_refused(why, hold.request_id, attempt.status, code)
             model = next(fallbacks, "") if why in _FALLS_BACK else ""
             if not model:

@@ -14,24 +14,24 @@ from typing import Final
 
 import msgspec
 
-from sentinel.edges.exchange import Exchange
-from sentinel.edges.provider import Plain, Reply
-from sentinel.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError
-from sentinel.logs import Log
-from sentinel.protocol import kept
-from sentinel.protocol.answered import opened
-from sentinel.protocol.answers import usage_of
-from sentinel.protocol.bodies import BodyMeter
-from sentinel.protocol.fields import Line
-from sentinel.protocol.finds import Finds
-from sentinel.protocol.measures import Meter
-from sentinel.protocol.meter import StreamMeter
-from sentinel.records import Call, Dialect, Ending, Outcome
-from sentinel.stages.relay.ended import Failure, has_told, outcome_of, truncation
-from sentinel.stages.relay.leaving import Leaving
-from sentinel.stages.relay.pouring import pour
-from sentinel.stages.relay.rest import ReadOn, end, is_paid, pass_rest, read_rest
-from sentinel.stages.relay.told import Keep, Note, Told, send_found
+from sentinel.downstream.exchange import Exchange
+from sentinel.openai.header_fields import Line
+from sentinel.openai.response import event_buffer
+from sentinel.openai.response.body_meter import BodyMeter
+from sentinel.openai.response.created_objects import Finds
+from sentinel.openai.response.meter import Meter
+from sentinel.openai.response.select_meter import opened
+from sentinel.openai.response.stream_meter import StreamMeter
+from sentinel.openai.response.usage import usage_of
+from sentinel.ops.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError
+from sentinel.ops.logs import Log
+from sentinel.ops.records import Call, Dialect, Ending, Outcome
+from sentinel.stages.relay.after_end import ReadOn, end, is_paid, pass_rest, read_rest
+from sentinel.stages.relay.before_forward import Keep, Note, Told, send_found
+from sentinel.stages.relay.disconnect import Leaving
+from sentinel.stages.relay.event_sink import pour
+from sentinel.stages.relay.outcome import Failure, has_told, outcome_of, truncation
+from sentinel.upstream.provider import Plain, Reply
 
 __all__ = ["Keep", "Leaving", "Note", "ReadOn", "Relay", "Rest"]
 
@@ -202,7 +202,7 @@ class Relay:
         What tells of work that lasts waits as a whole, as far as the meter keeps it as well.
         """
         held: list[bytes] = []
-        room_bytes = left_bytes = 0 if told.note is None else kept.BYTES_MAX
+        room_bytes = left_bytes = 0 if told.note is None else event_buffer.BYTES_MAX
         while chunk := await reply.read():
             passed = meter.feed(chunk)
             left_bytes -= len(passed)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from sentinel import metrics
-from sentinel.edges.ledger import Ledger, Settled
-from sentinel.errors import LedgerUnavailableError
-from sentinel.logs import Log
+from sentinel.ledger import Ledger, Settled
+from sentinel.ops import metrics
+from sentinel.ops.errors import LedgerUnavailableError
+from sentinel.ops.logs import Log
 from sentinel.stages.reporting.delivery import Delivery
 
 _log: Final = Log("reporting")

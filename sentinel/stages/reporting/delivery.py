@@ -14,14 +14,14 @@ from typing import Final
 
 import msgspec
 
-from sentinel import metrics
-from sentinel.edges.journal import Journal
-from sentinel.edges.ledger import Batch, Ledger
-from sentinel.edges.ledger.gate import Gate, Pass
-from sentinel.edges.zion import RETRY_AFTER_S, Answer, Zion
-from sentinel.errors import LedgerUnavailableError
-from sentinel.logs import Log
-from sentinel.protocol import increments
+from sentinel.journal import Journal
+from sentinel.ledger import Batch, Ledger
+from sentinel.ops import metrics
+from sentinel.ops.errors import LedgerUnavailableError
+from sentinel.ops.logs import Log
+from sentinel.zion import increments
+from sentinel.zion.client import RETRY_AFTER_S, Answer, Zion
+from sentinel.zion.gate import Gate, Pass
 
 _log: Final = Log("reporting")
 

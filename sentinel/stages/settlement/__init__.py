@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sentinel import metrics
-from sentinel.edges.journal import Journal, Receipt
-from sentinel.edges.ledger import Ledger, Settled
-from sentinel.errors import JournalFullError, LedgerUnavailableError
-from sentinel.logs import Log
-from sentinel.protocol.tokens import Tokenizer
-from sentinel.records import NO_TOKENS, NOTHING_PRODUCED, Bill, Call, Ending, Entry, Hold, Outcome, Produced
+from sentinel.journal import Journal, Receipt
+from sentinel.ledger import Ledger, Settled
+from sentinel.openai.tokens.tokenizer import Tokenizer
+from sentinel.ops import metrics
+from sentinel.ops.errors import JournalFullError, LedgerUnavailableError
+from sentinel.ops.logs import Log
+from sentinel.ops.records import NO_TOKENS, NOTHING_PRODUCED, Bill, Call, Ending, Entry, Hold, Outcome, Produced
 from sentinel.stages.settlement.tick import Tick
 
 _log: Final = Log("settlement")

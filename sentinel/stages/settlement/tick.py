@@ -9,11 +9,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
-from sentinel.edges.journal import Journal, Receipt
-from sentinel.edges.ledger import Ledger, Settled, Together
-from sentinel.errors import LedgerUnavailableError
-from sentinel.logs import Log
-from sentinel.records import Bill, Hold
+from sentinel.journal import Journal, Receipt
+from sentinel.ledger import Ledger, Settled, Together
+from sentinel.ops.errors import LedgerUnavailableError
+from sentinel.ops.logs import Log
+from sentinel.ops.records import Bill, Hold
 
 _log: Final = Log("settlement")
 

@@ -1,0 +1,1 @@
+"""What is not the journey: health, metrics and usage. No limits, no billing."""

@@ -1,1 +1,0 @@
-"""The edges: the client, Redis, Zion and the provider. Each third-party library has its one home here."""

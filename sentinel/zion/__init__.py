@@ -1,0 +1,1 @@
+"""Zion, the governance service."""
