@@ -61,7 +61,7 @@ async def _install(ledger: Ledger) -> list[Caller]:
     limit = MetricLimit(10**12, 0, start_ms, start_ms + _DAY_MS, "DAILY")
     callers = [Caller(f"user-{at:06d}-of-the-bench", f"user-{at}@example.com") for at in range(_USERS)]
     for caller in callers:
-        await ledger.install(caller.external_id, Snapshot(limit, limit, limit), (0, 0, 0))
+        await ledger.install_limits(caller.external_id, Snapshot(limit, limit, limit), (0, 0, 0))
     return callers
 
 

@@ -34,7 +34,7 @@ def ledger(sentinel, loop):
         stale_ms=10**9,
     )
     loop.run_until_complete(made.open())
-    loop.run_until_complete(made.install("caller", Snapshot(_PLENTY, _PLENTY, _PLENTY), (0, 0, 0)))
+    loop.run_until_complete(made.install_limits("caller", Snapshot(_PLENTY, _PLENTY, _PLENTY), (0, 0, 0)))
     yield made
     loop.run_until_complete(made.close())
 

@@ -16,7 +16,7 @@ import uvloop
 
 from sentinel.upstream.http1 import Client
 from sentinel.upstream.http1.request_head import head, opening
-from sentinel.upstream.provider import OpenAI, Patience
+from sentinel.upstream.provider import OpenAI, Timeouts
 
 _HEADERS: Final = (
     b"content-type: application/json\r\nuser-agent: openai/python 3.5\r\nx-stainless-lang: python\r\n"
@@ -26,7 +26,7 @@ _BODY: Final = b'{"model":"gpt-4o","messages":[{"role":"user","content":"%s"}]}'
 # Paced, so that an event is a read of its own.
 _STREAMED: Final = _HEADERS + b"x-title: events=50 gap_ms=10\r\n"
 _STREAMS: Final = 40
-_PATIENCE: Final = Patience(600, 600)
+_PATIENCE: Final = Timeouts(600, 600)
 _ROUNDS: Final = 5
 
 # One call, or one stream; gives the number of its reads.

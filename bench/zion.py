@@ -30,7 +30,7 @@ def token(name: str) -> str:
     return jwt.sign(claims, "nobody checks it")
 
 
-class Books:
+class LedgerAdmin:
     """What was booked, by kind of caller."""
 
     def __init__(self) -> None:
@@ -53,9 +53,9 @@ class Books:
 class Zion(Connection):
     """One connection to it."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, admin_ledger: LedgerAdmin) -> None:
         super().__init__()
-        self._books = books
+        self._books = admin_ledger
 
     def asked(self, head: bytes, body: bytes) -> None:
         path = head.split(b" ", 2)[1].decode()
@@ -95,8 +95,8 @@ def _success(answer: dict[str, Any]) -> bytes:
 
 def main() -> None:
     """Serve until told to stop."""
-    books = Books()
-    serve(lambda: Zion(books), "")
+    admin_ledger = LedgerAdmin()
+    serve(lambda: Zion(admin_ledger), "")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ class App:
             raise BadRequestError("A query must be percent-encoded.")
         if worker.draining:
             raise DrainingError
-        return worker.journey.travel(exchange, match)
+        return worker.journey.handle(exchange, match)
 
 
 def _check_upgrade(exchange: Exchange) -> None:
@@ -172,7 +172,7 @@ async def _operate(worker: Worker, exchange: Exchange, path: str) -> None:
 async def _tell(exchange: Exchange, error: SentinelError) -> None:
     """The answer to a failure; nothing where an answer has begun, since the relay has then told it in the stream."""
     fault = error.source is not Source.DOWNSTREAM
-    if fault or _log.tells_info:
+    if fault or _log.info_enabled:
         (_log.warning if fault else _log.info)(
             "request failed" if fault else "request refused",
             request_id=exchange.request_id,

@@ -87,7 +87,7 @@ class Journey:
         self._background = background
         self._settling: set[asyncio.Task[None]] = set()
 
-    async def travel(self, exchange: Exchange, match: Match) -> None:
+    async def handle(self, exchange: Exchange, match: Match) -> None:
         """Answer one request. Raises SentinelError or ClientGoneError, before or after the answer has begun."""
         usual, given = self._usual, exchange.headers
         headers.check_framing(given)
@@ -97,13 +97,13 @@ class Journey:
         exchange.begun, exchange.attempt = True, caller
         if match.route.scope not in self._owners.forwarded:
             raise not_forwarded(match)
-        self._admission.recall(caller)
+        self._admission.check_denied(caller)
         lease, call, outcome, origin = None, _UNREAD, _UNSENT, _PLAINLY
         try:
             with exchange:
                 call, upload = await self._intake.read(exchange, match.route, caller.external_id)
                 call = (usual and self._owners.usual(match, call)) or await self._owners.check(caller, match, call)
-                if call.lasts and call.route == "batches":  # what its lines name is to be the caller's too
+                if call.detached and call.route == "batches":  # what its lines name is to be the caller's too
                     call = await self._batches.read(caller, call, exchange.request_id)
                     call = await self._owners.check(caller, match, call)
                 if self._settlement.journal.refuses:
@@ -118,7 +118,7 @@ class Journey:
                 reply = await self._opening(exchange, call, upload, hold, lease)
                 outcome, lease.opening = _CUT_SHORT, None
                 if call.stream:
-                    call = wire.shed(call)  # a long stream must not keep in memory the request that it answers
+                    call = wire.drop_body(call)  # a long stream must not keep in memory the request that it answers
                     exchange.forget_body()
                 if (origin := reply.origin).model:  # what answered is what is paid for, under the same request id
                     call, lease.hold = replace(call, model=origin.model), (hold := replace(hold, model=origin.model))
@@ -126,7 +126,7 @@ class Journey:
             extra = [(b"x-request-id", hold.request_id.encode()), *headers.limits(hold, int(time.time()))]
             if origin != _PLAINLY:
                 extra += headers.origin(origin)
-            told = partial(self._owners.keep, caller), partial(self._background.note, hold, match) if call.lasts else None
+            told = partial(self._owners.keep, caller), partial(self._background.note, hold, match) if call.detached else None
             outcome, rest = await self._relay.copy(reply, exchange, call, extra, lease.watch, *told)
         except (ClientGoneError, SentinelError) as error:
             if lease is not None:
@@ -150,7 +150,7 @@ class Journey:
         if caller is None or error.source is not Source.DOWNSTREAM or isinstance(error, _UNCOUNTED):
             return error
         try:
-            self._admission.recall(caller)
+            self._admission.check_denied(caller)
         except OverLimitError as refusal:
             return refusal
         self._admission.count(caller)
@@ -164,7 +164,7 @@ class Journey:
 
     def _opening(self, exchange: Exchange, call: Call, upload: Upload | None, hold: Hold, lease: Lease) -> Awaitable[Reply]:
         """The answer to `call`, to be awaited: one that was kept, or the provider's. Raises UpstreamError."""
-        if call.lasts:
+        if call.detached:
             # Whoever leaves, it is asked to the end: else nobody would learn its name, nor what it costs.
             lease.opening = asyncio.create_task(self._open(exchange, call, upload, hold, lease))
             return asyncio.shield(lease.opening)
@@ -199,7 +199,7 @@ class Journey:
 
     def _end(self, exchange: Exchange, lease: Lease, call: Call, outcome: Outcome, origin: Origin) -> None:
         """It is over: as usual, and settled with all others of this tick, or else in a task that first waits for its answer."""
-        usual = self._usual and not (call.lasts or outcome.unfinished or origin.cache)
+        usual = self._usual and not (call.detached or outcome.unfinished or origin.cache)
         if usual and (bill := self._settlement.usual(lease.hold, outcome)) is not None:
             self._leases.drop(lease)
             _tell(exchange, lease.hold, call, outcome, origin, bill)
@@ -217,18 +217,18 @@ class Journey:
         if origin.cache == "hit":
             outcome = unpriced(outcome)
         # A client that left has ended its own answer, but not work that lasts (rule P3).
-        goes_on = outcome.unfinished and (call.lasts or outcome.ending is Ending.SUCCESS)
-        if path := routes.state_path(exchange.match, outcome.left) if goes_on else "":
+        goes_on = outcome.unfinished and (call.detached or outcome.ending is Ending.SUCCESS)
+        if path := routes.state_path(exchange.match, outcome.created_ids) if goes_on else "":
             ended = await self._background.follow(hold, outcome, path)
             if ended is None:
                 return
             outcome = replace(ended, upstream_request_id=outcome.upstream_request_id)
-        elif call.lasts and outcome.usage is None and outcome.ending is not Ending.UPSTREAM_ERROR:
+        elif call.detached and outcome.usage is None and outcome.ending is not Ending.UPSTREAM_ERROR:
             # It may work on, and nobody knows its name.
             outcome = replace(outcome, unseen="no_usage" if outcome.ending is Ending.SUCCESS else outcome.ending.value)
         bill = await self._settlement.settle(hold, call, outcome)
         self._admission.settle(hold, bill)
-        if path or call.lasts:
+        if path or call.detached:
             await self._background.done(hold)
         _tell(exchange, hold, call, outcome, origin, bill)
 
@@ -244,7 +244,7 @@ def _tell(exchange: Exchange, hold: Hold, call: Call, outcome: Outcome, origin: 
     seconds = time.perf_counter() - exchange.begun_s
     metrics.ENDINGS[call.route, outcome.ending._value_] += 1  # a plain attribute, where `value` is two calls
     metrics.DURATION[call.route].observe(seconds)
-    if not _log.tells_info:
+    if not _log.info_enabled:
         return
     trace = exchange.trace
     line = Line(

@@ -14,7 +14,7 @@ from sentinel.app import App
 def request(waits_for: "asyncio.Future[None]", sent: list[MutableMapping[str, Any]]) -> "asyncio.Task[None]":
     """A request whose journey waits for something that others wait for as well."""
 
-    async def travel(*_: object) -> None:
+    async def handle(*_: object) -> None:
         await asyncio.shield(waits_for)
 
     async def receive() -> MutableMapping[str, Any]:
@@ -31,7 +31,7 @@ def request(waits_for: "asyncio.Future[None]", sent: list[MutableMapping[str, An
         going_on=set(),
         public_pages=frozenset(),
         draining=False,
-        journey=SimpleNamespace(travel=travel),
+        journey=SimpleNamespace(handle=handle),
     )
     scope = {"type": "http", "method": "GET", "path": "/v1/models", "query_string": b"", "headers": [], "http_version": "1.1"}
     return asyncio.ensure_future(app(scope, receive, send))

@@ -14,7 +14,7 @@ import msgspec
 
 from sentinel.journal import Journal
 from sentinel.ledger import Ledger
-from sentinel.ledger.degraded import Standby
+from sentinel.ledger.degraded import DegradedAdmission
 from sentinel.ops.errors import LedgerUnavailableError
 from sentinel.zion.client import Zion
 
@@ -22,7 +22,9 @@ from sentinel.zion.client import Zion
 class Health:
     """What an orchestrator asks. `admitting` says whether this worker takes new work: "ok", or why not."""
 
-    def __init__(self, ledger: Ledger, journal: Journal, standby: Standby, zion: Zion, admitting: Callable[[], str]) -> None:
+    def __init__(
+        self, ledger: Ledger, journal: Journal, standby: DegradedAdmission, zion: Zion, admitting: Callable[[], str]
+    ) -> None:
         self._ledger = ledger
         self._journal = journal
         self._standby = standby

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sentinel.ledger.ledger_admin import Account, Books, Use
+from sentinel.ledger.ledger_admin import Account, LedgerAdmin, Use
 from sentinel.openai import headers
 from sentinel.openai.header_fields import Fields
 from sentinel.ops.errors import ZionUnavailableError
@@ -26,12 +26,12 @@ class UsagePage:
     """The page. `limits_stale_ms` is the age at which an admission, too, would ask Zion first; `window_s` the rate window's."""
 
     def __init__(
-        self, auth: Auth, turns: Turns, admission: Admission, books: Books, *, limits_stale_ms: int, window_s: int
+        self, auth: Auth, turns: Turns, admission: Admission, admin_ledger: LedgerAdmin, *, limits_stale_ms: int, window_s: int
     ) -> None:
         self._auth = auth
         self._turns = turns
         self._admission = admission
-        self._books = books
+        self._books = admin_ledger
         self._limits_stale_ms = limits_stale_ms
         self._window_s = window_s
 

@@ -12,7 +12,7 @@ import msgspec
 
 from sentinel.admin.usage_page import iso, seconds, shown
 from sentinel.ledger import open_redis, redis_time
-from sentinel.ledger.ledger_admin import Account, Books, DeadLetter, Sum, Waiting
+from sentinel.ledger.ledger_admin import Account, DeadLetter, LedgerAdmin, Sum, Waiting
 from sentinel.ledger.redis.pipeline import Pipeline
 from sentinel.openai.durations import go_duration
 from sentinel.ops.settings import Settings
@@ -62,8 +62,8 @@ def change(settings: Settings, verb: str, letter_id: str) -> str:
     return f"Requeued for the next report: {what}." if verb == "requeue" else f"Dropped, never to be reported: {what}."
 
 
-def _books(settings: Settings) -> Books:
-    return Books(
+def _books(settings: Settings) -> LedgerAdmin:
+    return LedgerAdmin(
         Pipeline(open_redis(settings.redis_url, _TIMEOUT_S), _TIMEOUT_S),
         partitions=settings.ledger_partitions,
         window=(settings.rate_requests or -1, settings.rate_window_s * 1000),
@@ -72,32 +72,34 @@ def _books(settings: Settings) -> Books:
 
 
 async def _change(settings: Settings, verb: str, letter_id: str) -> DeadLetter | None:
-    books = _books(settings)
+    admin_ledger = _books(settings)
     try:
-        letter = await books.dead_letter(letter_id)
-        if letter is None or not await (books.requeue(letter) if verb == "requeue" else books.drop(letter)):
+        letter = await admin_ledger.dead_letter(letter_id)
+        if letter is None or not await (
+            admin_ledger.requeue_letter(letter) if verb == "requeue" else admin_ledger.discard_letter(letter)
+        ):
             return None
         return letter
     finally:
-        await books.close()
+        await admin_ledger.close()
 
 
 async def _report(settings: Settings, caller: str | None, rows_max: int) -> _Report:
-    books = _books(settings)
+    admin_ledger = _books(settings)
     try:
         return _Report(
-            now_ms=await books.clock_ms(),
-            callers=await _collect(books.accounts() if caller is None else _one(books, caller), None, rows_max),
-            sums=await _collect(books.sums(), caller, rows_max),
-            batches=await _collect(books.waiting(), caller, rows_max),
-            letters=await _collect(books.dead_letters(), caller, rows_max),
+            now_ms=await admin_ledger.clock_ms(),
+            callers=await _collect(admin_ledger.accounts() if caller is None else _one(admin_ledger, caller), None, rows_max),
+            sums=await _collect(admin_ledger.sums(), caller, rows_max),
+            batches=await _collect(admin_ledger.waiting(), caller, rows_max),
+            letters=await _collect(admin_ledger.dead_letters(), caller, rows_max),
         )
     finally:
-        await books.close()
+        await admin_ledger.close()
 
 
-async def _one(books: Books, caller: str) -> AsyncIterator[Account]:
-    account = await books.account(caller)
+async def _one(admin_ledger: LedgerAdmin, caller: str) -> AsyncIterator[Account]:
+    account = await admin_ledger.account(caller)
     if account.fetched_ms:
         yield account
 

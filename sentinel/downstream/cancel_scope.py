@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 
-class Section:
+class CancelScope:
     """A `with` block, entered as often as one likes, one after the other, by the task that entered it first.
 
     Raises the reason it was interrupted for, inside the block or at the next entrance. Whoever sets `stays` before the block is

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from sentinel.downstream.cancel_scope import Section
+from sentinel.downstream.cancel_scope import CancelScope
 from sentinel.openai.header_fields import Fields
 from sentinel.ops.errors import ClientGoneError
 
@@ -19,7 +19,7 @@ Message = MutableMapping[str, Any]
 _AHEAD_DIGITS_MAX: Final = 4
 
 
-class Listening(Section):
+class DisconnectListener(CancelScope):
     """A section that ends with ClientGoneError when the client leaves, as soon as somebody listens (`listen`)."""
 
     headers: Fields

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from sentinel.downstream import trace
 from sentinel.downstream.body_budget import Bodies, Body, Receive, too_large
-from sentinel.downstream.disconnect import Listening
-from sentinel.downstream.pending_send import TAKEN, Pushing
+from sentinel.downstream.disconnect import DisconnectListener
+from sentinel.downstream.pending_send import TAKEN, PendingSend
 from sentinel.downstream.trace import Trace
 from sentinel.downstream.upload import Upload
 from sentinel.openai.header_fields import Fields
@@ -33,7 +33,7 @@ _LINGER_IDLE_S: Final = 5.0
 _SERVER: Final = (b"server", b"sentinel")  # else the server names itself and its version (rule X17)
 
 
-class Exchange(Listening):
+class Exchange(DisconnectListener):
     """The client's request and the answer to it. `path` and `query` are as raw as in the request line, the path with a
     character for each byte (rule H8).
 
@@ -61,7 +61,7 @@ class Exchange(Listening):
     # On the loop's clock: when what lingers must have arrived, and since when the server takes no more of the answer.
     _due_s: float | None = None
     _writing_since_s: float | None = None
-    _pushing: Pushing | None = None
+    _pushing: PendingSend | None = None
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         self.begun_s = time.perf_counter()
@@ -147,7 +147,7 @@ class Exchange(Listening):
         self._upload = Upload(self.take, length, bodies, caller, bytes_max=bytes_max, on_end=self._uploaded, on_gone=self.leave)
         return self._upload
 
-    def look(self, now_s: float, idle_s: float) -> bool:
+    def check_deadlines(self, now_s: float, idle_s: float) -> bool:
         """Look after this exchange: notice a client that left, a body that is late, and whether (the answer is True) nothing
         was taken of the answer for `idle_s`. `now_s` is the loop's time.
 
@@ -201,7 +201,7 @@ class Exchange(Listening):
 
     def waits(self, waits_for: Any, sending: Generator[Any, Any, None]) -> bool:
         """The server has not taken what was handed over: `sending` goes on when `waits_for` is done. False, as `push` says."""
-        self._pushing = Pushing(waits_for, sending)
+        self._pushing = PendingSend(waits_for, sending)
         self._writing_since_s = asyncio.get_running_loop().time()
         return False
 

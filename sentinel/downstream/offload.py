@@ -20,7 +20,7 @@ _SWITCH_S: Final = 0.0005
 _Turn = asyncio.Future[None]
 
 
-class Aside:
+class Offload:
     """Whose turn it is. To be used by one loop. `on_busy` is called when work begins after none, `on_idle` when all has ended;
     by default they see to it that the loop gets the interpreter sooner meanwhile.
     """
@@ -77,13 +77,13 @@ class OneOfEach:
 
     def __init__(self) -> None:
         # Of each caller that has work: whose turn it is.
-        self._asides: dict[str, Aside] = {}
+        self._asides: dict[str, Offload] = {}
 
     async def do(self, caller: str, work: Callable[..., _T], *arguments: Any) -> _T:
         """What `work` returns, done in a thread when nothing else of this caller is."""
         aside = self._asides.get(caller)
         if aside is None:
-            aside = self._asides[caller] = Aside(on_busy=_nothing, on_idle=partial(self._asides.pop, caller))
+            aside = self._asides[caller] = Offload(on_busy=_nothing, on_idle=partial(self._asides.pop, caller))
         return await aside.do(caller, work, *arguments)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 TAKEN: Final = object()
 
 
-class Pushing:
+class PendingSend:
     """The rest of an awaitable that had to wait: a generator that gives out what it waits for, and is asked to go on then.
 
     `waits_for` is what it gave out first; whoever awaits this waits for that, and then for the rest.

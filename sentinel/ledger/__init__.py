@@ -19,9 +19,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from sentinel.ledger import settlements
-from sentinel.ledger.background_jobs import Unfinished
-from sentinel.ledger.keys import key, partition_of, seat_of
-from sentinel.ledger.ledger_admin import Books
+from sentinel.ledger.background_jobs import BackgroundJobs
+from sentinel.ledger.keys import account_keys, key, partition_of
+from sentinel.ledger.ledger_admin import LedgerAdmin
 from sentinel.ledger.object_owners import Owners
 from sentinel.ledger.outbox import Batch, Outbox
 from sentinel.ledger.payer import who
@@ -29,7 +29,7 @@ from sentinel.ledger.redis.connection import Call
 from sentinel.ledger.redis.link import run_of
 from sentinel.ledger.redis.pipeline import Pipeline
 from sentinel.ledger.redis.replicas import Replicas
-from sentinel.ledger.settlements import Settled, Settling, Together
+from sentinel.ledger.settlements import Settled, Settlements, Together
 from sentinel.ledger.user_names import Names
 from sentinel.ops.errors import LedgerUnavailableError
 from sentinel.ops.logs import Log
@@ -62,7 +62,7 @@ def open_redis(url: str, timeout_s: float) -> Redis:
 redis_time: Final[Callable[[], int]] = int
 
 
-class Ledger(Outbox, Settling):
+class Ledger(Outbox, Settlements):
     """The ledger as this worker sees it. Times in ms unless named otherwise; `rate_requests` and `rate_tokens` 0 switch
     their window off."""
 
@@ -90,11 +90,11 @@ class Ledger(Outbox, Settling):
         rate = rate_requests or -1
         self._rules = _pack_rules(lease_ms, rate, rate_window_ms, fresh_ms, stale_ms, concurrency_max, rate_tokens or -1)
         self.replicas = Replicas(redis)
-        self.books = Books(self._pipeline, partitions=partitions, window=(rate, rate_window_ms), now_ms=now_ms)
+        self.admin_ledger = LedgerAdmin(self._pipeline, partitions=partitions, window=(rate, rate_window_ms), now_ms=now_ms)
         self.owners = Owners(self._pipeline, partitions=partitions)
         self.names = Names(self._pipeline, partitions=partitions)
         # A claim that is not renewed ends with the lease of the hold it stands beside.
-        self.unfinished = Unfinished(self._pipeline, partitions=partitions, claim_ms=lease_ms)
+        self.unfinished = BackgroundJobs(self._pipeline, partitions=partitions, claim_ms=lease_ms)
         self._now_ms = now_ms
         self._unanswered = {}
         self._calls = map(f"{secrets.token_hex(8)}_{{:x}}_".format, itertools.count(1))
@@ -135,11 +135,11 @@ class Ledger(Outbox, Settling):
         """
         if self._pipeline.behind:
             raise LedgerUnavailableError("Limits cannot be checked right now.", retry_after_s=1, sent=False)
-        seat = seat_of(caller.external_id, self.partitions)
+        seat = account_keys(caller.external_id, self.partitions)
         at = seat.partition
         settled, position = settlements.place(at, request_id)
         arguments: tuple[str | bytes | int, ...] = (
-            *(5, seat.account, at.holds, at.deadlines, at.stones + request_id, settled),
+            *(5, seat.account, at.holds, at.deadlines, at.tombstones + request_id, settled),
             *(self._now_ms(), request_id, who(caller, model), input_tokens, output_tokens, output_min, position, self._rules),
         )
         if input_min is not None or attempts:
@@ -148,20 +148,22 @@ class Ledger(Outbox, Settling):
             arguments = (6, *arguments[1:6], key("w", at.number, caller.external_id), *arguments[6:])
         return self._pipeline.ask("admit", arguments, resend=True)
 
-    async def install(self, external_id: str, snapshot: Snapshot, acked: tuple[int, int, int], fetched_at_ms: int = 0) -> bool:
-        """Install what Zion said: snapshot.lua. Whether it was newer than what is known.
+    async def install_limits(
+        self, external_id: str, snapshot: Snapshot, acked: tuple[int, int, int], fetched_at_ms: int = 0
+    ) -> bool:
+        """Install what Zion said: install_limits.lua. Whether it was newer than what is known.
 
         `acked` and `fetched_at_ms` are the `acked` and `clock_ms` of a Verdict from BEFORE Zion was asked (0: now).
         """
         arguments: list[str | int] = [self._now_ms(), fetched_at_ms]
         for limit, acknowledged in zip((snapshot.input, snapshot.output, snapshot.requests), acked, strict=True):
             arguments += _figures(limit, acknowledged)
-        keys = (seat_of(external_id, self.partitions).account,)
-        return bool((await self._pipeline.script("snapshot", keys, arguments))[0])
+        keys = (account_keys(external_id, self.partitions).account,)
+        return bool((await self._pipeline.script("install_limits", keys, arguments))[0])
 
     async def release_refresh(self, external_id: str) -> None:
-        """Let somebody else refresh a caller's limits: whom a Verdict had asked to could not: release.lua."""
-        await self._pipeline.script("release", (seat_of(external_id, self.partitions).account,), (self._now_ms(),))
+        """Let somebody else refresh a caller's limits: whom a Verdict had asked to could not: release_refresh.lua."""
+        await self._pipeline.script("release_refresh", (account_keys(external_id, self.partitions).account,), (self._now_ms(),))
 
     async def run_id(self) -> str:
         """Which run of which server answers: another one may have lost what the last one acknowledged.
@@ -185,20 +187,21 @@ class Ledger(Outbox, Settling):
         """This run of Redis has every bill of this worker."""
         self._pipeline.told(run_id)
 
-    async def beat(self, hold: Hold, output_tokens: int) -> bool:
-        """Say that a request still runs and has produced `output_tokens`: beat.lua. Whether its hold is still there."""
-        at = seat_of(hold.caller.external_id, self.partitions).partition
-        keys = (at.holds, at.deadlines, at.stones + hold.request_id)
+    async def renew(self, hold: Hold, output_tokens: int) -> bool:
+        """Say that a request still runs and has produced `output_tokens`: renew.lua. Whether its hold is still there."""
+        at = account_keys(hold.caller.external_id, self.partitions).partition
+        keys = (at.holds, at.deadlines, at.tombstones + hold.request_id)
         arguments = (self._now_ms(), hold.request_id, self._lease_ms, output_tokens, settlements.SETTLED_LIFE_MS)
-        return bool((await self._pipeline.script("beat", keys, arguments))[0])
+        return bool((await self._pipeline.script("renew", keys, arguments))[0])
 
-    async def sweep(self, partition: int, holds_max: int = 100) -> int:
-        """Charge holds whose lease is over with the estimate, input and output so far: sweep.lua, then settle.lua for each.
+    async def expire_holds(self, partition: int, holds_max: int = 100) -> int:
+        """Charge holds whose lease is over with the estimate, input and output so far: expire_holds.lua, then settle.lua for
+        each.
 
         How many there were; the worker that made them died or froze.
         """
         keys = [key("r", partition), key("z", partition), key("g", partition)]
-        claimed = await self._pipeline.script("sweep", keys, (self._now_ms(), _SWEEP_CLAIM_MS, holds_max))
+        claimed = await self._pipeline.script("expire_holds", keys, (self._now_ms(), _SWEEP_CLAIM_MS, holds_max))
         settlements = []
         for at in range(1, len(claimed), 4):
             external_id, email, model = _read_who(claimed[at + 1])

@@ -8,13 +8,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from sentinel.ledger.degraded_quota import Slice
+from sentinel.ledger.degraded_quota import DegradedQuota
 from sentinel.ops import metrics
 from sentinel.ops.records import UNLIMITED, Bill, Hold, Remaining
 from sentinel.zion.limits import Verdict
 
 
-class Standby:
+class DegradedAdmission:
     """One a worker. `processes` are all workers of all hosts; `now_s` is a monotonic clock."""
 
     def __init__(
@@ -33,7 +33,7 @@ class Standby:
         self._window_ms = window_ms
         self._callers_max = callers_max
         self._now_s = now_s
-        self._slices: OrderedDict[str, Slice] = OrderedDict()
+        self._slices: OrderedDict[str, DegradedQuota] = OrderedDict()
 
     @property
     def admits(self) -> bool:
@@ -46,7 +46,7 @@ class Standby:
             return
         known = self._slices.get(external_id)
         if known is None:
-            known = self._slices[external_id] = Slice(self._ratio, self._processes, self._window_ms)
+            known = self._slices[external_id] = DegradedQuota(self._ratio, self._processes, self._window_ms)
             if len(self._slices) > self._callers_max:
                 self._slices.popitem(last=False)
         else:

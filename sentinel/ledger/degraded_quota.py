@@ -69,7 +69,7 @@ class Grant(msgspec.Struct, frozen=True):
     rate: Remaining
 
 
-class Slice:
+class DegradedQuota:
     """One caller in one process. What is set as `told` replaces all figures from before.
 
     All `now_ms` come from one monotonic clock; `window_ms` is the sliding window's length.

@@ -22,20 +22,20 @@ def key(kind: str, partition: int, name: str = "") -> str:
 
 
 class Partition:
-    """The keys of a partition that every request asks for; what `stones` and `settled` begin with ends with the request."""
+    """The keys of a partition that every request asks for; what `tombstones` and `settled` begin with ends with the request."""
 
-    __slots__ = ("deadlines", "holds", "number", "settled", "stones", "unreported")
+    __slots__ = ("deadlines", "holds", "number", "settled", "tombstones", "unreported")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.holds = key("r", number)
         self.deadlines = key("z", number)
         self.unreported = key("a", number)
-        self.stones = key("d", number) + ":"
+        self.tombstones = key("d", number) + ":"
         self.settled = key("t", number) + ":"
 
 
-class Seat:
+class AccountKeys:
     """Where one caller's things lie: the account and its partition."""
 
     __slots__ = ("account", "partition")
@@ -46,10 +46,10 @@ class Seat:
 
 
 @lru_cache(_CALLERS_MAX)
-def seat_of(external_id: str, partitions: int) -> Seat:
+def account_keys(external_id: str, partitions: int) -> AccountKeys:
     """The seat of a caller, kept for those who asked lately."""
     number = partition_of(external_id, partitions)
-    return Seat(key("q", number, external_id), _partition(number))
+    return AccountKeys(key("q", number, external_id), _partition(number))
 
 
 _partition: Final = lru_cache(_CALLERS_MAX)(Partition)

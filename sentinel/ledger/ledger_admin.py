@@ -98,7 +98,7 @@ _read_sums: Final = msgspec.json.Decoder(tuple[Sum, ...]).decode
 _read_letter: Final = msgspec.json.Decoder(tuple[str, int, Sum]).decode
 
 
-class Books:
+class LedgerAdmin:
     """The books of one ledger, over its `pipeline`. `window` is (requests, or -1 for none, ms)."""
 
     def __init__(self, pipeline: Pipeline, *, partitions: int, window: tuple[int, int], now_ms: Callable[[], int]) -> None:
@@ -157,22 +157,23 @@ class Books:
                 return DeadLetter(letter_id, partition, reason, at_ms, item)
         return None
 
-    async def requeue(self, letter: DeadLetter) -> bool:
-        """Put a dead letter back among the unreported sums, for the next report: requeue.lua. False where it is gone.
+    async def requeue_letter(self, letter: DeadLetter) -> bool:
+        """Put a dead letter back among the unreported sums, for the next report: requeue_letter.lua. False where it is gone.
 
         Safe in any order and number: it leaves the dead letters in the same step, and Zion has not applied it. It is reported
         under the id of a new batch, since under the old one Zion would only repeat its refusal.
         """
         keys = [key("x", letter.partition), key("a", letter.partition)]
-        return bool((await self._pipeline.script("requeue", keys, (letter.id,)))[0])
+        return bool((await self._pipeline.script("requeue_letter", keys, (letter.id,)))[0])
 
-    async def drop(self, letter: DeadLetter) -> bool:
-        """Give a dead letter up, and take it off its caller's account where its period still runs: drop.lua. False if gone.
+    async def discard_letter(self, letter: DeadLetter) -> bool:
+        """Give a dead letter up, and take it off its caller's account where its period still runs: discard_letter.lua. False
+        if gone.
 
         Whoever booked it in Zion by hand finds it in the account again as soon as the limits are fetched anew.
         """
         keys = [key("x", letter.partition), key("q", letter.partition, letter.sum.external_id)]
-        return bool((await self._pipeline.script("drop", keys, (self._now_ms(), letter.id)))[0])
+        return bool((await self._pipeline.script("discard_letter", keys, (self._now_ms(), letter.id)))[0])
 
     async def clock_ms(self) -> int:
         """The ledger's own clock, Unix ms: what ages are measured by."""

@@ -49,7 +49,7 @@ class Denial(Struct, frozen=True):
         )
 
 
-class Standing:
+class DenialCache:
     """The last refusals that stand, or stood, of `callers_max` callers.
 
     What makes up an error is kept, never an error: one that is raised again and again would keep every traceback.

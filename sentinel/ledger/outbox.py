@@ -27,7 +27,7 @@ _PLACES: Final = 65_536
 
 
 class _Row(Sum, frozen=True, array_like=True):
-    """An item as take.lua writes it, with the names that Zion has for the caller by then, where these are others."""
+    """An item as claim_batch.lua writes it, with the names that Zion has for the caller by then, where these are others."""
 
     reported_as: tuple[str, str] | None = None
 
@@ -127,10 +127,11 @@ class Outbox:
         keys = [key("a", partition), key("b", partition), key("s", partition), key("p", partition)]
         return Queue(*await self._pipeline.script("peek", keys, (self._now_ms(), BATCHES_MAX, self._pipeline.first_run_id)))
 
-    async def take(
+    async def claim_batch(
         self, partition: int, items_max: int = 100, claim_ms: int = CLAIM_MS, *, usage_format: str = "unified"
     ) -> Batch | None:
-        """The next batch for Zion, nobody else's for `claim_ms`, or None: take.lua. `done`, `bury` or `fail` ends the claim.
+        """The next batch for Zion, nobody else's for `claim_ms`, or None: claim_batch.lua. `done`, `bury` or `fail` ends the
+        claim.
 
         A new batch is sealed with the present names of its callers and with `usage_format` (per limit, where these have no
         e-mail), and keeps both, so that its bytes stay the same.
@@ -140,7 +141,7 @@ class Outbox:
         call = self._unanswered.pop(partition, "") or next(self._calls)
         arguments = (self._now_ms(), call, claim_ms, items_max, BATCHES_MAX, usage_format, self._pipeline.first_run_id)
         try:
-            reply = await self._pipeline.script("take", keys, arguments)
+            reply = await self._pipeline.script("claim_batch", keys, arguments)
         except LedgerUnavailableError:
             self._unanswered[partition] = call
             raise
@@ -183,16 +184,16 @@ class Outbox:
         arguments = (self._now_ms(), seal.batch_id, place, head, bytes(seal.items), self._pipeline.first_run_id, *callers)
         return bool((await self._pipeline.script("reseal", keys, arguments))[0])
 
-    async def done(self, batch: Batch) -> bool:
-        """Zion has it whole: done.lua. False where that was known."""
+    async def ack_batch(self, batch: Batch) -> bool:
+        """Zion has it whole: ack_batch.lua. False where that was known."""
         callers = _callers(batch)
         at = batch.partition
         known, place = _known(at, batch.id)
         keys = [key("b", at), key("s", at), known, *(key("q", at, caller) for caller in callers)]
-        return bool((await self._pipeline.script("done", keys, (self._now_ms(), batch.id, place, *callers)))[0])
+        return bool((await self._pipeline.script("ack_batch", keys, (self._now_ms(), batch.id, place, *callers)))[0])
 
-    async def bury(self, batch: Batch, refusals: Mapping[int, str | Refusal]) -> bool:
-        """Zion has it except for what it refused for good of the items at these positions: bury.lua.
+    async def dead_letter(self, batch: Batch, refusals: Mapping[int, str | Refusal]) -> bool:
+        """Zion has it except for what it refused for good of the items at these positions: dead_letter.lua.
 
         A reason alone stands for the whole item. False where that was known.
         """
@@ -205,25 +206,28 @@ class Outbox:
             for position, refusal in refusals.items()
         }
         shown = msgspec.json.encode(refused).decode()
-        return bool((await self._pipeline.script("bury", keys, (self._now_ms(), batch.id, shown, place, *callers)))[0])
+        return bool((await self._pipeline.script("dead_letter", keys, (self._now_ms(), batch.id, shown, place, *callers)))[0])
 
-    async def part(self, batch: Batch, answers: Mapping[int, str], claim_ms: int = CLAIM_MS) -> bool:
-        """Zion has answered the increments at these positions ("": booked, else why not); keep the claim: part.lua. With none
-        of them: the batch is about to go one by one.
+    async def ack_items(self, batch: Batch, answers: Mapping[int, str], claim_ms: int = CLAIM_MS) -> bool:
+        """Zion has answered the increments at these positions ("": booked, else why not); keep the claim: ack_items.lua. With
+        none of them: the batch is about to go one by one.
 
         False where the batch is gone: somebody else got it through.
         """
         keys = [key("b", batch.partition), key("s", batch.partition)]
         arguments = (self._now_ms(), batch.id, claim_ms, msgspec.json.encode(list(answers.items())).decode())
-        return bool((await self._pipeline.script("part", keys, arguments))[0])
+        return bool((await self._pipeline.script("ack_items", keys, arguments))[0])
 
-    async def fail(self, batch: Batch, retry_ms: int, *, lost: bool = False) -> bool:
-        """It did not get through; the same batch again in `retry_ms`: fail.lua. False where somebody else got it through.
+    async def retry_batch(self, batch: Batch, retry_ms: int, *, lost: bool = False) -> bool:
+        """It did not get through; the same batch again in `retry_ms`: retry_batch.lua. False where somebody else got it
+        through.
 
         `lost`: Zion may have booked it, and its reply is lost.
         """
         keys = [key("s", batch.partition), key("b", batch.partition)]
-        return bool((await self._pipeline.script("fail", keys, (self._now_ms(), batch.id, retry_ms, 0 if lost else 1)))[0])
+        return bool(
+            (await self._pipeline.script("retry_batch", keys, (self._now_ms(), batch.id, retry_ms, 0 if lost else 1)))[0]
+        )
 
 
 def _known(partition: int, batch_id: str) -> tuple[str, int]:

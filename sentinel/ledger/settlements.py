@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sentinel.ledger.keys import Partition, seat_of
+from sentinel.ledger.keys import Partition, account_keys
 from sentinel.ledger.payer import who
 from sentinel.ledger.redis.connection import Call
 from sentinel.ledger.redis.pipeline import Pipeline
@@ -62,7 +62,7 @@ class _Group(msgspec.Struct, eq=False):
     accounts: list[str]
 
 
-class Settling:
+class Settlements:
     """Needs what Ledger has: a pipeline, the number of partitions, and the clock that scripts are told."""
 
     partitions: int
@@ -86,7 +86,7 @@ class Settling:
         groups: list[_Group] = []
         boot = ""
         for position, (hold, bill) in enumerate(ended):
-            seat = seat_of(hold.caller.external_id, self.partitions)
+            seat = account_keys(hold.caller.external_id, self.partitions)
             _, boot, sequence = hold.request_id.split("_")
             block, bit = divmod(int(sequence, 16), _PLACES)
             group = open_groups.get((seat.partition, block))
@@ -129,7 +129,7 @@ class Settling:
 
     async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those of `entries` whose truth the ledger may not have, by a few reads."""
-        seats = [seat_of(entry.external_id, self.partitions) for entry in entries]
+        seats = [account_keys(entry.external_id, self.partitions) for entry in entries]
         places = [place(seat.partition, entry.request_id) for seat, entry in zip(seats, entries, strict=True)]
         names = list({name for name, _ in places})
         bitmaps = dict(zip(names, await asyncio.gather(*(self._pipeline.command("get", name) for name in names)), strict=True))
@@ -140,10 +140,10 @@ class Settling:
         ]
 
     async def _settle(self, caller: Caller, request_id: str, model: str, amounts: tuple[int, int, int], kind: str) -> Settled:
-        seat = seat_of(caller.external_id, self.partitions)
+        seat = account_keys(caller.external_id, self.partitions)
         at = seat.partition
         settled, position = place(at, request_id)
-        keys = (seat.account, at.holds, at.deadlines, at.stones + request_id, at.unreported, settled)
+        keys = (seat.account, at.holds, at.deadlines, at.tombstones + request_id, at.unreported, settled)
         arguments = (self._now_ms(), request_id, who(caller, model), *amounts, kind, position)
         status, waiting = await self._pipeline.script("settle", keys, arguments)
         return Settled(status in {1, 2}, waiting, at.number, OUTCOMES[status])

@@ -1,8 +1,8 @@
 """What callers are called by now: usage is reported under the names that Zion knows at that time, not at the time of use.
 
 Zion's profile alone tells a new name, so it is learned when Zion is asked who a token belongs to. Known are the names a user
-had (`u:{sPP}:<Zion's own id>`), and in the partition of each former one what became of it (`n:{sPP}`), where take.lua looks.
-Fails as LedgerUnavailableError; what was not noted then is noted when Zion is asked the next time.
+had (`u:{sPP}:<Zion's own id>`), and in the partition of each former one what became of it (`n:{sPP}`), where claim_batch.lua
+looks. Fails as LedgerUnavailableError; what was not noted then is noted when Zion is asked the next time.
 """
 
 import asyncio

@@ -31,7 +31,7 @@ class Match(Struct, frozen=True):
     """A route, and as (kind, id) the objects its path names, and what it names that lies within them."""
 
     route: Route
-    named: tuple[tuple[str, str], ...] = ()
+    referenced_ids: tuple[tuple[str, str], ...] = ()
     parts: tuple[tuple[str, str], ...] = ()
 
 
@@ -70,7 +70,7 @@ def state_path(match: Match, left: Mapping[str, Sequence[str]]) -> str:
     polls = match.route.polls
     known = {path: ids[0] for path, ids in left.items() if ids and _ID.fullmatch(ids[0])}
     # The thread of a run stands in the path, or in the answer where the run has made it.
-    known |= {f"{kind}_id": name for kind, name in match.named}
+    known |= {f"{kind}_id": name for kind, name in match.referenced_ids}
     names = [name for _, name in _PLACEHOLDER.findall(polls)]
     return polls.format_map(known) if names and all(name in known for name in names) else ""
 
@@ -100,7 +100,7 @@ def _stateless(template: str, dialect: Dialect = Dialect.EVENTS, **rest: object)
 
 def _objects(template: str, kind: str, verbs: str = "GET POST DELETE", **rest: object) -> list[Route]:
     """A kind of object: made by POST on its collection, listed for the whole account by GET, then reached by id."""
-    made = _row("POST", template, leaves=("id",), **rest)
+    made = _row("POST", template, creates=("id",), **rest)
     listed = _row("GET", template, scope=Scope.ACCOUNT, label=rest.get("label", template[1:].partition("/")[0]))
     return [*made, *listed, *_row(verbs, f"{template}/{{{kind}}}", label=made[0].label)]
 
@@ -109,10 +109,10 @@ _BATCH_FILES: Final = ("id", "output_file_id", "error_file_id")
 _CONTAINERS: Final = ("id", "output.*.container_id")
 
 ROUTES: Final[tuple[Route, ...]] = (
-    *_core("POST", "/chat/completions", Reads.CHAT, Dialect.CHAT, label="chat_completions", leaves=("id",)),
+    *_core("POST", "/chat/completions", Reads.CHAT, Dialect.CHAT, label="chat_completions", creates=("id",)),
     *_core("POST", "/completions", Reads.COMPLETIONS, Dialect.CHAT),
     *_core("POST", "/embeddings", Reads.EMBEDDINGS, Dialect.EVENTS),
-    *_core("POST", "/responses", Reads.RESPONSES, Dialect.RESPONSES, leaves=_CONTAINERS, polls="/responses/{id}"),
+    *_core("POST", "/responses", Reads.RESPONSES, Dialect.RESPONSES, creates=_CONTAINERS, polls="/responses/{id}"),
     *_core("GET", "/models", Reads.NOTHING, Dialect.NONE),
     *_core("GET", "/models/{_model}", Reads.NOTHING, Dialect.NONE, label="model"),
     *_row("DELETE", "/models/{_model}", label="model", scope=Scope.ACCOUNT),
@@ -134,43 +134,43 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_row("GET", "/chat/completions", label="chat_completions", scope=Scope.ACCOUNT),
     *_row("GET POST DELETE", "/chat/completions/{completion}", label="chat_completions"),
     *_row("GET", "/chat/completions/{completion}/messages", label="chat_completions"),
-    *_row("GET DELETE", "/responses/{response}", leaves=("output.*.container_id",)),
+    *_row("GET DELETE", "/responses/{response}", creates=("output.*.container_id",)),
     *_row("POST", "/responses/{response}/cancel"),
     *_row("GET", "/responses/{response}/input_items"),
-    *_row("POST", "/conversations", leaves=("id",)),
+    *_row("POST", "/conversations", creates=("id",)),
     *_row("GET POST DELETE", "/conversations/{conversation}"),
     *_row("GET", "/conversations/{conversation}/items"),
-    *_row("POST", "/conversations/{conversation}/items", leaves=("data.*.id",)),
+    *_row("POST", "/conversations/{conversation}/items", creates=("data.*.id",)),
     *_row("GET DELETE", "/conversations/{conversation}/items/{_item}"),
     # Files.
     *_objects("/files", "file", "GET DELETE", reads=Reads.ANY),
     *_row("GET", "/files/{file}/content"),
-    *_row("POST", "/uploads", leaves=("id",)),
+    *_row("POST", "/uploads", creates=("id",)),
     *_row("POST", "/uploads/{upload}/parts", reads=Reads.ANY),
-    *_row("POST", "/uploads/{upload}/complete", leaves=("file.id",)),
+    *_row("POST", "/uploads/{upload}/complete", creates=("file.id",)),
     *_row("POST", "/uploads/{upload}/cancel"),
     *_objects("/vector_stores", "vector_store"),
     *_row("GET POST", "/vector_stores/{vector_store}/files"),
     *_row("GET POST DELETE", "/vector_stores/{vector_store}/files/{file}"),
     *_row("GET", "/vector_stores/{vector_store}/files/{file}/content"),
-    *_row("POST", "/vector_stores/{vector_store}/file_batches", leaves=("id",)),
+    *_row("POST", "/vector_stores/{vector_store}/file_batches", creates=("id",)),
     *_row("GET", "/vector_stores/{vector_store}/file_batches/{_batch}"),
     *_row("POST", "/vector_stores/{vector_store}/file_batches/{_batch}/cancel"),
     *_row("GET", "/vector_stores/{vector_store}/file_batches/{_batch}/files"),
     *_row("POST", "/vector_stores/{vector_store}/search"),
     *_objects("/containers", "container", "GET DELETE"),
     *_row("GET", "/containers/{container}/files"),
-    *_row("POST", "/containers/{container}/files", reads=Reads.FORM, leaves=("id",)),
+    *_row("POST", "/containers/{container}/files", reads=Reads.FORM, creates=("id",)),
     *_row("GET DELETE", "/containers/{container}/files/{_file}"),
     *_row("GET", "/containers/{container}/files/{_file}/content"),
     # Work that goes on by itself.
-    *_row("POST", "/batches", reads=Reads.WORK, dialect=Dialect.EVENTS, leaves=_BATCH_FILES, polls="/batches/{id}"),
+    *_row("POST", "/batches", reads=Reads.WORK, dialect=Dialect.EVENTS, creates=_BATCH_FILES, polls="/batches/{id}"),
     *_row("GET", "/batches", scope=Scope.ACCOUNT),
-    *_row("GET", "/batches/{batch}", leaves=_BATCH_FILES[1:]),
-    *_row("POST", "/batches/{batch}/cancel", leaves=_BATCH_FILES[1:]),
-    *_row("POST", "/fine_tuning/jobs", leaves=("id",), by_model=True),
+    *_row("GET", "/batches/{batch}", creates=_BATCH_FILES[1:]),
+    *_row("POST", "/batches/{batch}/cancel", creates=_BATCH_FILES[1:]),
+    *_row("POST", "/fine_tuning/jobs", creates=("id",), by_model=True),
     *_row("GET", "/fine_tuning/jobs", scope=Scope.ACCOUNT),
-    *_row("GET", "/fine_tuning/jobs/{job}", leaves=("result_files.*", "fine_tuned_model")),
+    *_row("GET", "/fine_tuning/jobs/{job}", creates=("result_files.*", "fine_tuned_model")),
     *_row("POST", "/fine_tuning/jobs/{job}/cancel"),
     *_row("POST", "/fine_tuning/jobs/{job}/pause"),
     *_row("POST", "/fine_tuning/jobs/{job}/resume"),
@@ -178,10 +178,10 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_row("GET", "/fine_tuning/jobs/{job}/events"),
     *_objects("/videos", "video", "GET DELETE", reads=Reads.FORM, by_model=True),
     *_row("GET", "/videos/{video}/content"),
-    *_row("POST", "/videos/{video}/remix", leaves=("id",), reads=Reads.FORM),
-    *_row("POST", "/videos/edits", leaves=("id",), reads=Reads.FORM),
-    *_row("POST", "/videos/extensions", leaves=("id",), reads=Reads.FORM),
-    *_row("POST", "/videos/characters", leaves=("id",), reads=Reads.FORM),
+    *_row("POST", "/videos/{video}/remix", creates=("id",), reads=Reads.FORM),
+    *_row("POST", "/videos/edits", creates=("id",), reads=Reads.FORM),
+    *_row("POST", "/videos/extensions", creates=("id",), reads=Reads.FORM),
+    *_row("POST", "/videos/characters", creates=("id",), reads=Reads.FORM),
     *_row("GET", "/videos/characters/{character}"),
     *_objects("/evals", "eval"),
     *_row("GET", "/evals/{eval}/runs"),
@@ -190,7 +190,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/evals/{eval}/runs",
         reads=Reads.WORK,
         dialect=Dialect.EVENTS,
-        leaves=("id",),
+        creates=("id",),
         polls="/evals/{eval_id}/runs/{id}",
     ),
     *_row("GET POST DELETE", "/evals/{eval}/runs/{_eval_run}"),
@@ -202,23 +202,23 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_row("GET POST", "/skills/{skill}/versions", reads=Reads.ANY),
     *_row("GET DELETE", "/skills/{skill}/versions/{_version}"),
     *_row("GET", "/skills/{skill}/versions/{_version}/content"),
-    *_row("POST", "/audio/voices", leaves=("id",), reads=Reads.FORM),
+    *_row("POST", "/audio/voices", creates=("id",), reads=Reads.FORM),
     *_row("DELETE", "/audio/voices/{voice}"),
     *_objects("/audio/voice_consents", "consent", reads=Reads.ANY),
     # Assistants.
     *_objects("/assistants", "assistant"),
-    *_row("POST", "/threads", leaves=("id",)),
+    *_row("POST", "/threads", creates=("id",)),
     *_row("GET POST DELETE", "/threads/{thread}"),
     *_row("GET", "/threads/{thread}/messages"),
-    *_row("POST", "/threads/{thread}/messages", leaves=("id",)),
+    *_row("POST", "/threads/{thread}/messages", creates=("id",)),
     *_row("GET POST DELETE", "/threads/{thread}/messages/{_message}"),
-    *_row("POST", "/threads/runs", dialect=Dialect.EVENTS, leaves=("thread_id", "id"), polls="/threads/{thread_id}/runs/{id}"),
+    *_row("POST", "/threads/runs", dialect=Dialect.EVENTS, creates=("thread_id", "id"), polls="/threads/{thread_id}/runs/{id}"),
     *_row("GET", "/threads/{thread}/runs"),
     *_row(
         "POST",
         "/threads/{thread}/runs",
         dialect=Dialect.EVENTS,
-        leaves=("thread_id", "id"),
+        creates=("thread_id", "id"),
         polls="/threads/{thread_id}/runs/{id}",
     ),
     *_row("GET POST", "/threads/{thread}/runs/{_run}"),

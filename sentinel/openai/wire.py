@@ -116,7 +116,7 @@ def _bare(route: Route, method: str, path: str, query: bytes, body: bytes, named
         prompt=None if unbilled else _SOMETHING,
         output_tokens_declared=media_types.output_tokens(route),
         dialect=route.dialect,
-        named=named,
+        referenced_ids=named,
     )
 
 
@@ -129,7 +129,7 @@ def capped(call: Call, output_tokens: int, chat_cap: str) -> Call:
         name = chat_cap
     elif isinstance(call.prompt, ResponsesPrompt):
         name, least = "max_output_tokens", RESPONSES_CAP_MIN
-    elif call.lasts or call.dialect is Dialect.MEDIA:
+    elif call.detached or call.dialect is Dialect.MEDIA:
         if not _is_run(call):
             return call
         name, least = "max_completion_tokens", RUN_CAP_MIN
@@ -140,7 +140,7 @@ def capped(call: Call, output_tokens: int, chat_cap: str) -> Call:
 
 def output_min(call: Call) -> int:
     """The least output that `capped` can ask for, in tokens over all choices."""
-    if call.lasts and _is_run(call):
+    if call.detached and _is_run(call):
         return RUN_CAP_MIN
     return RESPONSES_CAP_MIN if isinstance(call.prompt, ResponsesPrompt) else call.choices
 
@@ -152,10 +152,10 @@ def _is_run(call: Call) -> bool:
 
 def unstored(call: Call) -> Call:
     """`call` whose answer the provider does not keep, whatever its default is."""
-    return msgspec.structs.replace(call, body=json_edit.with_member(call.body, "store", b"false"), stored=False, leaves=())
+    return msgspec.structs.replace(call, body=json_edit.with_member(call.body, "store", b"false"), stored=False, creates=())
 
 
-def shed(call: Call) -> Call:
+def drop_body(call: Call) -> Call:
     """`call` without its body, once that is sent: it may be large, and its answer long."""
     return msgspec.structs.replace(call, body=b"")
 

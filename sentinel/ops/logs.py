@@ -101,13 +101,13 @@ _logs: Final[list["Log"]] = []
 class Log:
     """A named log whose extra values are fields, not text: `log.info("redis is back", run_id="…")`."""
 
-    __slots__ = ("_logger", "_name", "tells_info")
+    __slots__ = ("_logger", "_name", "info_enabled")
 
     def __init__(self, name: str) -> None:
         self._name = f"sentinel.{name}"
         self._logger = logging.getLogger(self._name)
         # Whether `info` writes anything, for lines whose fields cost something to gather.
-        self.tells_info = False
+        self.info_enabled = False
         _logs.append(self)
 
     def debug(self, event: str, **fields: Any) -> None:
@@ -155,4 +155,4 @@ def start(level: str) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("sentinel").setLevel(level.upper())
     for log in _logs:
-        log.tells_info = level in _TELLING_INFO
+        log.info_enabled = level in _TELLING_INFO

@@ -93,7 +93,7 @@ class Route(Struct, frozen=True):
 
     `by_model` says that its work is a model's, whose name must be seen where not all are allowed, though no tokens are counted.
     `template` is the path below `/v1`; `{kind}` in it stands for the id of an object that has an owner, `{_name}` for what lies
-    within such an object. `label` is the route's name in metrics, logs and settings. `leaves` says where the answer names
+    within such an object. `label` is the route's name in metrics, logs and settings. `creates` says where the answer names
     objects that now belong to the caller, as dotted paths (`*` is every element); `names` where its body names some
     (openai/request/id_paths.py); `polls` where work that is not done when the answer is, can be looked at.
     """
@@ -104,7 +104,7 @@ class Route(Struct, frozen=True):
     reads: Reads
     dialect: Dialect
     scope: Scope = Scope.CORE
-    leaves: tuple[str, ...] = ()
+    creates: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     polls: str = ""
     by_model: bool = False
@@ -126,12 +126,13 @@ class Call(Struct, frozen=True):
     `path` and `query` are raw, `path` without the `/v1` prefix. `body` is the client's own bytes, with
     `stream_options.include_usage` spliced in where `usage_hidden` says so. `output_tokens_declared` is the largest cap the
     client declared times `n`, or None where it declared none; `output_tokens_least` what must be held of it where not all was
-    declared. `route` is a label of the path table. `stored` says that the answer stays with the provider, `background` that the
-    work may go on after the answer, `models` are those the body names beside its own, `named` the ids in it, `leaves` is the
-    route's where it names new ones. `lasts` says that the work goes on at the provider whoever waits for it, `of_account` that
-    it is done over what all callers have stored. `trace` are the headers of its trace, `coding` the content codings of a body
-    that streams by. `unseen_input` says that the model reads what the request does not show (history, templates, finds of
-    tools), `unseen_output` that some output is hidden, `cap_unheeded` that no cap is heeded. `echoed` hashes what it repeats.
+    declared. `route` is a label of the path table. `stored` says that the answer stays with the provider, `background` that
+    the work may go on after the answer, `models` are those the body names beside its own, `named` the ids in it, `creates` is
+    the route's where it names new ones. `detached` says that the work goes on at the provider whoever waits for it,
+    `of_account` that it is done over what all callers have stored. `trace` are the headers of its trace, `coding` the content
+    codings of a body that streams by. `unseen_input` says that the model reads what the request does not show (history,
+    templates, finds of tools), `unseen_output` that some output is hidden, `cap_unheeded` that no cap is heeded. `echoed`
+    hashes what it repeats.
     """
 
     route: str
@@ -148,10 +149,10 @@ class Call(Struct, frozen=True):
     dialect: Dialect = Dialect.CHAT
     stored: bool = False
     background: bool = False
-    named: Ids = NO_IDS
+    referenced_ids: Ids = NO_IDS
     trace: tuple[tuple[str, str], ...] = ()
-    leaves: tuple[str, ...] = ()
-    lasts: bool = False
+    creates: tuple[str, ...] = ()
+    detached: bool = False
     models: frozenset[str] = frozenset()
     of_account: bool = False
     coding: str = ""
@@ -257,7 +258,7 @@ class Outcome(Struct, frozen=True):
 
     `started` says that the provider may have begun to work (the request was sent). `usage` is the provider's own figure;
     `produced` is what came after it, everything where it is None or has no output. `left` holds the ids the answer names, by
-    the paths of `Call.leaves`; `unfinished` says that the work goes on after it (rule P3). `unseen` is the reason why its
+    the paths of `Call.creates`; `unfinished` says that the work goes on after it (rule P3). `unseen` is the reason why its
     cost will never be known, so that what was held is charged; "" where all is known that there is to know.
     """
 
@@ -268,7 +269,7 @@ class Outcome(Struct, frozen=True):
     produced: Produced = NOTHING_PRODUCED
     bytes_down: int = 0
     upstream_request_id: str = ""
-    left: Mapping[str, Sequence[str]] = {}
+    created_ids: Mapping[str, Sequence[str]] = {}
     unfinished: bool = False
     unseen: str = ""
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from sentinel.ledger import Ledger
-from sentinel.ledger.background_jobs import Work
+from sentinel.ledger.background_jobs import BackgroundJob
 from sentinel.openai import headers, routes
 from sentinel.openai.header_fields import Fields
 from sentinel.openai.response.body_meter import BodyMeter
@@ -24,7 +24,7 @@ from sentinel.ops import metrics
 from sentinel.ops.errors import ClientGoneError, LedgerUnavailableError, SentinelError, UpstreamError
 from sentinel.ops.logs import Log
 from sentinel.ops.records import UNLIMITED, Caller, Dialect, Ending, Entry, Hold, Outcome, Usage
-from sentinel.upstream.provider import Patience, Provider, Reply
+from sentinel.upstream.provider import Provider, Reply, Timeouts
 
 _log: Final = Log("background")
 
@@ -35,7 +35,7 @@ _FIRST_LOOK_S: Final = 1.0
 # More is left to other workers, or to later: each costs a call to the provider in every round.
 _FOLLOWED_MAX: Final = 1000
 # To show the state of something is no work.
-_PATIENCE: Final = Patience(first_byte_s=30.0, total_s=60.0)
+_PATIENCE: Final = Timeouts(first_byte_s=30.0, total_s=60.0)
 
 
 class Background:
@@ -61,7 +61,7 @@ class Background:
         self._closing = asyncio.Event()
         self._followed: set[str] = set()
         # What is noted and not yet settled, by request id.
-        self._noted: dict[str, Work] = {}
+        self._noted: dict[str, BackgroundJob] = {}
         self._adopted: set[asyncio.Task[None]] = set()
         self._adopter: asyncio.Task[None] | None = None
 
@@ -105,10 +105,10 @@ class Background:
                 self._noted.pop(hold.request_id)
         return ended
 
-    async def _add(self, hold: Hold, path: str) -> Work:
+    async def _add(self, hold: Hold, path: str) -> BackgroundJob:
         caller = hold.caller
         since_ms = int(self._now_s() * 1000)
-        work = Work(
+        work = BackgroundJob(
             hold.request_id, caller.external_id, caller.email, hold.model, hold.input_tokens, path, since_ms, hold.output_tokens
         )
         await self._ledger.unfinished.claim(work, self._worker, renew=True)
@@ -137,7 +137,7 @@ class Background:
         if (work := self._noted.pop(hold.request_id, None)) is not None:
             await self._forget(work)
 
-    async def _watch(self, work: Work, hold: Hold) -> Outcome | None:
+    async def _watch(self, work: BackgroundJob, hold: Hold) -> Outcome | None:
         wait_s = min(_FIRST_LOOK_S, self._poll_s)
         self._followed.add(work.request_id)
         metrics.UNFINISHED.inc()
@@ -159,14 +159,14 @@ class Background:
             self._followed.discard(work.request_id)
             metrics.UNFINISHED.dec()
 
-    async def _renew(self, work: Work, hold: Hold) -> None:
+    async def _renew(self, work: BackgroundJob, hold: Hold) -> None:
         try:
-            await self._ledger.beat(hold, 0)
+            await self._ledger.renew(hold, 0)
             await self._ledger.unfinished.claim(work, self._worker, renew=True)
         except LedgerUnavailableError:
             _log.debug("lease of unfinished work not renewed", request_id=work.request_id)
 
-    async def _look(self, work: Work) -> Outcome | None:
+    async def _look(self, work: BackgroundJob) -> Outcome | None:
         """The outcome if an end is known, None while the provider works or does not answer."""
         outcome = await self._ask("GET", work, work.path)
         if outcome is None or outcome.status != 404:
@@ -179,7 +179,7 @@ class Background:
             return outcome
         return Outcome(Ending.SUCCESS, 200, started=True, usage=Usage(*noted.cost))
 
-    async def _ask(self, method: str, work: Work, path: str) -> Outcome | None:
+    async def _ask(self, method: str, work: BackgroundJob, path: str) -> Outcome | None:
         """What the provider answers of the state of `work`."""
         sent = headers.upstream(Fields.of(()), work.request_id, self._provider.key)
         try:
@@ -192,7 +192,7 @@ class Background:
             _log.debug("unfinished work cannot be looked at", request_id=work.request_id, error=error.message)
             return None
 
-    async def _note_cost(self, work: Work) -> None:
+    async def _note_cost(self, work: BackgroundJob) -> None:
         """Note what `work` has cost, if the provider tells."""
         outcome = await self._ask("GET", work, work.path)
         if outcome is None:
@@ -241,7 +241,7 @@ class Background:
             except Exception as error:  # noqa: BLE001 - a defect met with one record must not end the search for all others
                 _log.error("defect", exception=error)
 
-    async def _adopt(self, work: Work) -> None:
+    async def _adopt(self, work: BackgroundJob) -> None:
         """Follow `work` of a worker that is gone, and settle it: the truth corrects what its ended lease was charged."""
         caller = Caller(work.external_id, work.email)
         unknown = (UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED)
@@ -260,7 +260,7 @@ class Background:
             _log.info("unfinished work of another worker settled", request_id=work.request_id)
             await self._forget(work)
 
-    async def _forget(self, work: Work) -> None:
+    async def _forget(self, work: BackgroundJob) -> None:
         try:
             await self._ledger.unfinished.remove(work)
         except LedgerUnavailableError:
@@ -285,7 +285,7 @@ async def _read(reply: Reply) -> Outcome | None:
     return Outcome(Ending.SUCCESS, 200, started=True, usage=meter.usage, unseen=unseen)
 
 
-def _tokens(work: Work, outcome: Outcome) -> tuple[int, int]:
+def _tokens(work: BackgroundJob, outcome: Outcome) -> tuple[int, int]:
     """What `work` is charged."""
     if outcome.unseen:
         return work.input_tokens, work.output_tokens

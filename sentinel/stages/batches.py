@@ -23,11 +23,11 @@ from sentinel.ops.errors import (
 )
 from sentinel.ops.logs import Log
 from sentinel.ops.records import Call, Caller, Ids, TextPrompt
-from sentinel.upstream.provider import Patience, Provider, Reply
+from sentinel.upstream.provider import Provider, Reply, Timeouts
 
 _log: Final = Log("batches")
 
-_PATIENCE: Final = Patience(first_byte_s=30.0, total_s=600.0)
+_PATIENCE: Final = Timeouts(first_byte_s=30.0, total_s=600.0)
 _READ_S: Final = 600.0
 # Files that are read or wait for it; one is read at a time, since that is work for one core.
 _READING_MAX: Final = 16
@@ -60,11 +60,11 @@ class Batches:
         """`call`, which makes a batch of files of its caller, with what they ask for."""
         if self._how == "off":
             raise ForbiddenError("Batches are not available through this gateway.", code="route_not_available")
-        if self._how == "unread" or not call.named.objects:
+        if self._how == "unread" or not call.referenced_ids.objects:
             return call
-        if len(call.named.objects) > 1:
+        if len(call.referenced_ids.objects) > 1:
             raise BadRequestError("A batch has one input file.", param="input_file_id", code="invalid_value")
-        (name,) = call.named.objects
+        (name,) = call.referenced_ids.objects
         key = (name, endpoint(call))
         asked = self._known.get(key) or await self._shared(caller, key, request_id)
         return replace(
@@ -73,7 +73,9 @@ class Batches:
             output_tokens_declared=max(1, asked.output_tokens + asked.uncapped * self._output_tokens_default),
             output_tokens_least=max(1, asked.output_tokens + asked.uncapped),
             models=call.models | asked.models,
-            named=Ids(call.named.objects | asked.named.objects, call.named.alike | asked.named.alike),
+            referenced_ids=Ids(
+                call.referenced_ids.objects | asked.named.objects, call.referenced_ids.alike | asked.named.alike
+            ),
         )
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from sentinel.downstream import content_codings
 from sentinel.downstream.body_budget import Bodies
 from sentinel.downstream.exchange import Exchange
-from sentinel.downstream.offload import Aside, OneOfEach
+from sentinel.downstream.offload import Offload, OneOfEach
 from sentinel.downstream.upload import Upload
 from sentinel.openai import wire
 from sentinel.openai.models import Models
@@ -33,7 +33,7 @@ class Intake:
     def __init__(
         self,
         bodies: Bodies,
-        aside: Aside,
+        aside: Offload,
         models: Models,
         *,
         upload_bytes_max: int,
@@ -77,9 +77,9 @@ class Intake:
             decoded = await self._aside.do(caller, wire.decoded_bytes, body, content_type)
             exchange.take_body(len(body) + decoded)
             call = await self._aside.do(caller, wire.read_call, *asked)
-        if route.leaves and (call.stored or call.background or route.scope is not Scope.CORE):
-            lasts = bool(route.polls) and (call.background or route.dialect is Dialect.EVENTS)
-            call = replace(call, leaves=route.leaves, lasts=lasts)
+        if route.creates and (call.stored or call.background or route.scope is not Scope.CORE):
+            detached = bool(route.polls) and (call.background or route.dialect is Dialect.EVENTS)
+            call = replace(call, creates=route.creates, detached=detached)
         # Where tokens are produced the model must be seen; a form cannot show it, and the lines of a batch do not.
         if self._models.restricts:
             self._models.check(call, needed=route.by_model or route.dialect is not Dialect.NONE)

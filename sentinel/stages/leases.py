@@ -119,7 +119,7 @@ class Leases:
         return due
 
     async def _renew(self, leases: list[Lease]) -> None:
-        beats = [self._ledger.beat(lease.hold, 0 if lease.meter is None else lease.meter.events) for lease in leases]
+        beats = [self._ledger.renew(lease.hold, 0 if lease.meter is None else lease.meter.events) for lease in leases]
         results = await asyncio.gather(*beats, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         for failure in failures:
@@ -134,7 +134,7 @@ class Leases:
             await asyncio.sleep(self._sweep_s * random.uniform(0.5, 1.0))
             for partition in range(self._ledger.partitions):
                 try:
-                    await self._ledger.sweep(partition)
+                    await self._ledger.expire_holds(partition)
                 except LedgerUnavailableError:
                     break
                 except Exception as error:  # noqa: BLE001 - a defect met with one hold must not keep all others held

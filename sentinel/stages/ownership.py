@@ -49,9 +49,15 @@ class Owners:
     def usual(self, match: Match, call: Call) -> Call | None:
         """`call`, where nothing that it names can have an owner; None where `check` is to look."""
         # What has a place in a path is an object, what lies within one, or a model.
-        if call.named is not NO_IDS or "{" in match.route.template or call.models or "ft:" in call.model or call.of_account:
+        if (
+            call.referenced_ids is not NO_IDS
+            or "{" in match.route.template
+            or call.models
+            or "ft:" in call.model
+            or call.of_account
+        ):
             return None
-        return None if self._unowned and match.route.leaves else call
+        return None if self._unowned and match.route.creates else call
 
     async def check(self, caller: Caller, match: Match, call: Call) -> Call:
         """`call`, if every object that its path and its body name is the caller's; one that must leave nothing behind says so.
@@ -66,17 +72,17 @@ class Owners:
                 code="route_not_available",
                 param="data_source",
             )
-        if match.named or call.named.objects:
-            await self._check_named(caller, match.named, call.named.objects)
+        if match.referenced_ids or call.referenced_ids.objects:
+            await self._check_named(caller, match.referenced_ids, call.referenced_ids.objects)
         if self._mode is Scope.OWNED:
             if match.parts:
                 await self._check_parts(caller, match.parts)
-            if call.named.alike:
-                await self._check_alike(caller, list(call.named.alike))
+            if call.referenced_ids.alike:
+                await self._check_alike(caller, list(call.referenced_ids.alike))
             if call.models or "ft:" in call.model or call.path.startswith(_MODELS):
                 await self._check_tuned(caller, _tuned(call))
             return call
-        return _leaving_nothing(call) if match.route.leaves else call
+        return _leaving_nothing(call) if match.route.creates else call
 
     async def keep(self, caller: Caller, object_ids: Iterable[str]) -> None:
         """The provider has made these objects for `caller`. Called before the caller learns their ids; never fails."""

@@ -15,7 +15,7 @@ from sentinel.ops import metrics
 from sentinel.ops.errors import LedgerUnavailableError
 from sentinel.ops.logs import Log
 from sentinel.ops.records import NO_TOKENS, NOTHING_PRODUCED, Call, Hold, Origin, Outcome
-from sentinel.upstream.provider import Reply, Through, Whole
+from sentinel.upstream.provider import Reply, ReplyWrapper, Whole
 
 _log: Final = Log("answer_cache")
 
@@ -89,7 +89,7 @@ def unpriced(outcome: Outcome) -> Outcome:
     return msgspec.structs.replace(outcome, usage=NO_TOKENS, produced=NOTHING_PRODUCED)
 
 
-class _Watched(Through):
+class _Watched(ReplyWrapper):
     """A reply whose body is gathered while it is read, as long as it may be kept."""
 
     def __init__(self, reply: Reply, name: str, cache: AnswerCache) -> None:

@@ -93,12 +93,12 @@ class _Answered:
         except (LateError, BrokenError) as error:
             raise _failure(error) from error
 
-    async def pour(self, sink: Callable[[bytes], bool]) -> bool:
+    async def pipe(self, sink: Callable[[bytes], bool]) -> bool:
         """See Reply, and `read`."""
         if self._connection is None:
             raise _closed()
         try:
-            return await self._connection.pour(sink, self._idle_s, self.bounded_s)
+            return await self._connection.pipe(sink, self._idle_s, self.bounded_s)
         except (LateError, BrokenError) as error:
             raise _failure(error) from error
 

@@ -6,7 +6,7 @@ Fails as UpstreamError: a coding that cannot be read, or bytes that are not what
 from sentinel.openai.response.content_kind import Kind
 from sentinel.ops.errors import UpstreamError
 from sentinel.upstream.inflate import Inflater, readable
-from sentinel.upstream.reply import Opened, Through
+from sentinel.upstream.reply import Opened, ReplyWrapper
 
 
 def inflated(reply: Opened) -> Opened:
@@ -27,7 +27,7 @@ def coding_of(lists: list[bytes], status: int) -> bytes:
     return codings[0] if codings else b""
 
 
-class Inflated(Through):
+class Inflated(ReplyWrapper):
     """A reply made plain: without the headers that speak of the compressed bytes, of which neither may stay alone."""
 
     def __init__(self, reply: Opened, coding: bytes, kind: Kind) -> None:

@@ -12,7 +12,7 @@ from sentinel.ops import metrics
 from sentinel.ops.errors import UpstreamError
 from sentinel.ops.logs import Log
 from sentinel.upstream.decompressed import inflated
-from sentinel.upstream.reply import Begun, Opened, Through
+from sentinel.upstream.reply import Opened, PrefetchedReply, ReplyWrapper
 
 _log: Final = Log("provider")
 
@@ -20,7 +20,7 @@ _log: Final = Log("provider")
 BEGINNING_BYTES_MAX: Final = 65_536
 
 
-class Failed(Through):
+class Failed(ReplyWrapper):
     """An error answer whose `beginning` was read, as the provider sent it; `broken` is why there is no more of it, if it broke.
 
     What is read of it has nothing of the account. Where that, or its length, is another than the provider's, so is its head.
@@ -73,14 +73,14 @@ async def looked_into(reply: Opened, key: str) -> Failed:
     return Failed(plain, said, whole=whole, broken=broken, key=key)
 
 
-async def without_account(reply: Opened, request_id: str) -> Begun:
+async def without_account(reply: Opened, request_id: str) -> PrefetchedReply:
     """`reply`, an object that may tell its own failure, without what that says about the account, as far as its beginning goes.
 
     Where it breaks off, the next read fails again.
     """
     said, whole, _ = await _beginning(reply)
     disclosed = Disclosed()
-    begun = Begun(reply, hide_in_body(said, disclosed))
+    begun = PrefetchedReply(reply, hide_in_body(said, disclosed))
     if begun.first != said:
         tell_disclosed(disclosed, request_id, reply.status)
         length = [(b"content-length", b"%d" % len(begun.first))] if whole else []

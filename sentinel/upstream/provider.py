@@ -20,22 +20,22 @@ from sentinel.upstream.error_answer import Failed, looked_into, tell_disclosed, 
 from sentinel.upstream.http1 import BrokenError, Client, Connection, LateError, UnreachableError
 from sentinel.upstream.http1.request_head import head, opening
 from sentinel.upstream.http1.whole_answer import WholeAnswer
-from sentinel.upstream.reply import Begun, Opened, Plain, Reply, Through, Whole, begin
+from sentinel.upstream.reply import Opened, Plain, PrefetchedReply, Reply, ReplyWrapper, Whole, begin
 from sentinel.upstream.sniffing import judged, recognised
-from sentinel.upstream.upload import Patience, Sending, Upload
+from sentinel.upstream.upload import Sending, Timeouts, Upload
 
 __all__ = [
     "PROVIDERS",
     "Asked",
-    "Begun",
     "Failed",
     "OpenAI",
     "Opened",
-    "Patience",
     "Plain",
+    "PrefetchedReply",
     "Provider",
     "Reply",
-    "Through",
+    "ReplyWrapper",
+    "Timeouts",
     "Upload",
     "Vercel",
     "Whole",
@@ -78,7 +78,7 @@ class Provider(Protocol):
     chat_cap: ClassVar[str]
     key: str
 
-    def ask(self, method: str, path: str, query: bytes, lines: bytes, body: bytes, patience: Patience) -> Asked | None:
+    def ask(self, method: str, path: str, query: bytes, lines: bytes, body: bytes, patience: Timeouts) -> Asked | None:
         """The usual case of `send`: the request leaves at once, over a connection that was kept. None where there is none."""
         ...
 
@@ -98,7 +98,7 @@ class Provider(Protocol):
         lines: bytes,
         body: bytes | Upload,
         on_sent: Callable[[], None],
-        patience: Patience,
+        patience: Timeouts,
     ) -> Opened:
         """Send one request (`path` raw, below the version path; `lines` its headers) and wait for the headers of the answer.
 
@@ -127,7 +127,7 @@ class _HttpProvider:
         self._connections_max = connections_max
         self._known_opening = lru_cache(maxsize=_OPENINGS_MAX)(self._opening)
 
-    def ask(self, method: str, path: str, query: bytes, lines: bytes, body: bytes, patience: Patience) -> Asked | None:
+    def ask(self, method: str, path: str, query: bytes, lines: bytes, body: bytes, patience: Timeouts) -> Asked | None:
         if self._client.in_use >= self._connections_max or method == "HEAD":
             return None
         known = len(path) + len(query) <= _OPENING_CHARACTERS_MAX
@@ -165,7 +165,7 @@ class _HttpProvider:
         lines: bytes,
         body: bytes | Upload,
         on_sent: Callable[[], None],
-        patience: Patience,
+        patience: Timeouts,
     ) -> Opened:
         if self._client.in_use >= self._connections_max:
             raise UpstreamUnavailableError(

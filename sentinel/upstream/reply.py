@@ -36,9 +36,9 @@ class Reply(Protocol):
         """The next bytes as they arrive, b"" at the end. Raises UpstreamError or UpstreamTimeoutError."""
         ...
 
-    async def pour(self, sink: Callable[[bytes], bool]) -> bool:
+    async def pipe(self, sink: Callable[[bytes], bool]) -> bool:
         """Give the bytes to `sink` as they arrive, outside of any task: it must not fail, and says False where it wants no more
-        for now. Then the answer is True, and `pour` is to be called again; it is False at the end. Raises like `read`.
+        for now. Then the answer is True, and `pipe` is to be called again; it is False at the end. Raises like `read`.
         """
         ...
 
@@ -81,7 +81,7 @@ class Opened(Reply, Protocol):
         ...
 
 
-class Through:
+class ReplyWrapper:
     """A reply seen through another one: what a subclass does not change is the inner one's."""
 
     def __init__(self, reply: Reply) -> None:
@@ -94,7 +94,7 @@ class Through:
         """See Reply."""
         return await self._reply.read()
 
-    async def pour(self, sink: Callable[[bytes], bool]) -> bool:
+    async def pipe(self, sink: Callable[[bytes], bool]) -> bool:
         """See Reply. By `read`, since that is what subclasses change."""
         while chunk := await self.read():
             if not sink(chunk):
@@ -102,7 +102,7 @@ class Through:
         return False
 
     async def more(self, within_s: float) -> bytes | None:
-        """See Reply. By `read`, as `pour`."""
+        """See Reply. By `read`, as `pipe`."""
         return await within(self, within_s)
 
     async def drain(self, timeout_s: float) -> None:
@@ -126,7 +126,7 @@ class _AtOnce:
         body, self.body = self.body, b""  # type: ignore[misc]  # each subclass has its own place for it
         return body
 
-    async def pour(self, sink: Callable[[bytes], bool]) -> bool:
+    async def pipe(self, sink: Callable[[bytes], bool]) -> bool:
         """See Reply."""
         body = await self.read()
         return bool(body) and not sink(body)
@@ -174,7 +174,7 @@ class Plain(_AtOnce, Struct, eq=False):
         """See Opened: there is nothing to wait for."""
 
 
-class Begun(Through):
+class PrefetchedReply(ReplyWrapper):
     """A reply whose first bytes were read to see what they say: they come `first`, then the rest."""
 
     ready = True
@@ -192,12 +192,12 @@ class Begun(Through):
         return first or await self._reply.read()
 
 
-async def begin(reply: Opened) -> Begun:
+async def begin(reply: Opened) -> PrefetchedReply:
     """`reply` with the first bytes of its body here: the server sends no head before them either, so a body that fails at its
     first byte can still be told as what it is, not as a defect of this gateway (rule E6).
     """
     try:
-        return Begun(reply, await reply.read())
+        return PrefetchedReply(reply, await reply.read())
     except BaseException:
         reply.close()
         raise

@@ -11,7 +11,7 @@ from sentinel.openai.response.content_kind import Kind, errs, relabelled, told, 
 from sentinel.ops.errors import UpstreamError
 from sentinel.ops.logs import Log
 from sentinel.upstream.decompressed import inflated
-from sentinel.upstream.reply import Begun, Opened
+from sentinel.upstream.reply import Opened, PrefetchedReply
 
 _log: Final = Log("provider")
 _now: Final = time.monotonic
@@ -24,7 +24,7 @@ _BLANK_S: Final = 0.1
 _SHOWN_BYTES: Final = 512
 
 
-async def judged(reply: Opened, *, streams: bool) -> Begun:
+async def judged(reply: Opened, *, streams: bool) -> PrefetchedReply:
     """`reply` under the label that its first bytes deserve; they come first in it, as many as tell whether it is an error. An
     empty one is neither JSON nor events. `streams` says that events were asked for, so that white space alone is no JSON.
     """
@@ -39,14 +39,14 @@ async def judged(reply: Opened, *, streams: bool) -> Begun:
         reply.close()
         raise _other(reply, start)
     reply.bound(as_stream=kind is Kind.EVENTS)
-    begun = Begun(plain, start)
+    begun = PrefetchedReply(plain, start)
     if kind is not reply.kind:
         _log.debug("an answer under a wrong label", status=reply.status, kind=kind.name)
         begun.headers = relabelled(begun.headers, kind)
     return begun
 
 
-def recognised(begun: Begun) -> Begun:
+def recognised(begun: PrefetchedReply) -> PrefetchedReply:
     """`begun`, which may be anything, as JSON or events where its first bytes say so and its label does not."""
     label = next((value for name, value in begun.headers if name.lower() == b"content-type"), b"").lower()
     kind = told_of_media(label, begun.first)

@@ -34,7 +34,7 @@ class Upload(Protocol):
         """Its parts, once."""
 
 
-class Patience(msgspec.Struct, frozen=True):
+class Timeouts(msgspec.Struct, frozen=True):
     """How long the provider may take, from the end of a request: to the headers of its answer, and to the end of a JSON one."""
 
     first_byte_s: float
@@ -50,7 +50,7 @@ class Sending:
 
     __slots__ = ("_answered", "_body", "_connection", "_idle_s", "_loop", "_patience", "_task", "done", "ends_s")
 
-    def __init__(self, body: Upload, connection: Connection, patience: Patience, idle_s: float) -> None:
+    def __init__(self, body: Upload, connection: Connection, patience: Timeouts, idle_s: float) -> None:
         self.done = False
         self.ends_s = math.inf
         self._answered = False

@@ -16,7 +16,7 @@ from sentinel.admin.metrics_page import MetricsPage
 from sentinel.downstream.cors import Cors
 from sentinel.downstream.exchange import Exchange, Scope
 from sentinel.downstream.idle_connections import Connections
-from sentinel.downstream.offload import Aside
+from sentinel.downstream.offload import Offload
 from sentinel.journey import Journey
 from sentinel.openai.tokens.histories import Histories
 from sentinel.openai.tokens.tokenizer import Tokenizer
@@ -80,7 +80,7 @@ class Worker:
         standby = parts.standby(settings)
         self._zion = parts.zion(settings, gate)
         self._provider = parts.provider(settings)
-        tokenizer, aside = Tokenizer.load(vocab.ranks), Aside()
+        tokenizer, aside = Tokenizer.load(vocab.ranks), Offload()
         self._journal = parts.journal(settings, self._boot)
         histories = Histories(settings.unseen_input_tokens_default)
         self._admission = parts.admission(
@@ -104,7 +104,7 @@ class Worker:
         self.public_pages = parts.public_pages(settings)
         self._answer_cache = AnswerCache(self._ledger, ttl_s=settings.answer_cache_s, bytes_max=settings.answer_cache_bytes_max)
         leaving = parts.leaving(settings, histories)
-        self._read_on = leaving.read_on
+        self._read_on = leaving.background_drain
         owners = Owners(self._ledger, mode=settings.passthrough, life_s=settings.object_life_s)
         self._batches = parts.batches(settings, self._provider)
         self.journey = Journey(
@@ -210,7 +210,7 @@ class Worker:
         """
         for exchange in exchanges:
             try:
-                idle = exchange.look(now_s, self._downstream_idle_s)
+                idle = exchange.check_deadlines(now_s, self._downstream_idle_s)
             except Exception as error:  # noqa: BLE001 - a defect met with one must not take the deadlines of all others
                 _log.error("defect", exception=error, request_id=exchange.request_id)
                 continue

@@ -13,10 +13,10 @@ from sentinel.admin.usage_page import UsagePage
 from sentinel.downstream.body_budget import Bodies
 from sentinel.downstream.fair_share import Shares
 from sentinel.downstream.idle_connections import Connections
-from sentinel.downstream.offload import Aside
+from sentinel.downstream.offload import Offload
 from sentinel.journal import Journal
 from sentinel.ledger import Ledger, open_redis
-from sentinel.ledger.degraded import Standby
+from sentinel.ledger.degraded import DegradedAdmission
 from sentinel.ledger.limit_errors import Attempts
 from sentinel.openai.models import Fallbacks, Models
 from sentinel.openai.reasoning_models import Reasoning
@@ -30,12 +30,12 @@ from sentinel.stages.batches import Batches
 from sentinel.stages.forward import Forward, RetryBudget
 from sentinel.stages.intake import Intake
 from sentinel.stages.ownership import Owners
-from sentinel.stages.relay import Leaving, ReadOn
+from sentinel.stages.relay import BackgroundDrain, Leaving
 from sentinel.stages.reporting import Reporting
 from sentinel.stages.reporting.delivery import Delivery
 from sentinel.stages.turns import Turns
 from sentinel.upstream.http1 import Client
-from sentinel.upstream.provider import PROVIDERS, Patience, Provider
+from sentinel.upstream.provider import PROVIDERS, Provider, Timeouts
 from sentinel.zion.client import Zion
 from sentinel.zion.gate import Gate
 from sentinel.zion.session import open_session
@@ -115,16 +115,16 @@ def forward(settings: Settings, provider: Provider, *, usual: bool) -> Forward:
     return Forward(
         provider,
         RetryBudget(),
-        Patience(settings.upstream_first_byte_s, settings.upstream_total_s),
-        {label: Patience(seconds, seconds) for label, seconds in lists.route_timeouts(settings.route_timeouts).items()},
+        Timeouts(settings.upstream_first_byte_s, settings.upstream_total_s),
+        {label: Timeouts(seconds, seconds) for label, seconds in lists.route_timeouts(settings.route_timeouts).items()},
         Fallbacks({model: lists.fallback_chain(fallbacks, model) for model in fallbacks}),
         usual=usual,
     )
 
 
-def standby(settings: Settings) -> Standby:
+def standby(settings: Settings) -> DegradedAdmission:
     """What decides while Redis is away."""
-    return Standby(
+    return DegradedAdmission(
         settings.on_redis_down,
         ratio=settings.slice_ratio,
         processes=settings.fleet_processes or settings.workers,
@@ -157,7 +157,7 @@ def signatures(settings: Settings, zion: Zion) -> Signatures | None:
     return checks.OwnKeys(checks.own_keys(public_keys(settings.zion_jwt_public_key)))
 
 
-def intake(settings: Settings, owners: Owners, aside: Aside) -> Intake:
+def intake(settings: Settings, owners: Owners, aside: Offload) -> Intake:
     """What reads requests."""
     return Intake(
         bodies(settings),
@@ -200,7 +200,7 @@ def bodies(settings: Settings) -> Bodies:
 def usage_page(settings: Settings, auth: Auth, turns: Turns, admission: Admission, ledger: Ledger) -> UsagePage:
     """A caller's own page."""
     stale_ms = settings.limits_stale_s * 1000
-    return UsagePage(auth, turns, admission, ledger.books, limits_stale_ms=stale_ms, window_s=settings.rate_window_s)
+    return UsagePage(auth, turns, admission, ledger.admin_ledger, limits_stale_ms=stale_ms, window_s=settings.rate_window_s)
 
 
 def connections(settings: Settings, listener: socket.socket | None) -> Connections | None:
@@ -236,7 +236,7 @@ def admission(
     settings: Settings,
     ledger: Ledger,
     journal: Journal,
-    standby: Standby,
+    standby: DegradedAdmission,
     zion: Zion,
     counting: Counting,
     histories: Histories,
@@ -260,9 +260,9 @@ def admission(
 
 def leaving(settings: Settings, histories: Histories) -> Leaving:
     """What becomes of answers whose client has left."""
-    read_on = ReadOn(
+    background_drain = BackgroundDrain(
         answers_max=settings.read_on_answers_max,
         timeout_s=settings.read_on_s,
         bytes_max=settings.read_on_bytes_max,
     )
-    return Leaving(settings.on_disconnect, read_on, Reasoning(lists.patterns(settings.reasoning_models)), histories)
+    return Leaving(settings.on_disconnect, background_drain, Reasoning(lists.patterns(settings.reasoning_models)), histories)

@@ -71,13 +71,14 @@ class Gate:
         """Whether a report may go now: gate.lua. Raises LedgerUnavailableError."""
         return await self._ask("report", secrets.token_hex(8))
 
-    async def tell(self, one: Pass, result: str, retry_after_s: float = 0.0) -> None:
-        """What became of a granted report: "ok", "failed", "busy" (429, with Zion's `retry_after_s`) or "unused": tell.lua.
+    async def report_result(self, one: Pass, result: str, retry_after_s: float = 0.0) -> None:
+        """What became of a granted report: "ok", "failed", "busy" (429, with Zion's `retry_after_s`) or "unused":
+        gate_result.lua.
 
         Raises LedgerUnavailableError.
         """
         arguments = (self._now_ms(), one.id, result, self._failures_max, self._open_ms, int(retry_after_s * 1000))
-        is_open, changed = await self._pipeline.script("tell", [_STATE, _REPORTS], arguments)
+        is_open, changed = await self._pipeline.script("gate_result", [_STATE, _REPORTS], arguments)
         metrics.ZION_BREAKER.set(is_open)
         if changed and is_open:
             _log.warning("zion fails: reports wait", seconds=self._open_ms / 1000)
@@ -99,7 +100,7 @@ class Gate:
         """Zion answered a caller's call with 429: nobody in the fleet asks before `retry_after_s`. Never fails."""
         self._shut_until_s = self._now_s() + retry_after_s
         try:
-            await self.tell(Pass("", "go", 0.0), "busy", retry_after_s)
+            await self.report_result(Pass("", "go", 0.0), "busy", retry_after_s)
         except LedgerUnavailableError:
             _log.warning("the fleet was not told that zion is busy", seconds=retry_after_s)
 

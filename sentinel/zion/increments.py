@@ -43,7 +43,7 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Seal(msgspec.Struct, frozen=True, array_like=True):
-    """A batch that is about to go to Zion, as Redis has sealed it (take.lua): a line of the journal, of kind "sealed".
+    """A batch that is about to go to Zion, as Redis has sealed it (claim_batch.lua): a line of the journal, of kind "sealed".
 
     `at_ms` (Unix) is when it was written, `stamp_ms` the time stamp of the report; `items` is JSON as it was.
     """
@@ -101,7 +101,7 @@ _decode_failed: Final = msgspec.json.Decoder(_Failed).decode
 def build(items: Sequence[Item], usage_format: str, sealed_at_ms: int) -> Increments:
     """The report of `items` in Zion's `unified` or `per_limit` format; `sealed_at_ms` is its time stamp (Unix ms).
 
-    Unified, every item has an e-mail: take.lua seals those without one per limit.
+    Unified, every item has an e-mail: claim_batch.lua seals those without one per limit.
     """
     timestamp = datetime.fromtimestamp(sealed_at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{sealed_at_ms % 1000:03d}Z"
     made = [

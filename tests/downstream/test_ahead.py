@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel.downstream.exchange import Exchange
-from sentinel.downstream.offload import Aside
+from sentinel.downstream.offload import Offload
 from sentinel.ops.errors import ClientGoneError
 from sentinel.stages.turns import Turns
 from tests.downstream.test_exchange import DISCONNECT, Line, parts
@@ -109,7 +109,7 @@ async def test_a_turn_of_who_left_is_somebody_elses() -> None:
 
 async def test_long_work_of_who_left_is_not_begun() -> None:
     """What waits beside the loop for who has left is not done; what has begun is, and the next begins behind it."""
-    aside, began, goes_on = Aside(), asyncio.Event(), asyncio.Event()
+    aside, began, goes_on = Offload(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     done: list[str] = []
 
@@ -156,7 +156,7 @@ async def test_a_part_that_comes_as_it_is_asked_for_is_given_once() -> None:
 
     reading = asyncio.create_task(read())
     await asyncio.sleep(0)
-    exchange.look(loop.time(), 60)
+    exchange.check_deadlines(loop.time(), 60)
     begins.set_result(None)
     for number, message in enumerate(parts(b"AAAA", b"BBBB", b"CCCC")):
         while len(asked) <= number:

@@ -186,7 +186,7 @@ async def test_bodies_on_their_way_count_for_their_caller() -> None:
     for exchange, caller in zip(exchanges, "aaaba", strict=True):
         reads.append(asyncio.create_task(exchange.within(exchange.read_body, shared, caller)))
         await asyncio.sleep(0)
-        exchange.look(asyncio.get_running_loop().time(), 10)
+        exchange.check_deadlines(asyncio.get_running_loop().time(), 10)
     done, _ = await asyncio.wait(reads, timeout=0.05)
     assert done == {reads[2], reads[4]}
     with pytest.raises(OverLimitError) as caught:
@@ -216,7 +216,7 @@ async def test_a_body_that_failed_is_waited_for_no_more(failure: str) -> None:
         exchange.interrupt(DrainingError("now"))
     (failed,) = await asyncio.gather(reading, return_exceptions=True)
     assert isinstance(failed, SentinelError)
-    exchange.look(asyncio.get_running_loop().time(), 10)
+    exchange.check_deadlines(asyncio.get_running_loop().time(), 10)
     exchange.close()
     assert (shared.arriving.taken, shared.memory.taken) == (0, 0)
 
@@ -346,11 +346,11 @@ async def test_a_client_that_takes_no_more_is_noticed(way: str) -> None:
     writing = asyncio.create_task(ways[way](b"x"))
     await asyncio.sleep(0)
     now_s = asyncio.get_running_loop().time()
-    assert not exchange.look(now_s, 10)
-    assert exchange.look(now_s + 11, 10)
+    assert not exchange.check_deadlines(now_s, 10)
+    assert exchange.check_deadlines(now_s + 11, 10)
     room.set()
     await writing
-    assert not exchange.look(now_s + 11, 10)
+    assert not exchange.check_deadlines(now_s + 11, 10)
 
 
 async def test_what_is_pushed_goes_down_in_order() -> None:

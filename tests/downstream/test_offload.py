@@ -7,14 +7,14 @@ from types import FrameType
 
 import pytest
 
-from sentinel.downstream.offload import Aside, OneOfEach
+from sentinel.downstream.offload import Offload, OneOfEach
 
 
 class Works:
     """Work that goes on until it is let go; the callers in the order in which theirs began."""
 
-    def __init__(self, aside: Aside | OneOfEach | None = None) -> None:
-        self.aside = aside or Aside()
+    def __init__(self, aside: Offload | OneOfEach | None = None) -> None:
+        self.aside = aside or Offload()
         self.began: list[str] = []
         self.at_a_time = self.most = 0
         self.go = threading.Event()

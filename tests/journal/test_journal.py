@@ -363,7 +363,7 @@ async def new_ledger(url: str) -> Ledger:
     """The same for any Redis."""
     await emptied(url)
     opened = open_ledger(url, partitions=2, stale_ms=3_600_000)
-    await opened.install(CALLER.external_id, Snapshot(MetricLimit(), MetricLimit(), MetricLimit()), (0, 0, 0))
+    await opened.install_limits(CALLER.external_id, Snapshot(MetricLimit(), MetricLimit(), MetricLimit()), (0, 0, 0))
     return opened
 
 
@@ -373,9 +373,9 @@ async def booked(ledger: Ledger) -> tuple[int, int, int]:
     for partition in range(ledger.partitions):
         await ledger.peek(partition)
         await ledger._pipeline.command("hset", key("p", partition), "until", 0)
-        while (batch := await ledger.take(partition)) is not None:
+        while (batch := await ledger.claim_batch(partition)) is not None:
             items += batch.items
-            await ledger.done(batch)
+            await ledger.ack_batch(batch)
     return (
         sum(item.input_tokens for item in items),
         sum(item.output_tokens for item in items),

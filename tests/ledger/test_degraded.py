@@ -2,7 +2,7 @@
 
 import pytest
 
-from sentinel.ledger.degraded import Standby
+from sentinel.ledger.degraded import DegradedAdmission
 from sentinel.ops.records import Bill, Caller, Hold, Remaining
 from sentinel.zion.limits import Verdict
 
@@ -19,9 +19,9 @@ class Clock:
         return self.now_s
 
 
-def new_standby(mode: str, clock: Clock, *, callers_max: int = 100) -> Standby:
+def new_standby(mode: str, clock: Clock, *, callers_max: int = 100) -> DegradedAdmission:
     """One of two processes that together admit half."""
-    return Standby(mode, ratio=0.5, processes=2, window_ms=60_000, callers_max=callers_max, now_s=clock)
+    return DegradedAdmission(mode, ratio=0.5, processes=2, window_ms=60_000, callers_max=callers_max, now_s=clock)
 
 
 def verdict(code: str = "admitted", *, requests: int = 20, output: int = 1000) -> Verdict:

@@ -5,7 +5,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel.ledger.degraded_quota import Slice, share
+from sentinel.ledger.degraded_quota import DegradedQuota, share
 from sentinel.ops.records import Remaining
 
 FREE = Remaining(None, None, None)
@@ -25,9 +25,9 @@ def told(left: int | None, reset_ms: int | None = None) -> Remaining:
     return FREE if left is None else Remaining(2 * left, left, reset_ms)
 
 
-def slices(count: int, ratio: float, last: tuple[Remaining, ...]) -> list[Slice]:
+def slices(count: int, ratio: float, last: tuple[Remaining, ...]) -> list[DegradedQuota]:
     """One a process, all of which saw the same last verdict."""
-    made = [Slice(ratio, count, WINDOW_MS) for _ in range(count)]
+    made = [DegradedQuota(ratio, count, WINDOW_MS) for _ in range(count)]
     for one in made:
         one.told = (*last, 0)
     return made

@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from sentinel import ledger as ledger_module
 from sentinel.ledger import Batch, Ledger, open_redis
-from sentinel.ledger.ledger_admin import Books
+from sentinel.ledger.ledger_admin import LedgerAdmin
 from sentinel.ledger.redis.pipeline import SCRIPTS
 from sentinel.ledger.user_names import Names
 from sentinel.ops.errors import LedgerUnavailableError
@@ -166,9 +166,9 @@ async def take_all(ledger: Ledger) -> list[Item]:
     """Every unreported item, acknowledged."""
     items: list[Item] = []
     for partition in range(ledger.partitions):
-        while (batch := await ledger.take(partition)) is not None:
+        while (batch := await ledger.claim_batch(partition)) is not None:
             items += batch.items
-            assert await ledger.done(batch)
+            assert await ledger.ack_batch(batch)
     return items
 
 
@@ -176,7 +176,9 @@ async def test_an_unknown_caller_needs_a_snapshot_first(ledger: Ledger) -> None:
     """Nothing is held before limits are known, and the same request id is admitted afterwards."""
     first = await admit(ledger, "req_a_1")
     assert (first.code, first.why, first.refresh) == ("snapshot", "unknown", True)
-    assert await ledger.install(CALLER.external_id, limited(input=100, output=100, requests=5), first.acked, first.clock_ms)
+    assert await ledger.install_limits(
+        CALLER.external_id, limited(input=100, output=100, requests=5), first.acked, first.clock_ms
+    )
     second = await admit(ledger, "req_a_1")
     assert (second.code, second.why, second.granted_output, second.refresh) == ("admitted", "ok", 20, False)
     assert second.input == Remaining(100, 90, DAY_MS // 2)
@@ -189,7 +191,7 @@ async def test_an_unknown_caller_needs_a_snapshot_first(ledger: Ledger) -> None:
 async def test_of_a_hundred_at_once_exactly_those_pass_that_fit(ledger: Ledger, metric: str) -> None:
     """With room for ten, ten of a hundred concurrent requests are admitted, and the rest are told which limit it was."""
     room = {"requests": 10, "input": 10 * 10 + 9, "output": 10 * 20}[metric]
-    await ledger.install(CALLER.external_id, limited(**{metric: room}), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(**{metric: room}), (0, 0, 0))
     verdicts = await asyncio.gather(*(admit(ledger, f"req_a_{at}", least=20) for at in range(100)))
     assert [verdict.code for verdict in verdicts].count("admitted") == 10
     assert {verdict.why for verdict in verdicts if verdict.code == "denied"} == {metric}
@@ -198,7 +200,7 @@ async def test_of_a_hundred_at_once_exactly_those_pass_that_fit(ledger: Ledger, 
 async def test_refusals_consume_nothing(ledger: Ledger, redis_server: RedisServer) -> None:
     """A refused request leaves no trace: Redis holds the same bytes as before."""
     strict = new_ledger(redis_server.url, Clock(), rate_requests=1)
-    await ledger.install(CALLER.external_id, limited(input=100, output=100, requests=5), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(input=100, output=100, requests=5), (0, 0, 0))
     assert (await verdict_of(strict, CALLER, "req_a_0", 1, 1, 1)).code == "admitted"
     redis = open_redis(redis_server.url, 5.0)
     before = {key: await redis.dump(key) for key in sorted(await redis.keys())}
@@ -212,7 +214,7 @@ async def test_refusals_consume_nothing(ledger: Ledger, redis_server: RedisServe
 
 async def test_the_output_hold_shrinks_to_what_remains(ledger: Ledger) -> None:
     """Less is granted where less remains, down to the least that will do; below it the request is refused."""
-    await ledger.install(CALLER.external_id, limited(output=50), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(output=50), (0, 0, 0))
     assert (await admit(ledger, "req_a_1", output_tokens=40)).granted_output == 40
     verdict = await admit(ledger, "req_a_2", output_tokens=40, least=10)
     assert (verdict.code, verdict.granted_output) == ("admitted", 10)
@@ -222,9 +224,9 @@ async def test_the_output_hold_shrinks_to_what_remains(ledger: Ledger) -> None:
 
 async def test_a_limit_of_zero_refuses_and_no_limit_does_not(ledger: Ledger) -> None:
     """Zero is a limit; None is none, however much is used."""
-    await ledger.install(CALLER.external_id, limited(requests=0), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(requests=0), (0, 0, 0))
     assert (await admit(ledger, "req_a_1")).why == "requests"
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     verdict = await admit(ledger, "req_a_2", input_tokens=10**9, output_tokens=10**9, least=10**9)
     assert (verdict.code, verdict.input) == ("admitted", Remaining(None, None, None))
 
@@ -234,7 +236,7 @@ async def test_the_window_never_lets_more_than_its_rate_through(
 ) -> None:
     """Refused until the sub-bucket of the oldest request has left in full, and admitted the very ms it has."""
     rated = new_ledger(redis_server.url, clock, rate_requests=3)
-    await rated.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await rated.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     clock.now_ms += 5_999
     verdicts = [await admit(rated, f"req_a_{at}") for at in range(4)]
     assert [verdict.code for verdict in verdicts] == ["admitted"] * 3 + ["denied"]
@@ -250,7 +252,7 @@ async def test_the_window_never_lets_more_than_its_rate_through(
 async def test_attempts_count_in_the_window_once(redis_server: RedisServer, ledger: Ledger, clock: Clock) -> None:
     """With the request that is admitted, and not where it is refused, nor a second time where the call is made again."""
     rated = new_ledger(redis_server.url, clock, rate_requests=5)
-    await rated.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await rated.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     refused = await verdict_of(rated, CALLER, "req_a_1", 1, 1, 1, attempts=5)
     assert (refused.code, refused.why, refused.rate) == ("denied", "rate", Remaining(5, 0, 66_000))
     for _ in range(2):
@@ -263,7 +265,7 @@ async def test_attempts_count_in_the_window_once(redis_server: RedisServer, ledg
 async def test_a_clock_that_runs_backwards_opens_no_window(redis_server: RedisServer, ledger: Ledger, clock: Clock) -> None:
     """After a failover to a server whose clock is an hour behind, the account's own last time counts."""
     rated = new_ledger(redis_server.url, clock, rate_requests=1)
-    await rated.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await rated.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     assert (await admit(rated, "req_a_1")).code == "admitted"
     clock.now_ms -= 3_600_000
     verdict = await admit(rated, "req_a_2")
@@ -284,7 +286,7 @@ async def test_the_window_runs_on_redis_own_time_in_production(redis_server: Red
 
 async def test_the_same_request_is_held_once(ledger: Ledger) -> None:
     """A second admit of one id gets the first grant; after the settlement it is told so."""
-    await ledger.install(CALLER.external_id, limited(output=30, requests=5), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(output=30, requests=5), (0, 0, 0))
     first, second = await admit(ledger, "req_a_1", output_tokens=25), await admit(ledger, "req_a_1", output_tokens=99)
     assert (first.why, second.why, second.granted_output) == ("ok", "dup", 25)
     assert first.requests == second.requests
@@ -294,7 +296,7 @@ async def test_the_same_request_is_held_once(ledger: Ledger) -> None:
 
 async def test_a_settlement_frees_the_hold_and_charges_the_truth_once(ledger: Ledger) -> None:
     """What was held but not used comes back; a duplicate changes nothing; the truth may also be more than the hold."""
-    await ledger.install(CALLER.external_id, limited(input=100, output=100, requests=5), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(input=100, output=100, requests=5), (0, 0, 0))
     hold = held("req_a_1", await admit(ledger, "req_a_1", output_tokens=60))
     settled = await ledger.settle(hold, Bill(1, 8, 65))
     assert (settled.applied, settled.why, settled.waiting) == (True, "ok", 1)
@@ -308,7 +310,7 @@ async def test_a_settlement_frees_the_hold_and_charges_the_truth_once(ledger: Le
 
 async def test_a_request_that_never_was_costs_nothing(ledger: Ledger) -> None:
     """A bill of zeros frees the hold and leaves nothing to report."""
-    await ledger.install(CALLER.external_id, limited(input=100, output=100, requests=5), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(input=100, output=100, requests=5), (0, 0, 0))
     settled = await ledger.settle(held("req_a_1", await admit(ledger, "req_a_1")), Bill(0, 0, 0))
     assert (settled.applied, settled.waiting) == (True, 0)
     assert (await admit(ledger, "req_a_2", 0, 0, 0)).input.remaining == 100
@@ -321,7 +323,7 @@ async def test_a_settlement_nobody_knows_is_applied_only_blind(ledger: Ledger) -
     assert (await ledger.settle(hold, Bill(1, 5, 6), blind=True)).applied
     assert (await ledger.settle(hold, Bill(1, 5, 6), blind=True)).why == "dup"
     # What was settled before limits were known counts when they come.
-    await ledger.install(CALLER.external_id, limited(input=100), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(input=100), (0, 0, 0))
     assert (await admit(ledger, "req_a_2", 0, 0, 0)).input.remaining == 95
     assert [(item.input_tokens, item.output_tokens) for item in await take_all(ledger)] == [(5, 6)]
 
@@ -346,7 +348,7 @@ async def forget_tombstones(url: str) -> None:
 
 async def test_the_truth_is_replayed_once_however_late(ledger: Ledger, redis_server: RedisServer) -> None:
     """What a journal tells is charged where it is missing, and never again, long after the tombstone is gone."""
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     told = entry("settled", 70_000, 5, 6)
     assert await ledger.unsettled([told]) == [told]
     assert (await ledger.replay(told)).why == "ok"
@@ -358,7 +360,7 @@ async def test_the_truth_is_replayed_once_however_late(ledger: Ledger, redis_ser
 
 async def test_a_settled_request_is_a_duplicate_to_every_kind(ledger: Ledger, redis_server: RedisServer) -> None:
     """Settled in the ordinary way: neither its journal nor a second settlement changes anything, with tombstone or without."""
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     truth = entry("settled", 7, 5, 6)
     hold = held(truth.request_id, await admit(ledger, truth.request_id))
     assert (await ledger.settle(hold, Bill(1, 5, 6))).applied
@@ -371,11 +373,11 @@ async def test_a_settled_request_is_a_duplicate_to_every_kind(ledger: Ledger, re
 
 async def test_a_lost_request_is_left_to_its_lease_or_charged_by_estimate(ledger: Ledger, clock: Clock) -> None:
     """Where the hold stands the sweeper charges it; where Redis lost it the journal does; the truth corrects either."""
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     await verdict_of(ledger, CALLER, f"req_{BOOT}_1", 10, 50, 1, "m")
     assert (await ledger.replay(entry("started", 1, 10, 0))).why == "held"
     clock.now_ms += 60_000
-    assert await ledger.sweep(ledger.partition(CALLER.external_id)) == 1
+    assert await ledger.expire_holds(ledger.partition(CALLER.external_id)) == 1
     assert (await ledger.replay(entry("started", 1, 10, 0))).why == "dup"
     assert [(await ledger.replay(entry("started", 2, 8, 0))).why for _ in range(2)] == ["ok", "dup"]
     assert await ledger.unsettled([entry("settled", 1, 9, 3), entry("settled", 2, 8, 4)]) != []
@@ -399,17 +401,17 @@ async def test_another_run_of_redis_is_known_by_its_id(clock: Clock) -> None:
 
 async def test_an_expired_hold_is_charged_by_estimate_and_corrected_by_the_truth(ledger: Ledger, clock: Clock) -> None:
     """A dead worker's hold costs its input and the output of its last beat; the truth that comes late replaces that."""
-    await ledger.install(CALLER.external_id, limited(input=100, output=100, requests=5), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(input=100, output=100, requests=5), (0, 0, 0))
     hold = held("req_a_1", await verdict_of(ledger, CALLER, "req_a_1", 10, 50, 1, "m"))
     partition = ledger.partition(CALLER.external_id)
     clock.now_ms += 59_999
-    assert await ledger.beat(hold, 30)
+    assert await ledger.renew(hold, 30)
     clock.now_ms += 59_999
-    assert await ledger.sweep(partition) == 0
+    assert await ledger.expire_holds(partition) == 0
     clock.now_ms += 1
-    assert await ledger.sweep(partition) == 1
-    assert await ledger.sweep(partition) == 0
-    assert not await ledger.beat(hold, 40)
+    assert await ledger.expire_holds(partition) == 1
+    assert await ledger.expire_holds(partition) == 0
+    assert not await ledger.renew(hold, 40)
     verdict = await admit(ledger, "req_a_2", 0, 0, 0)
     assert (verdict.input.remaining, verdict.output.remaining) == (90, 70)
     settled = await ledger.settle(hold, Bill(1, 9, 44))
@@ -420,10 +422,10 @@ async def test_an_expired_hold_is_charged_by_estimate_and_corrected_by_the_truth
 
 async def test_a_correction_after_the_report_nets_with_later_usage(ledger: Ledger, clock: Clock) -> None:
     """What was reported too much is never reported as negative; later usage of the caller is reported less by it."""
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     hold = held("req_a_1", await verdict_of(ledger, CALLER, "req_a_1", 100, 50, 1, "m"))
     clock.now_ms += 60_000
-    await ledger.sweep(ledger.partition(CALLER.external_id))
+    await ledger.expire_holds(ledger.partition(CALLER.external_id))
     assert [item.input_tokens for item in await take_all(ledger)] == [100]
     await ledger.settle(hold, Bill(1, 40, 7))
     assert [(item.input_tokens, item.output_tokens, item.requests) for item in await take_all(ledger)] == [(0, 7, 0)]
@@ -436,14 +438,14 @@ async def test_an_older_answer_of_zion_never_replaces_a_newer_one(ledger: Ledger
     """Answers count by when Zion was asked, not by when they arrived."""
     asked_ms = clock.now_ms
     clock.now_ms += 5_000
-    assert await ledger.install(CALLER.external_id, limited(requests=7), (0, 0, 0), asked_ms + 4_000)
-    assert not await ledger.install(CALLER.external_id, limited(requests=99), (0, 0, 0), asked_ms)
+    assert await ledger.install_limits(CALLER.external_id, limited(requests=7), (0, 0, 0), asked_ms + 4_000)
+    assert not await ledger.install_limits(CALLER.external_id, limited(requests=99), (0, 0, 0), asked_ms)
     assert (await admit(ledger, "req_a_1")).requests.limit == 7
 
 
 async def test_usage_is_counted_once_across_snapshots(ledger: Ledger) -> None:
     """Zion's figure includes what was reported, the ledger adds only what was not, and others' usage shows."""
-    await ledger.install(CALLER.external_id, limited(requests=100, used=10), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(requests=100, used=10), (0, 0, 0))
     for at in range(5):
         await ledger.settle(held(f"req_a_{at}", await admit(ledger, f"req_a_{at}")), Bill(1, 1, 1))
     assert len(await take_all(ledger)) == 1
@@ -452,14 +454,14 @@ async def test_usage_is_counted_once_across_snapshots(ledger: Ledger) -> None:
     assert before.acked == (5, 5, 5)
     assert before.requests.remaining == 100 - 10 - 5 - 1 - 1
     # 10 of before, 5 reported, 3 of somebody else.
-    await ledger.install(CALLER.external_id, limited(requests=100, used=18), before.acked, before.clock_ms)
+    await ledger.install_limits(CALLER.external_id, limited(requests=100, used=18), before.acked, before.clock_ms)
     after = await admit(ledger, "req_a_8", 0, 0, 0)
     assert after.requests.remaining == 100 - 18 - 1 - 2
 
 
 async def test_one_caller_in_ten_seconds_is_asked_to_refresh(ledger: Ledger, clock: Clock) -> None:
     """Past their freshness limits still count, one request is told to fetch them; past their bound they count no more."""
-    await ledger.install(CALLER.external_id, limited(requests=100), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(requests=100), (0, 0, 0))
     clock.now_ms += 300_001
     verdicts = await asyncio.gather(*(admit(ledger, f"req_a_{at}") for at in range(9)))
     assert [verdict.refresh for verdict in verdicts].count(True) == 1
@@ -486,7 +488,7 @@ async def test_a_period_begins_anew_by_itself(
     """At its end everything used is free again though Zion is away: by calendar, or by length where it has none."""
     lasting = new_ledger(redis_server.url, clock, fresh_ms=10**12, stale_ms=10**12)
     limit = MetricLimit(1, 0, start_ms, clock.now_ms + ends[0], period)
-    await lasting.install(CALLER.external_id, Snapshot(MetricLimit(), MetricLimit(), limit), (0, 0, 0))
+    await lasting.install_limits(CALLER.external_id, Snapshot(MetricLimit(), MetricLimit(), limit), (0, 0, 0))
     for at, length_ms in enumerate(ends):
         verdict = await admit(lasting, f"req_a_{at}")
         assert (verdict.code, verdict.requests) == ("admitted", Remaining(1, 0, length_ms))
@@ -504,27 +506,27 @@ async def test_an_answer_about_a_period_that_is_over_brings_limits_but_no_usage(
     clock.now_ms += DAY_MS // 2 - 10
     before = await admit(ledger, "req_a_1")
     clock.now_ms += 20
-    await ledger.install(CALLER.external_id, yesterday, before.acked, before.clock_ms)
+    await ledger.install_limits(CALLER.external_id, yesterday, before.acked, before.clock_ms)
     assert (await admit(ledger, "req_a_2")).requests == Remaining(100, 99, DAY_MS - 10)
 
 
 async def test_usage_of_two_days_travels_in_two_reports(ledger: Ledger, clock: Clock) -> None:
     """A report has one time stamp, which lies in the period in which each of its items was settled."""
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     await ledger.settle(held("req_a_1", await admit(ledger, "req_a_1")), Bill(1, 1, 1))
     clock.now_ms += DAY_MS
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     await ledger.settle(held("req_a_2", await admit(ledger, "req_a_2")), Bill(1, 2, 2))
     days = {}
     for _ in range(2):
-        batch = await ledger.take(ledger.partition(CALLER.external_id))
+        batch = await ledger.claim_batch(ledger.partition(CALLER.external_id))
         assert batch is not None
         days[batch.sealed_at_ms // DAY_MS] = [item.input_tokens for item in batch.items]
     assert days == {NOON_MS // DAY_MS: [1], NOON_MS // DAY_MS + 1: [2]}
 
 
 async def _settle_some(ledger: Ledger, count: int) -> int:
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     for at in range(count):
         hold = held(f"req_s_{at}", await admit(ledger, f"req_s_{at}"), model=f"model-{at}")
         await ledger.settle(hold, Bill(1, at + 1, 0))
@@ -534,32 +536,32 @@ async def _settle_some(ledger: Ledger, count: int) -> int:
 async def test_a_batch_is_claimed_by_one_and_comes_again_unchanged(ledger: Ledger, clock: Clock) -> None:
     """Nobody else gets it before its claim is over; after a failure it is the same batch, until it is done once."""
     partition = await _settle_some(ledger, 3)
-    first = await ledger.take(partition)
+    first = await ledger.claim_batch(partition)
     assert first is not None
     assert sorted(item.input_tokens for item in first.items) == [1, 2, 3]
-    assert await ledger.take(partition) is None
-    assert await ledger.fail(first, 5_000)
+    assert await ledger.claim_batch(partition) is None
+    assert await ledger.retry_batch(first, 5_000)
     clock.now_ms += 4_999
-    assert await ledger.take(partition) is None
+    assert await ledger.claim_batch(partition) is None
     clock.now_ms += 1
-    second = await ledger.take(partition)
+    second = await ledger.claim_batch(partition)
     assert second == Batch(first.id, partition, 2, first.sealed_at_ms, first.items, json=first.json)
     clock.now_ms += 60_000
-    third = await ledger.take(partition)
+    third = await ledger.claim_batch(partition)
     assert third is not None
     assert (third.id, third.attempts) == (first.id, 3)
-    assert await ledger.done(third)
-    assert not await ledger.done(first)
-    assert not await ledger.fail(first, 1)
+    assert await ledger.ack_batch(third)
+    assert not await ledger.ack_batch(first)
+    assert not await ledger.retry_batch(first, 1)
     clock.now_ms += DAY_MS
-    assert await ledger.take(partition) is None
+    assert await ledger.claim_batch(partition) is None
 
 
 async def test_a_batch_holds_at_most_what_was_asked(ledger: Ledger) -> None:
     """Seven sums in batches of three are all taken, each once."""
     partition = await _settle_some(ledger, 7)
     sizes, seen = [], []
-    while (batch := await ledger.take(partition, items_max=3)) is not None:
+    while (batch := await ledger.claim_batch(partition, items_max=3)) is not None:
         sizes.append(len(batch.items))
         seen += [item.input_tokens for item in batch.items]
     assert (sizes, sorted(seen)) == ([3, 3, 1], [1, 2, 3, 4, 5, 6, 7])
@@ -568,12 +570,12 @@ async def test_a_batch_holds_at_most_what_was_asked(ledger: Ledger) -> None:
 async def test_what_zion_refuses_for_good_is_kept_and_still_counts(ledger: Ledger, redis_server: RedisServer) -> None:
     """Refused items become dead letters with their reason and are not acknowledged; the rest of the batch is, once."""
     partition = await _settle_some(ledger, 3)
-    batch = await ledger.take(partition)
+    batch = await ledger.claim_batch(partition)
     assert batch is not None
     refused = batch.items[1]
-    assert await ledger.bury(batch, {1: 'no such "user"'})
-    assert not await ledger.bury(batch, {1: "again"})
-    assert not await ledger.done(batch)
+    assert await ledger.dead_letter(batch, {1: 'no such "user"'})
+    assert not await ledger.dead_letter(batch, {1: "again"})
+    assert not await ledger.ack_batch(batch)
     redis = open_redis(redis_server.url, 5.0)
     letters = await redis.hgetall(f"x:{{s{partition:02d}}}")
     await redis.aclose()
@@ -585,7 +587,7 @@ async def test_what_zion_refuses_for_good_is_kept_and_still_counts(ledger: Ledge
 
 async def test_flushed_scripts_are_loaded_again(ledger: Ledger, redis_server: RedisServer) -> None:
     """SCRIPT FLUSH, or a new Redis, costs one more round trip and no request, and nothing runs twice."""
-    await ledger.install(CALLER.external_id, limited(requests=100), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(requests=100), (0, 0, 0))
     redis = open_redis(redis_server.url, 5.0)
     await redis.script_flush()
     await redis.aclose()
@@ -598,7 +600,7 @@ async def test_a_cancelled_caller_shifts_nobody_elses_reply(ledger: Ledger) -> N
     """Of many calls in one pipeline some callers leave; every other one gets its own reply, and what was held is given back."""
     for at in range(40):
         await ledger.keep_profile(f"digest-{at}", f"profile-{at}".encode(), 60)
-    await ledger.install(CALLER.external_id, limited(requests=1000), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(requests=1000), (0, 0, 0))
     for _ in range(20):
         reads = [asyncio.create_task(ledger.profile(f"digest-{at}")) for at in range(40)]
         leaver = asyncio.create_task(admit(ledger, "req_left"))
@@ -629,14 +631,14 @@ async def test_a_redis_that_is_away_is_an_answer_and_comes_back(clock: Clock) ->
     server.stop()
     calls = [
         admit(ledger, "req_a_2"),
-        ledger.install("x", UNLIMITED, (0, 0, 0)),
+        ledger.install_limits("x", UNLIMITED, (0, 0, 0)),
         ledger.settle(hold, Bill(1, 1, 1)),
-        ledger.beat(hold, 1),
-        ledger.sweep(0),
-        ledger.take(0),
-        ledger.done(batch),
-        ledger.bury(batch, {0: "no"}),
-        ledger.fail(batch, 1),
+        ledger.renew(hold, 1),
+        ledger.expire_holds(0),
+        ledger.claim_batch(0),
+        ledger.ack_batch(batch),
+        ledger.dead_letter(batch, {0: "no"}),
+        ledger.retry_batch(batch, 1),
         ledger.reseal(seal),
         ledger.unsealed([seal]),
         ledger.profile("x"),
@@ -660,7 +662,7 @@ async def test_a_frozen_redis_costs_one_deadline_and_no_more(ledger: Ledger, red
     """The first call is late, and every later one is refused at once; all comes back by itself, and nothing stays held."""
     hasty = new_ledger(redis_server.url, Clock(), timeout_s=0.2)
     await hasty.open()
-    await hasty.install(CALLER.external_id, limited(requests=10), (0, 0, 0))
+    await hasty.install_limits(CALLER.external_id, limited(requests=10), (0, 0, 0))
     redis_server.freeze()
     sent = []
     async with asyncio.timeout(5):
@@ -686,17 +688,17 @@ async def test_a_batch_whose_taker_heard_nothing_comes_to_it_at_once(ledger: Led
     partition = await _settle_some(ledger, 1)
     redis_server.freeze()
     with pytest.raises(LedgerUnavailableError) as caught:
-        await hasty.take(partition)
+        await hasty.claim_batch(partition)
     assert caught.value.sent
     redis_server.thaw()
     async with asyncio.timeout(20):
         while hasty.away:
             await asyncio.sleep(0.01)
-    assert await ledger.take(partition) is None
-    batch = await hasty.take(partition)
+    assert await ledger.claim_batch(partition) is None
+    batch = await hasty.claim_batch(partition)
     assert batch is not None
     assert (batch.attempts, batch.lost, len(batch.items)) == (1, False, 1)
-    assert await hasty.done(batch)
+    assert await hasty.ack_batch(batch)
     await hasty.close()
 
 
@@ -704,7 +706,7 @@ async def test_a_call_that_is_lost_on_the_way_is_sent_again_within_its_deadline(
     ledger: Ledger, redis_server: RedisServer
 ) -> None:
     """An admit whose connection says nothing goes over another one after half its time, under the same id: held once."""
-    await ledger.install(CALLER.external_id, limited(requests=10), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, limited(requests=10), (0, 0, 0))
     relay = await Stalling.start(redis_server)
     through = new_ledger(relay.url, Clock(), timeout_s=2.0)
     await through.ping()
@@ -735,7 +737,7 @@ async def test_kept_values_come_back_until_they_are_old(ledger: Ledger, redis_se
 async def test_no_name_breaks_a_key_or_a_report(ledger: Ledger, name: str) -> None:
     """External ids, e-mails and models are bytes to the ledger and come out as they went in."""
     caller = Caller(name, name)
-    await ledger.install(name, limited(requests=3), (0, 0, 0))
+    await ledger.install_limits(name, limited(requests=3), (0, 0, 0))
     verdict = await verdict_of(ledger, caller, "req_n_1", 1, 1, 1, name)
     assert verdict.requests.remaining == 2
     await ledger.settle(held("req_n_1", verdict, caller=caller, model=name), Bill(1, 1, 1))
@@ -750,9 +752,9 @@ def test_every_script_has_a_contract_and_its_method(name: str) -> None:
     assert text.startswith(f"-- {name}: ")
     for part in ("KEYS", "ARGV", "returns", "clock", "cost"):
         assert re.search(rf"^-- {part}\b", text, re.MULTILINE), part
-    methods = re.findall(r"(Ledger|Books|Gate|Names)\.(\w+)", text)
+    methods = re.findall(r"(Ledger|LedgerAdmin|Gate|Names)\.(\w+)", text)
     assert methods
-    rooms = {"Ledger": Ledger, "Books": Books, "Gate": Gate, "Names": Names}
+    rooms = {"Ledger": Ledger, "LedgerAdmin": LedgerAdmin, "Gate": Gate, "Names": Names}
     assert all(f"{name}.lua" in (getattr(rooms[room], method).__doc__ or "") for room, method in methods)
 
 
@@ -779,7 +781,7 @@ async def test_one_asker_of_the_fleet_fetches_the_limits_of_an_unknown_caller(le
 async def test_requests_under_way_are_bounded(redis_server: RedisServer, ledger: Ledger, clock: Clock) -> None:
     """With three at a time, three of ten are admitted; one that ends, or whose lease does, makes room."""
     bounded = new_ledger(redis_server.url, clock, concurrency_max=3)
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     verdicts = await asyncio.gather(*(admit(bounded, f"req_a_{at}") for at in range(10)))
     admitted = [at for at, verdict in enumerate(verdicts) if verdict.code == "admitted"]
     assert len(admitted) == 3
@@ -789,7 +791,7 @@ async def test_requests_under_way_are_bounded(redis_server: RedisServer, ledger:
     assert (await admit(bounded, "req_a_10")).code == "admitted"
     assert (await admit(bounded, "req_a_11")).why == "concurrency"
     clock.now_ms += 60_001
-    assert await bounded.sweep(bounded.partition(CALLER.external_id)) == 3
+    assert await bounded.expire_holds(bounded.partition(CALLER.external_id)) == 3
     assert (await admit(bounded, "req_a_12")).code == "admitted"
     await bounded.close()
 
@@ -799,7 +801,7 @@ async def test_the_window_of_tokens_counts_what_is_held_and_then_the_truth(
 ) -> None:
     """Holds fill the window, settlements put the truth in their place, and what is asked without a cap shrinks to fit."""
     rated = new_ledger(redis_server.url, clock, rate_tokens=100)
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     first = await admit(rated, "req_a_1", 10, 50, least=50)
     assert (first.code, first.tokens) == ("admitted", Remaining(100, 40, 66_000))
     denied = await admit(rated, "req_a_2", 10, 31, least=31)
@@ -824,7 +826,7 @@ async def test_never_more_tokens_than_the_window_in_any_real_window(
 ) -> None:
     """Whatever the times of the requests, the tokens of those admitted within any window are within its limit."""
     rated = new_ledger(redis_server.url, clock, rate_tokens=300, rate_window_ms=10_000)
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     chance = random.Random(7)
     admitted: list[tuple[int, int]] = []
     for at in range(400):

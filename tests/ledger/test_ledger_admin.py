@@ -50,7 +50,7 @@ async def know(ledger: Ledger, caller: Caller = CALLER, *, used: int = 0, period
     daily = (MIDNIGHT_MS, MIDNIGHT_MS + DAY_MS, "DAILY")
     start_ms, end_ms, name = daily if period == "DAILY" else (0, 0, "NEVER")
     limits = (MetricLimit(amount, used, start_ms, end_ms, name) for amount in (1000, 1000, 20))
-    await ledger.install(caller.external_id, Snapshot(*limits), (0, 0, 0))
+    await ledger.install_limits(caller.external_id, Snapshot(*limits), (0, 0, 0))
 
 
 async def hold(ledger: Ledger, request_id: str, caller: Caller = CALLER) -> Hold:
@@ -69,7 +69,7 @@ async def use(ledger: Ledger, request_id: str, caller: Caller = CALLER) -> None:
 async def take(ledger: Ledger) -> Batch:
     """The next batch of any partition."""
     for partition in range(ledger.partitions):
-        if (batch := await ledger.take(partition)) is not None:
+        if (batch := await ledger.claim_batch(partition)) is not None:
             return batch
     raise AssertionError("nothing to take")
 
@@ -79,7 +79,7 @@ async def refused(ledger: Ledger, caller: Caller = CALLER) -> str:
     await know(ledger, caller)
     await use(ledger, "req_x_1", caller)
     batch = await take(ledger)
-    assert await ledger.bury(batch, {0: "user not found"})
+    assert await ledger.dead_letter(batch, {0: "user not found"})
     return f"{batch.id}:0"
 
 
@@ -99,10 +99,10 @@ async def test_an_account_shows_what_is_used_held_and_unreported(ledger: Ledger)
     await use(ledger, "req_a_1")
     await use(ledger, "req_a_2")
     batch = await take(ledger)
-    await ledger.done(batch)
+    await ledger.ack_batch(batch)
     await use(ledger, "req_a_3")
     await hold(ledger, "req_a_4")
-    account = await ledger.books.account(CALLER.external_id)
+    account = await ledger.admin_ledger.account(CALLER.external_id)
     day = (MIDNIGHT_MS, MIDNIGHT_MS + DAY_MS, "DAILY")
     assert account == Account(
         external_id=CALLER.external_id,
@@ -130,9 +130,12 @@ async def test_reading_changes_nothing_and_shows_a_period_that_is_over_as_begun_
     await hold(ledger, "req_x_4")
     before = await content(redis)
     clock.now_ms += 3 * DAY_MS
-    books = ledger.books
-    account = await books.account(CALLER.external_id)
-    listed = [await collected(pages()) for pages in (books.accounts, books.sums, books.waiting, books.dead_letters)]
+    admin_ledger = ledger.admin_ledger
+    account = await admin_ledger.account(CALLER.external_id)
+    listed = [
+        await collected(pages())
+        for pages in (admin_ledger.accounts, admin_ledger.sums, admin_ledger.waiting, admin_ledger.dead_letters)
+    ]
     assert [len(rows) for rows in listed] == [1, 1, 1, 1]
     assert await content(redis) == before
     start_ms = MIDNIGHT_MS + 3 * DAY_MS
@@ -142,12 +145,12 @@ async def test_reading_changes_nothing_and_shows_a_period_that_is_over_as_begun_
 
 async def test_an_unknown_caller_has_an_account_that_says_so(ledger: Ledger, redis: Any) -> None:
     """Asking for it makes no key, and no limit is claimed."""
-    account = await ledger.books.account("nobody")
+    account = await ledger.admin_ledger.account("nobody")
     assert (account.fetched_ms, account.acked, account.rate.remaining) == (0, (0, 0, 0), 5)
     assert {use.limit for use in account.uses.values()} == {None}
     assert await content(redis) == {}
     assert (await verdict_of(ledger, Caller("half", ""), "req_a_1", 1, 1, 1)).refresh
-    assert await collected(ledger.books.accounts()) == []
+    assert await collected(ledger.admin_ledger.accounts()) == []
 
 
 async def test_accounts_of_all_partitions_come_page_by_page(ledger: Ledger) -> None:
@@ -156,7 +159,7 @@ async def test_accounts_of_all_partitions_come_page_by_page(ledger: Ledger) -> N
     for name in callers:
         await know(ledger, Caller(name, ""), period="NEVER")
         await ledger.keep_limits(name, b"{}", 60)
-    found = await collected(ledger.books.accounts())
+    found = await collected(ledger.admin_ledger.accounts())
     assert {account.external_id for account in found} == callers
     assert found[0].uses[Metric.REQUESTS] == Use(20, 0, 0, 0, 0, 0, "NEVER")
 
@@ -167,39 +170,39 @@ async def test_what_waits_is_listed_with_its_age(ledger: Ledger, clock: Clock) -
     for caller in (CALLER, other):
         await know(ledger, caller)
         await use(ledger, f"req_{caller.external_id}_1", caller)
-    sums = await collected(ledger.books.sums())
+    sums = await collected(ledger.admin_ledger.sums())
     expected = [Sum(caller.external_id, caller.email, "m", MIDNIGHT_MS, 10, 7, 1) for caller in (CALLER, other)]
     assert sorted(sums, key=repr) == sorted(expected, key=repr)
     batch = await take(ledger)
     clock.now_ms += 5000
-    await ledger.fail(batch, 60_000)
-    assert len(await collected(ledger.books.sums())) == 1
-    (waiting,) = await collected(ledger.books.waiting())
+    await ledger.retry_batch(batch, 60_000)
+    assert len(await collected(ledger.admin_ledger.sums())) == 1
+    (waiting,) = await collected(ledger.admin_ledger.waiting())
     assert (waiting.id, waiting.partition, waiting.attempts) == (batch.id, batch.partition, 1)
     assert (waiting.sealed_at_ms, waiting.next_at_ms) == (NOON_MS, NOON_MS + 65_000)
     assert [one.external_id for one in waiting.sums] == [item.external_id for item in batch.items]
-    assert await ledger.books.clock_ms() == NOON_MS + 5000
-    await ledger.done(batch)
-    assert await collected(ledger.books.waiting()) == []
+    assert await ledger.admin_ledger.clock_ms() == NOON_MS + 5000
+    await ledger.ack_batch(batch)
+    assert await collected(ledger.admin_ledger.waiting()) == []
 
 
 async def test_a_requeued_letter_is_reported_once_under_a_new_id(ledger: Ledger, redis: Any) -> None:
     """However often it is asked for; it joins what else waits of its caller, model and period, and is acknowledged with it."""
     letter_id = await refused(ledger)
-    letter = await ledger.books.dead_letter(letter_id)
+    letter = await ledger.admin_ledger.dead_letter(letter_id)
     assert letter is not None
     assert (letter.reason, letter.buried_at_ms) == ("user not found", NOON_MS)
     assert letter.sum == Sum(CALLER.external_id, CALLER.email, "m", MIDNIGHT_MS, 10, 7, 1)
     await use(ledger, "req_x_2")
-    assert (await ledger.books.account(CALLER.external_id)).uses[Metric.INPUT].unreported == 20
-    assert [await ledger.books.requeue(letter) for _ in range(3)] == [True, False, False]
-    assert await ledger.books.dead_letter(letter_id) is None
-    assert await ledger.books.drop(letter) is False
+    assert (await ledger.admin_ledger.account(CALLER.external_id)).uses[Metric.INPUT].unreported == 20
+    assert [await ledger.admin_ledger.requeue_letter(letter) for _ in range(3)] == [True, False, False]
+    assert await ledger.admin_ledger.dead_letter(letter_id) is None
+    assert await ledger.admin_ledger.discard_letter(letter) is False
     batch = await take(ledger)
     assert not letter_id.startswith(batch.id)
     assert batch.items == (Item(CALLER.external_id, CALLER.email, "m", 20, 14, 2),)
-    await ledger.done(batch)
-    use_now = (await ledger.books.account(CALLER.external_id)).uses[Metric.INPUT]
+    await ledger.ack_batch(batch)
+    use_now = (await ledger.admin_ledger.account(CALLER.external_id)).uses[Metric.INPUT]
     assert (use_now.used, use_now.unreported) == (20, 0)
     assert not await redis.exists("a:{s00}", "a:{s01}", "a:{s02}", "a:{s03}")
 
@@ -209,14 +212,14 @@ async def test_a_letter_of_an_earlier_day_is_requeued_into_that_day(ledger: Ledg
     letter_id = await refused(ledger)
     clock.now_ms += DAY_MS
     await use(ledger, "req_x_2")
-    letter = await ledger.books.dead_letter(letter_id)
+    letter = await ledger.admin_ledger.dead_letter(letter_id)
     assert letter is not None
-    assert await ledger.books.requeue(letter)
+    assert await ledger.admin_ledger.requeue_letter(letter)
     batches = [await take(ledger), await take(ledger)]
     assert sorted(batch.sealed_at_ms for batch in batches) == [MIDNIGHT_MS + DAY_MS - 1, NOON_MS + DAY_MS]
     for batch in batches:
-        await ledger.done(batch)
-    use_now = (await ledger.books.account(CALLER.external_id)).uses[Metric.INPUT]
+        await ledger.ack_batch(batch)
+    use_now = (await ledger.admin_ledger.account(CALLER.external_id)).uses[Metric.INPUT]
     assert (use_now.used, use_now.unreported) == (10, 0)
 
 
@@ -224,22 +227,22 @@ async def test_a_dropped_letter_is_taken_off_its_account_once(ledger: Ledger) ->
     """Its caller gets it back at once, and the limits are fetched anew, in case that it was booked in Zion by hand."""
     letter_id = await refused(ledger)
     await use(ledger, "req_x_2")
-    letter = await ledger.books.dead_letter(letter_id)
+    letter = await ledger.admin_ledger.dead_letter(letter_id)
     assert letter is not None
-    assert [await ledger.books.drop(letter) for _ in range(3)] == [True, False, False]
-    assert await ledger.books.requeue(letter) is False
-    account = await ledger.books.account(CALLER.external_id)
+    assert [await ledger.admin_ledger.discard_letter(letter) for _ in range(3)] == [True, False, False]
+    assert await ledger.admin_ledger.requeue_letter(letter) is False
+    account = await ledger.admin_ledger.account(CALLER.external_id)
     assert [(use.used, use.unreported) for use in account.uses.values()] == [(10, 10), (7, 7), (1, 1)]
-    assert await collected(ledger.books.dead_letters()) == []
+    assert await collected(ledger.admin_ledger.dead_letters()) == []
 
 
 async def test_dropping_makes_the_next_admission_ask_zion_anew(ledger: Ledger, clock: Clock) -> None:
     """What somebody booked by hand is then part of Zion's figure, and counts again."""
     letter_id = await refused(ledger)
-    letter = await ledger.books.dead_letter(letter_id)
+    letter = await ledger.admin_ledger.dead_letter(letter_id)
     assert letter is not None
     clock.now_ms += 1000
-    assert await ledger.books.drop(letter)
+    assert await ledger.admin_ledger.discard_letter(letter)
     verdict = await verdict_of(ledger, CALLER, "req_x_9", 1, 1, 1)
     assert (verdict.code, verdict.refresh) == ("admitted", True)
 
@@ -247,29 +250,29 @@ async def test_dropping_makes_the_next_admission_ask_zion_anew(ledger: Ledger, c
 async def test_dropping_never_touches_what_the_letter_is_not_part_of(ledger: Ledger, clock: Clock, redis: Any) -> None:
     """Not the account of a new day, and not one that was lost and made anew with less in it than the letter."""
     letter_id = await refused(ledger)
-    letter = await ledger.books.dead_letter(letter_id)
+    letter = await ledger.admin_ledger.dead_letter(letter_id)
     assert letter is not None
     await redis.delete(*[name async for name in redis.scan_iter(match="q:*")])
     await know(ledger)
     await use(ledger, "req_x_2")
-    await ledger.done(await take(ledger))
-    assert await ledger.books.drop(letter)
-    assert (await ledger.books.account(CALLER.external_id)).uses[Metric.INPUT].used == 10
+    await ledger.ack_batch(await take(ledger))
+    assert await ledger.admin_ledger.discard_letter(letter)
+    assert (await ledger.admin_ledger.account(CALLER.external_id)).uses[Metric.INPUT].used == 10
     again = await refused_on_the_next_day(ledger, clock)
-    assert await ledger.books.drop(again)
-    assert (await ledger.books.account(CALLER.external_id)).uses[Metric.INPUT].used == 10
+    assert await ledger.admin_ledger.discard_letter(again)
+    assert (await ledger.admin_ledger.account(CALLER.external_id)).uses[Metric.INPUT].used == 10
 
 
 async def refused_on_the_next_day(ledger: Ledger, clock: Clock) -> Any:
     """A dead letter of yesterday, with one request of today beside it."""
     await use(ledger, "req_y_1")
     batch = await take(ledger)
-    await ledger.bury(batch, {0: "no"})
+    await ledger.dead_letter(batch, {0: "no"})
     clock.now_ms += DAY_MS
     await use(ledger, "req_y_2")
-    return await ledger.books.dead_letter(f"{batch.id}:0")
+    return await ledger.admin_ledger.dead_letter(f"{batch.id}:0")
 
 
 async def test_a_letter_nobody_has_is_none(ledger: Ledger) -> None:
     """An id that never was, whatever it looks like."""
-    assert [await ledger.books.dead_letter(name) for name in ("", "x", "x:0", "q:{s00}:x")] == [None] * 4
+    assert [await ledger.admin_ledger.dead_letter(name) for name in ("", "x", "x:0", "q:{s00}:x")] == [None] * 4

@@ -246,14 +246,14 @@ class Histories(RuleBasedStateMachine):
         """A stream says that it lives."""
         held = self.live[choice.choice(sorted(self.live))]
         held.output_so_far = choice.randint(0, held.hold.output_tokens)
-        assert self.run(self.ledger.beat(held.hold, held.output_so_far))
+        assert self.run(self.ledger.renew(held.hold, held.output_so_far))
         held.deadline_ms = self.now_ms + LEASE_MS
 
     @rule()
     def sweep(self) -> None:
         """Holds past their lease, and no others, are charged by estimate."""
         expired = {request_id: held for request_id, held in self.live.items() if held.deadline_ms <= self.now_ms}
-        assert self.run(self.ledger.sweep(0)) == len(expired)
+        assert self.run(self.ledger.expire_holds(0)) == len(expired)
         for request_id, held in expired.items():
             bill = Bill(1, held.hold.input_tokens, held.output_so_far)
             self.charge(held.hold.caller.external_id, bill, self.today)
@@ -276,7 +276,7 @@ class Histories(RuleBasedStateMachine):
     @rule(size=st.integers(1, 3), ending=st.sampled_from(["done", "lost", "fail", "applied", "bury"]))
     def report(self, size: int, ending: str) -> None:
         """One report: it gets through, is lost on the way there or back, or has an item that Zion refuses for good."""
-        batch = self.run(self.ledger.take(0, items_max=size, claim_ms=5_000))
+        batch = self.run(self.ledger.claim_batch(0, items_max=size, claim_ms=5_000))
         if batch is None:
             return
         if batch.id not in self.batches:
@@ -289,7 +289,7 @@ class Histories(RuleBasedStateMachine):
         if ending == "lost":
             return
         if ending == "fail":
-            assert self.run(self.ledger.fail(batch, 3_000))
+            assert self.run(self.ledger.retry_batch(batch, 3_000))
             return
         if batch.id not in self.applied:
             unknown = {position: reason for position, reason in self.judged(batch).items() if reason}
@@ -299,11 +299,11 @@ class Histories(RuleBasedStateMachine):
         if ending == "applied":
             return
         if refused:
-            assert self.run(self.ledger.bury(batch, refused))
-            assert not self.run(self.ledger.bury(batch, refused))
+            assert self.run(self.ledger.dead_letter(batch, refused))
+            assert not self.run(self.ledger.dead_letter(batch, refused))
         else:
-            assert self.run(self.ledger.done(batch))
-            assert not self.run(self.ledger.done(batch))
+            assert self.run(self.ledger.ack_batch(batch))
+            assert not self.run(self.ledger.ack_batch(batch))
 
     def judged(self, batch: Batch) -> dict[int, str]:
         """What Zion says of each item, by the one of its names that the format says."""
@@ -326,11 +326,11 @@ class Histories(RuleBasedStateMachine):
     @rule(choice=st.randoms(use_true_random=False))
     def requeue(self, choice: Any) -> None:
         """An operator sends a dead letter again: it is to be reported like any other usage."""
-        letters = self.run(_all(self.ledger.books.dead_letters()))
+        letters = self.run(_all(self.ledger.admin_ledger.dead_letters()))
         if letters:
             letter = choice.choice(sorted(letters, key=lambda letter: letter.id))
-            assert self.run(self.ledger.books.requeue(letter))
-            assert not self.run(self.ledger.books.requeue(letter))
+            assert self.run(self.ledger.admin_ledger.requeue_letter(letter))
+            assert not self.run(self.ledger.admin_ledger.requeue_letter(letter))
             used = (letter.sum.input_tokens, letter.sum.output_tokens, letter.sum.requests)
             for metric, amount in zip(METRICS, used, strict=True):
                 self.truth[letter.sum.external_id, letter.sum.start_ms // DAY_MS, metric] += amount
@@ -377,7 +377,7 @@ class Histories(RuleBasedStateMachine):
         name, verdict, snapshot, day, others = self.answers.pop(position % len(self.answers))
         account = self.account(name)
         newer = verdict.clock_ms >= account.fetched_ms
-        assert self.run(self.ledger.install(name, snapshot, verdict.acked, verdict.clock_ms)) == newer
+        assert self.run(self.ledger.install_limits(name, snapshot, verdict.acked, verdict.clock_ms)) == newer
         if not newer:
             return
         account.fetched_ms = verdict.clock_ms

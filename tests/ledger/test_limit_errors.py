@@ -1,7 +1,7 @@
 """denials: what stands counts down, the memory of it is bounded, and no error is kept."""
 
 from sentinel.ledger import limit_errors
-from sentinel.ledger.limit_errors import Attempt, Attempts, Standing
+from sentinel.ledger.limit_errors import Attempt, Attempts, DenialCache
 from sentinel.openai import headers
 from sentinel.ops.records import Caller, Hold, Remaining
 
@@ -18,7 +18,7 @@ def refused(name: str = "ada", *, rate: Remaining = FREE, requests: Remaining = 
 
 def test_what_stands_counts_down() -> None:
     """Every time in the answer is that of when it is given: the wait in both headers and in words, and all resets."""
-    standing = Standing()
+    standing = DenialCache()
     standing.keep("rate", refused(rate=Remaining(5, 0, 2_500), requests=Remaining(100, 60, 90_000)), 1000, 7 * MS)
     denial = standing.find("ada")
     assert denial is not None
@@ -38,7 +38,7 @@ def test_what_stands_counts_down() -> None:
 
 def test_a_quota_is_no_reason_to_try_again() -> None:
     """From memory as from the ledger: the limit is named, and no client should retry, also where it never resets."""
-    standing = Standing()
+    standing = DenialCache()
     standing.keep("requests", refused(requests=Remaining(10, 0, None)), 1000, 0)
     denial = standing.find("ada")
     assert denial is not None
@@ -49,7 +49,7 @@ def test_a_quota_is_no_reason_to_try_again() -> None:
 
 def test_the_memory_is_bounded_and_the_oldest_leaves_first() -> None:
     """Of three callers with room for two, the one whose refusal is oldest is forgotten; a new one of a caller is the newest."""
-    standing = Standing(callers_max=2)
+    standing = DenialCache(callers_max=2)
     for at, name in enumerate(("ada", "bob", "ada", "eve")):
         standing.keep("rate", refused(name, rate=Remaining(1, 0, 500)), 499, at * MS)
     assert [standing.find(name) is not None for name in ("ada", "bob", "eve")] == [True, False, True]
@@ -60,7 +60,7 @@ def test_the_memory_is_bounded_and_the_oldest_leaves_first() -> None:
 
 def test_each_answer_is_an_error_of_its_own() -> None:
     """One that is raised again would keep the frames of every request it went through."""
-    standing = Standing()
+    standing = DenialCache()
     standing.keep("rate", refused(rate=Remaining(1, 0, 500)), 499, 0)
     denial = standing.find("ada")
     assert denial is not None

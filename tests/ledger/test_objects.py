@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from sentinel.ledger import Ledger, open_redis
-from sentinel.ledger.background_jobs import Unfinished, Work
+from sentinel.ledger.background_jobs import BackgroundJob, BackgroundJobs
 from sentinel.ledger.object_owners import Owners
 from sentinel.ledger.redis.pipeline import Pipeline
 from sentinel.openai import routes
@@ -74,7 +74,7 @@ class _Keeps:
 async def test_many_objects_are_looked_up_in_rounds() -> None:
     """So that others are served in between; a single one that is not the caller's is found among all."""
     batches = routes.match("POST", "/v1/batches")
-    call = Call("batches", "POST", "/batches", named=Ids(frozenset(f"file-{number}" for number in range(1025))))
+    call = Call("batches", "POST", "/batches", referenced_ids=Ids(frozenset(f"file-{number}" for number in range(1025))))
     caller, ledger = Caller("anna", "a@b"), _Keeps()
     assert await Guard(cast("Ledger", ledger), mode="owned", life_s=5).check(caller, batches, call) == call
     assert ledger.asked == [512, 512, 1]
@@ -85,8 +85,10 @@ async def test_many_objects_are_looked_up_in_rounds() -> None:
 
 async def test_unfinished_work_is_kept_until_it_is_settled(pipeline: Pipeline, redis: Redis) -> None:
     """A record is told to every worker, claimed by one, taken over only when the claim has ended, and gone when it is done."""
-    unfinished = Unfinished(pipeline, partitions=4, claim_ms=60_000)
-    works = [Work(f"req_{number}", f"user-{number}", "a@b", "gpt-4o", 7, "/responses/resp_1", 5) for number in range(250)]
+    unfinished = BackgroundJobs(pipeline, partitions=4, claim_ms=60_000)
+    works = [
+        BackgroundJob(f"req_{number}", f"user-{number}", "a@b", "gpt-4o", 7, "/responses/resp_1", 5) for number in range(250)
+    ]
     for work in works:
         await unfinished.add(work)
         await unfinished.add(work)

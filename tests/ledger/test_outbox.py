@@ -59,7 +59,7 @@ async def use(ledger: Ledger, name: str, bill: Bill, model: str = "m") -> None:
 
 async def take(ledger: Ledger, items_max: int = 100) -> Batch:
     """The next batch; there is one."""
-    batch = await ledger.take(0, items_max)
+    batch = await ledger.claim_batch(0, items_max)
     assert batch is not None
     return batch
 
@@ -74,8 +74,8 @@ async def test_no_more_than_a_few_batches_are_sealed(ledger: Ledger, clock: Cloc
         await take(ledger, 1)
     assert await ledger.peek(0) == Queue(20 - BATCHES_MAX, BATCHES_MAX, 0, 10)
     assert not (await ledger.peek(0)).ready
-    assert await ledger.take(0, 1) is None
-    assert await ledger.done(first)
+    assert await ledger.claim_batch(0, 1) is None
+    assert await ledger.ack_batch(first)
     assert (await ledger.peek(0)).ready
     assert (await take(ledger, 1)).attempts == 1
     clock.now_ms += 60_000
@@ -85,9 +85,9 @@ async def test_no_more_than_a_few_batches_are_sealed(ledger: Ledger, clock: Cloc
 async def test_a_batch_keeps_the_format_it_was_sealed_with(ledger: Ledger, clock: Clock) -> None:
     """The same bytes under the same key, also when the setting changes in between."""
     await use(ledger, "ada", Bill(1, 1, 1))
-    batch = await ledger.take(0, usage_format="per_limit")
+    batch = await ledger.claim_batch(0, usage_format="per_limit")
     clock.now_ms += 60_000
-    again = await ledger.take(0, usage_format="unified")
+    again = await ledger.claim_batch(0, usage_format="unified")
     assert batch is not None
     assert again is not None
     assert (batch.usage_format, again.usage_format, again.id) == ("per_limit", "per_limit", batch.id)
@@ -98,10 +98,10 @@ async def test_a_batch_knows_whether_an_earlier_end_of_it_is_unknown(ledger: Led
     await use(ledger, "ada", Bill(1, 1, 1))
     batch = await take(ledger)
     for lost, expected in ((False, False), (True, True), (False, True)):
-        assert await ledger.fail(batch, 0, lost=lost)
+        assert await ledger.retry_batch(batch, 0, lost=lost)
         batch = await take(ledger)
         assert batch.lost is expected
-    assert await ledger.done(batch)
+    assert await ledger.ack_batch(batch)
     await use(ledger, "bob", Bill(1, 1, 1))
     batch = await take(ledger)
     clock.now_ms += 60_000
@@ -114,15 +114,15 @@ async def test_answers_to_single_increments_are_noted_once(ledger: Ledger, redis
         await use(ledger, name, Bill(1, 1, 1))
     batch = await take(ledger)
     clock.now_ms += 59_999
-    assert await ledger.part(batch, {0: ""})
-    assert await ledger.part(batch, {0: "told again", 2: 'no "such" user'})
+    assert await ledger.ack_items(batch, {0: ""})
+    assert await ledger.ack_items(batch, {0: "told again", 2: 'no "such" user'})
     clock.now_ms += 59_999
-    assert await ledger.take(0) is None
+    assert await ledger.claim_batch(0) is None
     clock.now_ms += 1
     again = await take(ledger)
     assert (again.id, dict(again.parts)) == (batch.id, {0: "", 2: 'no "such" user'})
-    assert await ledger.bury(again, {2: 'no "such" user'})
-    assert not await ledger.part(batch, {1: ""})
+    assert await ledger.dead_letter(again, {2: 'no "such" user'})
+    assert not await ledger.ack_items(batch, {1: ""})
     assert await redis.exists("b:{s00}", "s:{s00}") == 0
     assert await redis.hkeys("x:{s00}") == [f"{batch.id}:2".encode()]
 
@@ -131,11 +131,11 @@ async def test_only_what_was_refused_of_an_item_is_buried(ledger: Ledger) -> Non
     """The rest of it is acknowledged: per-limit increments of one item may end differently."""
     caller = Caller("ada", "ada@x.test")
     unlimited = Snapshot(MetricLimit(), MetricLimit(), MetricLimit())
-    await ledger.install("ada", unlimited, (0, 0, 0))
+    await ledger.install_limits("ada", unlimited, (0, 0, 0))
     await use(ledger, "ada", Bill(3, 10, 20))
-    assert await ledger.bury(await take(ledger), {0: Refusal("no such limit", (0, 20, 3))})
+    assert await ledger.dead_letter(await take(ledger), {0: Refusal("no such limit", (0, 20, 3))})
     assert (await verdict_of(ledger, caller, "req_next", 0, 0, 0)).acked == (10, 0, 0)
-    (letter,) = [letter async for letter in ledger.books.dead_letters()]
+    (letter,) = [letter async for letter in ledger.admin_ledger.dead_letters()]
     assert (letter.reason, letter.sum.input_tokens, letter.sum.output_tokens, letter.sum.requests) == (
         "no such limit",
         0,

@@ -83,7 +83,7 @@ class Town:
 
     async def take(self) -> Batch | None:
         """The next batch, as a worker takes it."""
-        batch = await self.ledger.take(0, items_max=2)
+        batch = await self.ledger.claim_batch(0, items_max=2)
         if batch is not None and batch.attempts == 1:
             self.seals.append(batch.seal(0))
         return batch
@@ -94,14 +94,16 @@ class Town:
         if batch is None:
             return False
         if how == "refused by a server that fails":
-            await self.ledger.fail(batch, 0)
+            await self.ledger.retry_batch(batch, 0)
             return True
         refused = self.zion.post(batch, refuses=how == "refused for good")
         if how == "booked without an answer":
-            await self.ledger.fail(batch, 0, lost=True)
+            await self.ledger.retry_batch(batch, 0, lost=True)
         elif how != "booked by a worker that died":
             item = batch.items[0]
-            await (self.ledger.bury(batch, {0: Refusal("no", item.amounts)}) if refused else self.ledger.done(batch))
+            await (
+                self.ledger.dead_letter(batch, {0: Refusal("no", item.amounts)}) if refused else self.ledger.ack_batch(batch)
+            )
         return True
 
     async def copy(self) -> None:
@@ -129,7 +131,7 @@ class Town:
     async def dead(self) -> Counter[str]:
         """What Zion has refused for good, by caller."""
         dead: Counter[str] = Counter()
-        async for letter in self.ledger.books.dead_letters():
+        async for letter in self.ledger.admin_ledger.dead_letters():
             dead[letter.sum.external_id] += letter.sum.input_tokens
         return dead
 
@@ -226,7 +228,7 @@ async def test_what_redis_lost_is_sealed_again_before_anything_new_is(redis_serv
     first = await town.take()
     assert first is not None
     assert not town.zion.post(first)
-    assert await town.ledger.done(first)
+    assert await town.ledger.ack_batch(first)
     await town.lose()
     await town.ledger.replay(town.bills[0])
     assert await town.take() is None
@@ -245,7 +247,7 @@ async def test_what_redis_lost_is_sealed_again_before_anything_new_is(redis_serv
         *(first.id, first.items, first.sealed_at_ms, first.json),
         *(1, True),
     )
-    assert await town.ledger.done(again)
+    assert await town.ledger.ack_batch(again)
     assert await town.ledger.unsealed(town.seals) == []
     assert not await town.ledger.reseal(seal)
     await close(town)
@@ -257,7 +259,7 @@ async def test_a_claim_whose_end_was_lost_ends_with_the_run(town: Town) -> None:
     batch = await town.take()
     assert batch is not None
     await town.copy()
-    assert await town.ledger.fail(batch, 200)
+    assert await town.ledger.retry_batch(batch, 200)
     await town.lose()
     assert (await town.ledger.peek(0)).due == 0
     town.clock.now_ms += RESEAL_MS
@@ -287,9 +289,9 @@ async def test_a_redis_that_does_not_say_its_run_is_always_the_same(town: Town, 
     await town.lose()
     queue = await ledger.peek(0)
     assert (queue.ready, queue.wait_ms) == (True, 0)
-    batch = await ledger.take(0)
+    batch = await ledger.claim_batch(0)
     assert batch is not None
-    assert await ledger.done(batch)
+    assert await ledger.ack_batch(batch)
     await ledger.close()
     await town.redis.execute_command("ACL", "DELUSER", "mute")
 
@@ -342,7 +344,7 @@ async def test_recovery_tells_seals_after_bills(tmp_path: Path) -> None:
         batch = await town.take()
         assert batch is not None
         assert journal.sealed(batch.seal(journal.now_ms()))
-        assert await town.ledger.done(batch)
+        assert await town.ledger.ack_batch(batch)
     dead.close()
     with next(tmp_path.glob("bbbb*")).open("ab") as file:
         file.write(b'["sealed",1,"')
@@ -351,7 +353,7 @@ async def test_recovery_tells_seals_after_bills(tmp_path: Path) -> None:
     server.stop()
     server.start()
     await recovery.look()
-    assert {batch.id async for batch in town.ledger.books.waiting()} == {seal.batch_id for seal in town.seals}
+    assert {batch.id async for batch in town.ledger.admin_ledger.waiting()} == {seal.batch_id for seal in town.seals}
     assert (await town.ledger.peek(0)).sums == 0
     await recovery.close()
     own.close()

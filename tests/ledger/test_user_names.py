@@ -40,7 +40,7 @@ class World:
         """All batches there are, of all partitions."""
         batches = []
         for partition in range(PARTITIONS):
-            while (batch := await self.ledger.take(partition, items_max, usage_format=usage_format)) is not None:
+            while (batch := await self.ledger.claim_batch(partition, items_max, usage_format=usage_format)) is not None:
                 batches.append(batch)
         return batches
 
@@ -52,18 +52,18 @@ class World:
                 name = (batch.usage_format, *item.names)
                 known = heard.get(name, (0, 0, 0))
                 heard[name] = (known[0] + item.amounts[0], known[1] + item.amounts[1], known[2] + item.amounts[2])
-            assert await self.ledger.done(batch)
+            assert await self.ledger.ack_batch(batch)
         return heard
 
     async def refuse(self, usage_format: str = "unified") -> None:
         """Everything that waits becomes a dead letter."""
         for batch in await self.take(usage_format):
-            assert await self.ledger.bury(batch, dict.fromkeys(range(len(batch.items)), "User not found"))
+            assert await self.ledger.dead_letter(batch, dict.fromkeys(range(len(batch.items)), "User not found"))
 
     async def requeue(self) -> None:
         """Every dead letter goes back."""
-        for letter in [letter async for letter in self.ledger.books.dead_letters()]:
-            assert await self.ledger.books.requeue(letter)
+        for letter in [letter async for letter in self.ledger.admin_ledger.dead_letters()]:
+            assert await self.ledger.admin_ledger.requeue_letter(letter)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ async def test_a_requeued_letter_is_reported_under_the_present_names(
         await world.refuse(usage_format)
     await world.requeue()
     assert await world.told(usage_format) == heard(expected, usage_format, 1)
-    assert [letter async for letter in world.ledger.books.dead_letters()] == []
+    assert [letter async for letter in world.ledger.admin_ledger.dead_letters()] == []
 
 
 @FORMATS
@@ -142,7 +142,7 @@ async def test_a_sealed_batch_keeps_its_names(
         world.clock_ms += 60_000
         (again,) = await world.take(usage_format)
         assert (again.id, again.items, again.usage_format) == (batch.id, batch.items, batch.usage_format)
-    assert await world.ledger.bury(again, {0: "User not found"})
+    assert await world.ledger.dead_letter(again, {0: "User not found"})
     await world.requeue()
     assert await world.told(usage_format) == heard(expected, usage_format, 1)
 
@@ -150,12 +150,12 @@ async def test_a_sealed_batch_keeps_its_names(
 @TABLE
 async def test_the_account_is_the_one_that_was_charged(world: World, life: Sequence[Caller], expected: tuple[str, str]) -> None:
     """Whatever its caller is called when Zion acknowledges it."""
-    await world.ledger.install(life[0].external_id, UNLIMITED, (0, 0, 0))
+    await world.ledger.install_limits(life[0].external_id, UNLIMITED, (0, 0, 0))
     await world.use(life[0])
     for caller in life:
         await world.ledger.names.learn("u-1", caller)
     assert await world.told() == heard(expected, "unified", 1)
-    account = await world.ledger.books.account(life[0].external_id)
+    account = await world.ledger.admin_ledger.account(life[0].external_id)
     assert [(use.used, use.unreported) for use in account.uses.values()] == [(10, 0), (7, 0), (1, 0)]
 
 
@@ -194,11 +194,11 @@ async def test_sums_of_one_caller_under_two_emails_are_one_increment(world: Worl
 
 async def test_a_credit_nets_with_what_comes_under_another_email(world: World, redis: Any) -> None:
     """An estimate was reported, the truth is less, and the caller is renamed before anything more comes."""
-    await world.ledger.install("ada", UNLIMITED, (0, 0, 0))
+    await world.ledger.install_limits("ada", UNLIMITED, (0, 0, 0))
     verdict = await verdict_of(world.ledger, ADA, "req_a", 100, 50, 1, "m")
     shown = (verdict.requests, verdict.input, verdict.output, verdict.rate)
     world.clock_ms += 60_001
-    assert await world.ledger.sweep(world.ledger.partition("ada")) == 1
+    assert await world.ledger.expire_holds(world.ledger.partition("ada")) == 1
     assert await world.told() == {("unified", "ada", "ada@x.test"): (100, 0, 1)}
     await world.ledger.settle(Hold("req_a", ADA, "m", 100, 50, *shown), Bill(1, 40, 0))
     assert await world.told() == {}

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from sentinel.ledger import Ledger
-from sentinel.ledger.background_jobs import Work
+from sentinel.ledger.background_jobs import BackgroundJob
 from sentinel.openai import routes, wire
 from sentinel.ops.records import Bill, Call, Dialect, Reads
 from tests.ledger.test_ledger import CALLER, NOON_MS, UNLIMITED, Clock, admit, clock, held, ledger, limited, new_ledger
@@ -28,7 +28,7 @@ def work(path: str, fields: dict[str, Any]) -> Call:
     """A call of a route whose work goes on."""
     route = routes.match("POST", f"/v1{path}").route
     call = wire.read_call(route, "POST", path, b"", json.dumps(fields).encode(), b"application/json")
-    return msgspec.structs.replace(call, lasts=bool(route.polls) and (call.background or route.dialect is Dialect.EVENTS))
+    return msgspec.structs.replace(call, detached=bool(route.polls) and (call.background or route.dialect is Dialect.EVENTS))
 
 
 # ---- what is held ------------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ async def test_unseen_input_shrinks_to_what_remains(
     ledger: Ledger, left: int | None, asked: int, least: int, granted: int | None
 ) -> None:
     """A default for input nobody sees is held as far as it fits; only what is seen can be refused."""
-    await ledger.install(CALLER.external_id, UNLIMITED if left is None else limited(input=left), (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED if left is None else limited(input=left), (0, 0, 0))
     verdict = await verdict_of(ledger, CALLER, "req_a_1", asked, 20, 1, "m", input_min=min(least, asked))
     assert verdict.code == ("denied" if granted is None else "admitted")
     if granted is not None:
@@ -55,7 +55,7 @@ async def test_unseen_input_shrinks_to_what_remains(
 async def test_the_window_of_tokens_bounds_it_too(redis_server: RedisServer, ledger: Ledger, clock: Clock) -> None:
     """Neither default is more than the window of tokens has left, and what must fit comes first."""
     windowed = new_ledger(redis_server.url, clock, rate_tokens=100)
-    await windowed.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await windowed.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     verdict = await verdict_of(windowed, CALLER, "req_a_1", 500, 500, 16, "m", input_min=10)
     assert (verdict.granted_input, verdict.granted_output, verdict.tokens.remaining) == (84, 16, 0)
     await windowed.close()
@@ -64,7 +64,7 @@ async def test_the_window_of_tokens_bounds_it_too(redis_server: RedisServer, led
 async def test_unfinished_work_is_bounded(redis_server: RedisServer, ledger: Ledger, clock: Clock) -> None:
     """Of ten at once three are admitted; one that ends makes room; other requests are not touched."""
     bounded = new_ledger(redis_server.url, clock, works_max=3)
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
 
     async def begin(name: str) -> Any:
         return await verdict_of(bounded, CALLER, name, 10, 20, 1, "m", input_min=10, work=True)
@@ -79,29 +79,29 @@ async def test_unfinished_work_is_bounded(redis_server: RedisServer, ledger: Led
     assert (await begin("req_a_11")).code == "admitted"
     assert (await begin("req_a_12")).why == "work"
     clock.now_ms = NOON_MS + 60_001
-    await bounded.sweep(bounded.partition(CALLER.external_id))
+    await bounded.expire_holds(bounded.partition(CALLER.external_id))
     assert (await begin("req_a_13")).code == "admitted"
     await bounded.close()
 
 
 async def test_noted_work_keeps_its_hold(ledger: Ledger, clock: Clock) -> None:
     """Work whose worker died is not charged by an estimate: whoever finds its record settles it."""
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     partition = ledger.partition(CALLER.external_id)
     verdict = await verdict_of(ledger, CALLER, "req_a_1", 10, 20, 1, "m", input_min=10, work=True)
-    noted = Work("req_a_1", CALLER.external_id, CALLER.email, "m", 10, "/batches/b", 0, 20)
+    noted = BackgroundJob("req_a_1", CALLER.external_id, CALLER.email, "m", 10, "/batches/b", 0, 20)
     await ledger.unfinished.add(noted)
     clock.now_ms = NOON_MS + 60_001
-    assert await ledger.sweep(partition) == 0
+    assert await ledger.expire_holds(partition) == 0
     assert (await ledger.settle(held("req_a_1", verdict), Bill(1, 3, 5))).why == "ok"
     await admit(ledger, "req_a_2")
     clock.now_ms += 60_001
-    assert await ledger.sweep(partition) == 1
+    assert await ledger.expire_holds(partition) == 1
 
 
 async def test_any_number_where_it_is_not_bounded(ledger: Ledger) -> None:
     """0 bounds nothing."""
-    await ledger.install(CALLER.external_id, UNLIMITED, (0, 0, 0))
+    await ledger.install_limits(CALLER.external_id, UNLIMITED, (0, 0, 0))
     for at in range(30):
         assert (await verdict_of(ledger, CALLER, f"req_a_{at}", 1, 1, 1, "m", input_min=1, work=True)).code == "admitted"
 

@@ -33,9 +33,9 @@ def test_every_row_is_found_under_its_own_path(route: Route) -> None:
     """E4: no row hides another, and the objects in a path come with their kinds."""
     found = routes.match(route.method, path_of(route))
     assert found.route is route
-    assert dict(found.named) == {kind: name for kind, name in IDS.items() if f"{{{kind}}}" in route.template}
+    assert dict(found.referenced_ids) == {kind: name for kind, name in IDS.items() if f"{{{kind}}}" in route.template}
     # By this owners.usual knows that nobody need be asked whose it is.
-    assert ("{" in route.template) == bool(found.named or found.parts or route.template.startswith("/models/"))
+    assert ("{" in route.template) == bool(found.referenced_ids or found.parts or route.template.startswith("/models/"))
 
 
 def test_no_row_stands_twice() -> None:
@@ -50,7 +50,7 @@ def test_a_row_that_names_objects_is_owned(route: Route) -> None:
     if any(f"{{{kind}}}" in route.template for kind in KINDS):
         assert route.scope is Scope.OWNED
     if route.polls:
-        assert route.leaves
+        assert route.creates
     if route.method != "POST":
         assert route.reads is Reads.NOTHING
         assert route.dialect is Dialect.NONE
@@ -179,7 +179,7 @@ def test_a_run_of_an_eval_is_cancelled_under_both_its_paths() -> None:
     """As the description has it, and as an SDK does; metered alike."""
     plain = routes.match("POST", "/v1/evals/eval_1/runs/run_1")
     under_cancel = routes.match("POST", "/v1/evals/eval_1/runs/run_1/cancel")
-    assert plain.named == under_cancel.named == (("eval", "eval_1"),)
+    assert plain.referenced_ids == under_cancel.referenced_ids == (("eval", "eval_1"),)
     assert plain.route == replace(under_cancel.route, template=plain.route.template)
 
 
@@ -197,7 +197,7 @@ def test_any_path_has_a_row_or_an_error(text: str) -> None:
     except SentinelError as error:
         assert error.status in {404, 405}
     else:
-        for _, name in found.named:
+        for _, name in found.referenced_ids:
             assert name
             assert not set(name) & set("/%?#\\ \r\n")
 

@@ -427,8 +427,8 @@ class TestRead:
         """The file of a chat is named; an agent's calls name nothing."""
         file = {"type": "file", "file": {"file_id": "file-1"}}
         messages = [{"role": "user", "content": [file]}, {"role": "tool", "tool_call_id": "call_1", "content": "x"}]
-        assert read(CHAT | {"messages": messages}).named == Ids(frozenset({"file-1"}))
-        assert read(CHAT | {"messages": messages[1:], "metadata": {"file_id": "file-1"}}).named is NO_IDS
+        assert read(CHAT | {"messages": messages}).referenced_ids == Ids(frozenset({"file-1"}))
+        assert read(CHAT | {"messages": messages[1:], "metadata": {"file_id": "file-1"}}).referenced_ids is NO_IDS
 
     def test_case_variants_pass(self) -> None:
         """H10: `Model` is another member than `model`, which is read; the provider sees both as they are."""
@@ -485,7 +485,7 @@ class TestResponses:
         assert call.prompt == ResponsesPrompt(body["input"], "be brief", body["tools"], rest)  # type: ignore[arg-type]
         assert (call.model, call.stream, call.usage_hidden, call.background, call.stored) == ("gpt-4o", True, False, True, True)
         assert (call.output_tokens_declared, call.choices, call.dialect) == (99, 1, Dialect.RESPONSES)
-        assert call.named == Ids(frozenset({"file-1", "vs_1", "resp_1", "conv_1"}))
+        assert call.referenced_ids == Ids(frozenset({"file-1", "vs_1", "resp_1", "conv_1"}))
         assert call.body == json.dumps(body).encode()
 
     @pytest.mark.parametrize(("store", "stored"), [(True, True), (False, False), (None, True)])
@@ -573,13 +573,13 @@ class TestAnything:
     def test_without_a_body(self, route: str, body: bytes) -> None:
         """SPEC: many actions have no body."""
         call = read(body, route)
-        assert (body, NO_IDS) == (call.body, call.named)
+        assert (body, NO_IDS) == (call.body, call.referenced_ids)
         assert call.prompt == (None if route == "cancel" else TextPrompt(tokens_given=1))
 
     def test_what_is_never_billed_holds_nothing(self) -> None:
         """Where the answer's tokens were paid by another request, no tokens are held; ids are named all the same."""
         call = read({"input": "x", "file": {"id": "file-1"}}, "cancel")
-        assert (None, {"file-1"}, 0) == (call.prompt, call.named.alike, call.output_tokens_declared)
+        assert (None, {"file-1"}, 0) == (call.prompt, call.referenced_ids.alike, call.output_tokens_declared)
 
     def test_repeats(self) -> None:
         """H10: the model is named once."""
@@ -639,7 +639,7 @@ class TestContentTypes:
         """A form goes up as it came, and the ids in it are named."""
         body = b'--x\r\nContent-Disposition: form-data; name="input_reference[file_id]"\r\n\r\nfile-1\r\n--x--\r\n'
         call = wire.read_call(ROUTES["videos"], "POST", "/videos", b"", body, b"multipart/form-data; boundary=x")
-        assert (body, {"file-1"}, TextPrompt(tokens_given=1)) == (call.body, call.named.objects, call.prompt)
+        assert (body, {"file-1"}, TextPrompt(tokens_given=1)) == (call.body, call.referenced_ids.objects, call.prompt)
         with pytest.raises(UnsupportedMediaTypeError):
             wire.read_call(ROUTES["videos"], "POST", "/videos", b"", body, b"application/octet-stream")
 

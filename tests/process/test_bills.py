@@ -291,9 +291,9 @@ BROKEN_STREAMS = {
 }
 
 
-@pytest.mark.parametrize("leaves", [True, False], ids=["the client leaves", "the provider breaks off"])
+@pytest.mark.parametrize("creates", [True, False], ids=["the client leaves", "the provider breaks off"])
 @pytest.mark.parametrize(("path", "name"), [(path, name) for path, cases in BROKEN_STREAMS.items() for name in cases])
-async def test_half_an_event_is_no_text(town: Town, http: aiohttp.ClientSession, path: str, name: str, leaves: bool) -> None:
+async def test_half_an_event_is_no_text(town: Town, http: aiohttp.ClientSession, path: str, name: str, creates: bool) -> None:
     """What came of a long event before the stream ended costs nothing as text; the text before it still counts."""
     case, user, done = BROKEN_STREAMS[path][name], await make_user(town.stack), asyncio.Event()
     answer = case.answer()
@@ -303,7 +303,7 @@ async def test_half_an_event_is_no_text(town: Town, http: aiohttp.ClientSession,
         for at in range(0, len(answer), 65_536):
             writer.write(chunk(answer[at : at + 65_536]))
             await writer.drain()
-        if leaves:
+        if creates:
             await done.wait()
         else:
             writer.close()
@@ -314,7 +314,7 @@ async def test_half_an_event_is_no_text(town: Town, http: aiohttp.ClientSession,
     headers = {"authorization": f"Bearer {user.token}"}
     async with http.post(f"{town.stack.base_url}{path}", json=body, headers=headers) as response:
         came = await response.content.readexactly(len(answer))
-        if not leaves:
+        if not creates:
             await response.read()
     done.set()
     assert came == answer

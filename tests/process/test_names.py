@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from sentinel.devstack.stack import Stack
 from tests.process.conftest import SETTINGS
-from tests.process.test_usage import books, run
+from tests.process.test_usage import admin_ledger, run
 from tests.support.running import HELLO, RECONCILED_S, User, booked, compared, make_user, sdk
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="session")]
@@ -63,7 +63,7 @@ async def letter(stack: Stack, user: User, *, but: str = "") -> dict[str, Any]:
 async def letters(stack: Stack, user: User) -> list[dict[str, Any]]:
     """The dead letters of what was used under a user's external id."""
     code, _, _ = await run(stack, "usage", user.external_id, "--json")
-    found: list[dict[str, Any]] = (await books(stack, user.external_id))["dead_letters"] if code == 0 else []
+    found: list[dict[str, Any]] = (await admin_ledger(stack, user.external_id))["dead_letters"] if code == 0 else []
     return found
 
 
@@ -172,11 +172,11 @@ async def test_a_sealed_report_is_not_renamed_and_not_lost(named: tuple[Stack, s
     told = replace(user, email=f"new-{user.email}")
     await call(stack, user, told)
     async with asyncio.timeout(RECONCILED_S):
-        while not (await books(stack, user.external_id))["batches"]:
+        while not (await admin_ledger(stack, user.external_id))["batches"]:
             await asyncio.sleep(0.1)
     anew = await rename(stack, user, email=told.email, externalId=f"{user.external_id}-anew")
     await call(stack, anew)
-    (batch,) = (await books(stack, user.external_id))["batches"]
+    (batch,) = (await admin_ledger(stack, user.external_id))["batches"]
     assert [(part["external_id"], part["email"]) for part in batch["sums"]] == [(user.external_id, user.email)]
     await stack.control("zion", "reset", {"faults": True})
     one = await letter(stack, user)

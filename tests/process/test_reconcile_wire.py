@@ -15,7 +15,7 @@ import pytest_asyncio
 from sentinel.devstack.comparison import Comparison, compare
 from sentinel.devstack.stack import Stack
 from sentinel.ledger import open_redis, redis_time
-from sentinel.ledger.ledger_admin import Books
+from sentinel.ledger.ledger_admin import LedgerAdmin
 from sentinel.ledger.redis.pipeline import Pipeline
 from tests.process.conftest import SETTINGS
 from tests.support.running import RECONCILED_S, make_user
@@ -134,12 +134,12 @@ class Town:
         """How many dead letters there are, each sent again where an operator would."""
         window = (-1, 60_000)
         pipeline = Pipeline(open_redis(self.stack.redis_url, 5.0), 5.0)
-        books = Books(pipeline, partitions=PARTITIONS, window=window, now_ms=redis_time)
+        admin_ledger = LedgerAdmin(pipeline, partitions=PARTITIONS, window=window, now_ms=redis_time)
         try:
-            letters = [letter async for letter in books.dead_letters()]
-            return sum([await books.requeue(letter) for letter in letters]) if requeue else len(letters)
+            letters = [letter async for letter in admin_ledger.dead_letters()]
+            return sum([await admin_ledger.requeue_letter(letter) for letter in letters]) if requeue else len(letters)
         finally:
-            await books.close()
+            await admin_ledger.close()
 
 
 async def _until(answer: aiohttp.ClientResponse, job: Job) -> bytes:

@@ -37,7 +37,7 @@ async def run(stack: Stack, *words: str, module: str = "sentinel", redis: str = 
     return process.returncode, output.decode(), errors.decode()
 
 
-async def books(stack: Stack, caller: str) -> dict[str, Any]:
+async def admin_ledger(stack: Stack, caller: str) -> dict[str, Any]:
     """What `sentinel usage CALLER --json` says."""
     code, output, errors = await run(stack, "usage", caller, "--json")
     assert (code, errors) == (0, "")
@@ -59,7 +59,7 @@ async def call(stack: Stack, user: User, **simulate: Any) -> None:
 async def until_refused(stack: Stack, user: User) -> dict[str, Any]:
     """The one dead letter of a user, as soon as there is one."""
     async with asyncio.timeout(RECONCILED_S):
-        while not (letters := (await books(stack, user.external_id))["dead_letters"]):
+        while not (letters := (await admin_ledger(stack, user.external_id))["dead_letters"]):
             await asyncio.sleep(0.1)
     (letter,) = letters
     return letter
@@ -126,7 +126,7 @@ async def test_a_held_request_is_seen_while_it_runs(stack: Stack, http: aiohttp.
         shown = (await page(stack, http, user.token))[1]["limits"]
         assert (shown["ai_requests"]["held"], shown["ai_requests"]["remaining"]) == (1, 9)
         assert (shown["ai_output_tokens"]["held"], shown["ai_output_tokens"]["remaining"]) == (100, 900)
-        (listed,) = (await books(stack, user.external_id))["callers"]
+        (listed,) = (await admin_ledger(stack, user.external_id))["callers"]
         assert listed["limits"]["ai_output_tokens"] | {"reset_seconds": 0} == shown["ai_output_tokens"] | {"reset_seconds": 0}
         code, table, _ = await run(stack, "usage", user.external_id)
         assert code == 0
@@ -134,7 +134,7 @@ async def test_a_held_request_is_seen_while_it_runs(stack: Stack, http: aiohttp.
         assert row[:4] == ["ai_output_tokens", "1000", "0", "100"]
         await stream.close()
     await compared(stack, [user])
-    (listed,) = (await books(stack, user.external_id))["callers"]
+    (listed,) = (await admin_ledger(stack, user.external_id))["callers"]
     assert {figures["held"] for figures in listed["limits"].values()} == {0}
 
 
@@ -163,7 +163,7 @@ async def test_a_dead_letter_is_seen_requeued_and_booked(stack: Stack) -> None:
     assert given == taken
     code, _, errors = await run(stack, "usage", "requeue", letter["id"])
     assert (code, len(errors.splitlines())) == (1, 1)
-    assert (await books(stack, user.external_id))["dead_letters"] == []
+    assert (await admin_ledger(stack, user.external_id))["dead_letters"] == []
 
 
 async def test_a_dropped_letter_is_never_booked_and_given_back(stack: Stack) -> None:
@@ -175,12 +175,12 @@ async def test_a_dropped_letter_is_never_booked_and_given_back(stack: Stack) -> 
         letter = await until_refused(stack, user)
     finally:
         await stack.control("zion", "faults", {"fail_emails": []})
-    (before,) = (await books(stack, user.external_id))["callers"]
+    (before,) = (await admin_ledger(stack, user.external_id))["callers"]
     assert (before["limits"]["ai_requests"]["used"], before["limits"]["ai_requests"]["unreported"]) == (1, 1)
     code, told, _ = await run(stack, "usage", "drop", letter["id"])
     assert code == 0
     assert told.startswith("Dropped, never to be reported: 1 requests")
-    (after,) = (await books(stack, user.external_id))["callers"]
+    (after,) = (await admin_ledger(stack, user.external_id))["callers"]
     assert {(figures["used"], figures["unreported"]) for figures in after["limits"].values()} == {(0, 0)}
     assert user.email not in await booked(stack)
     assert (await run(stack, "usage", "drop", letter["id"]))[0] == 1
@@ -195,7 +195,7 @@ async def test_batches_that_wait_are_seen(stack: Stack) -> None:
     await stack.control("zion", "faults", {"hang": True, "times": 1, "call": "batch", "user": user.email})
     await call(stack, user)
     async with asyncio.timeout(RECONCILED_S):
-        while not (waiting := (await books(stack, user.external_id))["batches"]):
+        while not (waiting := (await admin_ledger(stack, user.external_id))["batches"]):
             await asyncio.sleep(0.1)
     (batch,) = waiting
     assert batch["attempts"] >= 1
@@ -204,7 +204,7 @@ async def test_batches_that_wait_are_seen(stack: Stack) -> None:
     assert (await compared(stack, [user], wait_s=0)).equal
     given, taken = await reconciled(stack, [user])
     assert given == taken
-    assert (await books(stack, user.external_id))["batches"] == []
+    assert (await admin_ledger(stack, user.external_id))["batches"] == []
 
 
 async def test_the_command_says_in_one_sentence_what_is_wrong(stack: Stack) -> None:

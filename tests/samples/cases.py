@@ -34,7 +34,7 @@ class Case(NamedTuple):
     unfinished: bool = False
     added: bytes = b""
     dropped: bytes = b""
-    left: bytes = b""
+    created_ids: bytes = b""
 
 
 def read(name: str) -> bytes:
@@ -57,7 +57,7 @@ CHATS = {
     "chat/tools_usage.sse": Case(Usage(84, 42), [], CHAT_ID, (6,)),
     "chat/refusal.sse": Case(None, ["I'm sorry, I cannot."], CHAT_ID),
     "chat/reasoning.sse": Case(
-        Usage(8, 100, reasoning_tokens=100), [], "gen-1763000000-x7", (6,), left=b": OPENROUTER PROCESSING\n"
+        Usage(8, 100, reasoning_tokens=100), [], "gen-1763000000-x7", (6,), created_ids=b": OPENROUTER PROCESSING\n"
     ),
     "chat/choices.sse": Case(None, ["Hello", "Good day"], CHAT_ID),
     "chat/choices_logprobs_usage.sse": Case(Usage(9, 4), [], "chatcmpl-Da01", (5,)),

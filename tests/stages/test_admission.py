@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from sentinel.downstream.offload import Aside
+from sentinel.downstream.offload import Offload
 from sentinel.journal import Journal
 from sentinel.ledger import Ledger, open_redis
-from sentinel.ledger.degraded import Standby
+from sentinel.ledger.degraded import DegradedAdmission
 from sentinel.ledger.limit_errors import Attempts
 from sentinel.openai.tokens.histories import Histories
 from sentinel.openai.tokens.tokenizer import Tokenizer
@@ -85,9 +85,11 @@ class Gateway:
         self.admission = Admission(
             self.ledger,
             self.journal,
-            Standby(mode, ratio=0.5, processes=1, window_ms=60_000, callers_max=10, now_s=lambda: clock.now_us / 10**6),
+            DegradedAdmission(
+                mode, ratio=0.5, processes=1, window_ms=60_000, callers_max=10, now_s=lambda: clock.now_us / 10**6
+            ),
             self.zion,
-            Counting(TOKENIZER, Aside()),
+            Counting(TOKENIZER, Offload()),
             Attempts(given["rate_requests"], given["rate_window_ms"]),
             self.histories,
             output_tokens_default=5,
@@ -107,7 +109,7 @@ class Gateway:
 
     async def ask(self, caller: Caller = ADA, call: Call = CALL) -> Hold:
         """One request. Raises OverLimitError or LedgerUnavailableError."""
-        self.admission.recall(caller)
+        self.admission.check_denied(caller)
         return await self.admission.admit(caller, call, self.next_id())
 
     async def refused(self, caller: Caller = ADA, call: Call = CALL) -> OverLimitError:
@@ -119,7 +121,7 @@ class Gateway:
     def recalled(self, caller: Caller = ADA) -> OverLimitError | None:
         """What is said from memory, if anything."""
         try:
-            self.admission.recall(caller)
+            self.admission.check_denied(caller)
         except OverLimitError as error:
             return error
         return None
@@ -142,7 +144,7 @@ async def gateway(server: RedisServer, snapshot: Snapshot = UNLIMITED, **rules: 
     opened = Gateway(server.url, Clock(), **rules)
     try:
         for caller in (ADA, BOB):
-            await opened.ledger.install(caller.external_id, snapshot, (0, 0, 0))
+            await opened.ledger.install_limits(caller.external_id, snapshot, (0, 0, 0))
         yield opened
     finally:
         await opened.close()
@@ -275,7 +277,7 @@ async def test_raised_limits_are_seen_within_a_second(redis_server: RedisServer)
     async with gateway(redis_server, limited(requests=5, used=5)) as running:
         await running.refused()
         running.clock.passes(1)
-        await running.ledger.install(ADA.external_id, limited(requests=6, used=5), (0, 0, 0))
+        await running.ledger.install_limits(ADA.external_id, limited(requests=6, used=5), (0, 0, 0))
         assert running.recalled() is not None
         running.clock.passes(BOUND_MS - 1)
         hold = await running.ask()
@@ -407,14 +409,14 @@ class Life:
 
     async def install(self, chance: random.Random) -> None:
         """Zion's new word."""
-        await self.running.ledger.install(ADA.external_id, limited(requests=chance.randint(1, 4), used=1), (0, 0, 0))
+        await self.running.ledger.install_limits(ADA.external_id, limited(requests=chance.randint(1, 4), used=1), (0, 0, 0))
         self.given_back_us = self.clock.now_us
 
     async def sweep(self, _chance: random.Random) -> None:
         """Every lease ends, and is charged by estimate."""
         if self.live:
             self.clock.passes(60_000)
-            await self.running.ledger.sweep(0)
+            await self.running.ledger.expire_holds(0)
             self.expired, self.live = self.expired + self.live, []
 
     async def truth(self, _chance: random.Random) -> None:

@@ -149,7 +149,7 @@ async def test_a_new_name_is_learned_when_zion_is_asked(world: World, names: dic
     assert after == Caller(names["externalId"], names["email"])
     assert await world.identify("first") == before  # remembered, for its time
     await world.use("req_2", await world.identify("first"))
-    batch = await world.ledger.take(0)
+    batch = await world.ledger.claim_batch(0)
     assert batch is not None
     assert [item.names for item in batch.items] == [(after.external_id, after.email)]
     assert [item.requests for item in batch.items] == [2]
@@ -161,7 +161,7 @@ async def test_users_of_whom_zion_says_no_id_are_known_by_the_external_id(world:
     for at, email in enumerate(("ada@x.test", "ada@new.test")):
         world.profile = {"externalId": "ada", "email": email}
         await world.use(f"req_{at}", await world.identify(f"token-{at}"))
-    batch = await world.ledger.take(0)
+    batch = await world.ledger.claim_batch(0)
     assert batch is not None
     assert batch.items == (Item("ada", "ada@new.test", "m", 4, 6, 2),)
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from sentinel.ledger import Ledger
-from sentinel.ledger.background_jobs import Work
+from sentinel.ledger.background_jobs import BackgroundJob
 from sentinel.openai import routes
 from sentinel.ops.errors import UpstreamError
 from sentinel.ops.records import Caller, Ending, Hold, Outcome, Remaining, Usage
 from sentinel.stages.background import Background
-from sentinel.upstream.provider import Patience, Provider
+from sentinel.upstream.provider import Provider, Timeouts
 from tests.stages.test_relay import Answer
 from tests.support.ledgers import emptied, open_ledger
 from tests.support.redis_server import RedisServer, redis_server
@@ -50,7 +50,7 @@ class Shows(Provider):
         headers: Sequence[str],
         body: Any,
         on_sent: Callable[[], None],
-        patience: Patience,
+        patience: Timeouts,
     ) -> Any:
         self.asked.append((method, path))
         if method == "POST":
@@ -156,7 +156,7 @@ async def test_what_works_is_cancelled_before_it_is_deleted(
 ) -> None:
     """Work that goes on is cancelled, since only then it tells its cost; who tells nothing pays the hold."""
     ledger, provider = await opened(redis_server), Shows(*states)
-    work = Work(HELD.request_id, "ada", "", "o3", 12, "/threads/t/runs/r", 0, 500)
+    work = BackgroundJob(HELD.request_id, "ada", "", "o3", 12, "/threads/t/runs/r", 0, 500)
     await ledger.unfinished.add(work)
     await follower(ledger, provider).before_delete(ADA, "/threads/t")
     (noted,) = await ledger.unfinished.of("ada")
@@ -172,14 +172,14 @@ async def test_what_works_is_cancelled_before_it_is_deleted(
 async def test_what_others_left_costs_the_same(redis_server: RedisServer, states: list[Any], charged: tuple[int, int]) -> None:
     """Work that is adopted is charged as by the worker that began it: gone or untold, by its hold."""
     ledger = await opened(redis_server)
-    await ledger.unfinished.add(Work(HELD.request_id, "ada", "ada@example.com", "o3", 12, "/responses/resp_1", 0, 500))
+    await ledger.unfinished.add(BackgroundJob(HELD.request_id, "ada", "ada@example.com", "o3", 12, "/responses/resp_1", 0, 500))
     worker = Background(ledger, Shows(*states), "other", poll_s=0.01, lease_s=0.05, now_s=lambda: 1.0)
     worker.open()
     async with asyncio.timeout(10):
         while await ledger.unfinished.of("ada"):
             await asyncio.sleep(0.01)
     await worker.close()
-    sums = [one async for one in ledger.books.sums()]
+    sums = [one async for one in ledger.admin_ledger.sums()]
     await ledger.close()
     assert [(one.input_tokens, one.output_tokens, one.requests) for one in sums] == [(*charged, 1)]
 
@@ -194,7 +194,7 @@ async def test_work_is_noted_once_and_stays_its_workers(redis_server: RedisServe
     ledger.unfinished._claim_ms = 200
     tried: list[bool] = []
 
-    async def claim(work: Work, worker: str, *, renew: bool) -> bool:
+    async def claim(work: BackgroundJob, worker: str, *, renew: bool) -> bool:
         taken = await real(work, worker, renew=renew)
         if worker == "other":
             tried.append(taken)

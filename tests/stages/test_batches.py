@@ -35,7 +35,7 @@ def file(*bodies: Any) -> bytes:
 def batch(*names: str, endpoint: str = CHATS) -> Call:
     """A call that makes a batch of these files."""
     body = json.dumps({"input_file_id": list(names), "endpoint": endpoint}).encode()
-    return Call("batches", "POST", "/batches", body=body, named=Ids(frozenset(names)), lasts=True)
+    return Call("batches", "POST", "/batches", body=body, referenced_ids=Ids(frozenset(names)), detached=True)
 
 
 class _Shows:
@@ -91,8 +91,8 @@ async def test_what_lines_name_is_to_be_looked_up() -> None:
     stage = reading(provider, file_bytes_max=100_000, line_bytes_max=100_000)
     for _ in range(2):
         call = await stage.read(ANNA, batch("file-x"), "req")
-        assert (call.named.objects, call.named.alike) == ({"file-x", "file-0", "file-1"}, {"a"})
-        assert len((await stage.read(ANNA, batch("file-y"), "req")).named.objects) == 514
+        assert (call.referenced_ids.objects, call.referenced_ids.alike) == ({"file-x", "file-0", "file-1"}, {"a"})
+        assert len((await stage.read(ANNA, batch("file-y"), "req")).referenced_ids.objects) == 514
     assert len(provider.asked) == 3
 
 
@@ -187,7 +187,7 @@ async def test_a_batch_has_one_file() -> None:
     provider = _Shows({})
     with pytest.raises(BadRequestError):
         await reading(provider).read(ANNA, batch("file-1", "file-2"), "req")
-    none = replace(batch(), named=Ids())
+    none = replace(batch(), referenced_ids=Ids())
     assert await reading(provider).read(ANNA, none, "req") is none
     assert provider.asked == []
 

@@ -12,13 +12,13 @@ from sentinel.ops.errors import UpstreamError, UpstreamTimeoutError, UpstreamUna
 from sentinel.ops.records import Call, Caller, ChatPrompt, Hold, Origin, Remaining
 from sentinel.stages.forward import Forward, RetryBudget
 from sentinel.upstream.http1 import Client
-from sentinel.upstream.provider import OpenAI, Patience, Reply
+from sentinel.upstream.provider import OpenAI, Reply, Timeouts
 from tests.support.liar import ANSWERS, HELLO, UNKNOWN_MODEL, Liar
 from tests.support.sink import sink
 from tests.upstream.test_provider import Parts, read
 
 FREE = Remaining(None, None, None)
-PATIENT = Patience(10, 10)
+PATIENT = Timeouts(10, 10)
 # Whether a test goes the usual way, and its first request finds a connection that was kept.
 KEPT = {"is": False}
 CHAIN = {"first": ("second", "third"), "second": ("third",)}
@@ -34,7 +34,7 @@ def _both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @asynccontextmanager
 async def forward(
-    url: str, *, routes: Mapping[str, Patience] | None = None, burst: float = 10.0, connections_max: int = 4
+    url: str, *, routes: Mapping[str, Timeouts] | None = None, burst: float = 10.0, connections_max: int = 4
 ) -> AsyncIterator[Forward]:
     """The stage over an edge to `url`."""
     client = Client(url, connect_s=5)
@@ -227,7 +227,7 @@ async def test_an_upload_that_was_begun_is_not_sent_again() -> None:
 
 async def test_a_route_has_its_own_patience() -> None:
     """Rule O1: a route with a time-out of its own keeps to it, the others to theirs."""
-    async with Liar() as liar, forward(liar.url, routes={"chat_completions": Patience(0.1, 0.1)}) as one:
+    async with Liar() as liar, forward(liar.url, routes={"chat_completions": Timeouts(0.1, 0.1)}) as one:
         with pytest.raises(UpstreamTimeoutError) as caught:
             await ask(one, "silent")
         assert (caught.value.status, caught.value.retry) == (504, False)

@@ -15,7 +15,7 @@ import pytest
 from sentinel.downstream import content_codings
 from sentinel.downstream.body_budget import Bodies
 from sentinel.downstream.exchange import Exchange
-from sentinel.downstream.offload import Aside
+from sentinel.downstream.offload import Offload
 from sentinel.openai import routes
 from sentinel.openai.models import Models
 from sentinel.openai.request.json_limits import decoded_bytes
@@ -32,7 +32,7 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 def intake(shared: Bodies, *, searching: bool = True) -> Intake:
     """An intake of these bodies."""
-    return Intake(shared, Aside(), Models(()), upload_bytes_max=4 * MB, searching=searching, trace_upstream=False)
+    return Intake(shared, Offload(), Models(()), upload_bytes_max=4 * MB, searching=searching, trace_upstream=False)
 
 
 def room(count: float) -> Bodies:

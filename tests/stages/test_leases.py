@@ -23,13 +23,13 @@ class Fails:
         self.beats: list[str] = []
         self.swept: list[int] = []
 
-    async def beat(self, hold: Hold, _output_tokens: int) -> bool:
+    async def renew(self, hold: Hold, _output_tokens: int) -> bool:
         self.beats.append(hold.request_id)
         if hold.request_id == "req_1":
             raise self._failure
         return True
 
-    async def sweep(self, partition: int) -> int:
+    async def expire_holds(self, partition: int) -> int:
         self.swept.append(partition)
         if partition == 0 and self.swept.count(0) == 1:
             raise self._failure

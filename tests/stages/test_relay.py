@@ -17,15 +17,15 @@ from sentinel.openai.routes import ROUTES, Match, state_path
 from sentinel.openai.tokens.histories import Histories
 from sentinel.ops.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError, UpstreamTimeoutError
 from sentinel.ops.records import Call, Dialect, Ending, Outcome, Route, Usage
-from sentinel.stages.relay import Leaving, ReadOn, Relay
-from sentinel.upstream.provider import Reply, Through
+from sentinel.stages.relay import BackgroundDrain, Leaving, Relay
+from sentinel.upstream.provider import Reply, ReplyWrapper
 from tests.samples import cases
 from tests.samples.cases import STREAMS, read
 from tests.support.bodies import bodies
 from tests.support.looking import looked_after
 from tests.support.metering import cut
 
-NONE = ReadOn(answers_max=0, timeout_s=1, bytes_max=1)
+NONE = BackgroundDrain(answers_max=0, timeout_s=1, bytes_max=1)
 EVENTS = b"text/event-stream; charset=utf-8"
 
 
@@ -50,7 +50,7 @@ class Answer:
             raise self._failure
         return b""
 
-    pour = Through.pour
+    pipe = ReplyWrapper.pipe
 
     async def more(self, within_s: float) -> bytes | None:
         self.waits_s.append(within_s)
@@ -96,7 +96,7 @@ class Down:
 async def copy(
     answer: Reply,
     call: Call,
-    read_on: ReadOn = NONE,
+    background_drain: BackgroundDrain = NONE,
     *,
     parts_taken: int = 10**9,
     before: Callable[[Exchange], None] = lambda _: None,
@@ -128,8 +128,8 @@ async def copy(
 
     before(exchange)
     async with looked_after(exchange):
-        relay = Relay(Leaving("drain", read_on, Reasoning(()), Histories(0)))
-        outcome, rest = await relay.copy(answer, exchange, call, [], meters.append, keep, note if call.lasts else None)
+        relay = Relay(Leaving("drain", background_drain, Reasoning(()), Histories(0)))
+        outcome, rest = await relay.copy(answer, exchange, call, [], meters.append, keep, note if call.detached else None)
         before_bill = b"".join(message["body"] for message in sent[1:])
         untold: Exception | None = None
         try:
@@ -213,7 +213,7 @@ async def test_the_content_type_decides(
     kind: bytes | None, dialect: Dialect, named: bool, meter: type[Meter], stream: bool
 ) -> None:
     """Rule S5: the answer's content type chooses how it is read, whatever the request asked for."""
-    down = await copy(Answer(kind, [b'data: {"id":"a1"}\n\n']), call(dialect, leaves=("id",) if named else (), stream=stream))
+    down = await copy(Answer(kind, [b'data: {"id":"a1"}\n\n']), call(dialect, creates=("id",) if named else (), stream=stream))
     assert type(down.meter) is meter
     assert down.headers.get(b"x-accel-buffering") == (b"no" if meter is StreamMeter else None)
 
@@ -240,13 +240,13 @@ async def test_an_objects_id_is_kept_before_the_client_has_it(kind: bytes, diale
     """Issue: objects need owners: whatever the chunks are, an id has gone to `keep` before the bytes that tell it go down."""
     body = read(name)
     for chunks in ([body], [bytes([byte]) for byte in body]):
-        down = await copy(Answer(kind, chunks), call(dialect, leaves=("id",)))
+        down = await copy(Answer(kind, chunks), call(dialect, creates=("id",)))
         ((object_id, before),) = down.kept
         assert object_id in body.decode()
         # Of a body in one piece nothing, of events none, and never the last byte.
         assert before != body
         assert b"\n\n" not in before if kind is EVENTS else len(before) < len(body)
-        assert (down.body, dict(down.outcome.left)) == (body, {"id": [object_id]})
+        assert (down.body, dict(down.outcome.created_ids)) == (body, {"id": [object_id]})
         other = await copy(Answer(kind, chunks), call(dialect))
         assert (other.kept, other.body) == ([], body)
 
@@ -257,20 +257,20 @@ async def test_ids_within_an_answer_are_found() -> None:
     whole = b'{"id":"resp_1","object":"response","status":"completed","output":[%s,{"type":"message"},%s]}' % (item, item)
     stream = b'data: {"type":"response.completed","response":%s}\n\n' % whole
     for kind, body in ((b"application/json", whole), (EVENTS, stream)):
-        down = await copy(Answer(kind, [body]), call(Dialect.RESPONSES, leaves=("id", "output.*.container_id")))
+        down = await copy(Answer(kind, [body]), call(Dialect.RESPONSES, creates=("id", "output.*.container_id")))
         assert [name for name, _ in down.kept][:2] == ["resp_1", "cntr_1"]
-        assert dict(down.outcome.left) == {"id": ["resp_1"], "output.*.container_id": ["cntr_1", "cntr_1"]}
+        assert dict(down.outcome.created_ids) == {"id": ["resp_1"], "output.*.container_id": ["cntr_1", "cntr_1"]}
         assert not down.outcome.unfinished
 
 
 async def test_work_that_goes_on_is_said() -> None:
     """Rule P3: the outcome of an answer that is not done names the object and says that its usage is to come."""
     batch = b'{"id":"batch_1","object":"batch","status":"validating","usage":null}'
-    down = await copy(Answer(b"application/json", [batch]), call(Dialect.EVENTS, leaves=("id",)))
-    assert (down.outcome.unfinished, dict(down.outcome.left)) == (True, {"id": ["batch_1"]})
+    down = await copy(Answer(b"application/json", [batch]), call(Dialect.EVENTS, creates=("id",)))
+    assert (down.outcome.unfinished, dict(down.outcome.created_ids)) == (True, {"id": ["batch_1"]})
     run = read("events/thread_created_and_run.sse").replace(b"completed", b"requires_action")
-    down = await copy(Answer(EVENTS, [run]), call(Dialect.EVENTS, leaves=("thread_id", "id")))
-    assert {path: ids[0] for path, ids in down.outcome.left.items()} == {"id": "run_01", "thread_id": "thread_02"}
+    down = await copy(Answer(EVENTS, [run]), call(Dialect.EVENTS, creates=("thread_id", "id")))
+    assert {path: ids[0] for path, ids in down.outcome.created_ids.items()} == {"id": "run_01", "thread_id": "thread_02"}
 
 
 QUEUED = b'{"id":"x_1","object":"x","status":"queued","usage":null}'
@@ -294,18 +294,18 @@ async def test_work_that_lasts_is_noted_before_the_client_can_know_of_it(route: 
     answer before any byte at all.
     """
     names = tuple((name, LOOKED_AT[name]) for name in LOOKED_AT if f"{{{name}}}" in route.template)
-    lasting = call(route.dialect, leaves=route.leaves, lasts=True)
+    lasting = call(route.dialect, creates=route.creates, detached=True)
     for chunks in ([body], [bytes([byte]) for byte in body]):
         down = await copy(Answer(kind, chunks), lasting)
         assert down.body.startswith(body)
-        paths = {before: state_path(Match(route, named=names), left) for left, before in down.noted}
+        paths = {before: state_path(Match(route, referenced_ids=names), left) for left, before in down.noted}
         before, path = next((before, path) for before, path in paths.items() if path)
         work_id = path.rpartition("/")[2].encode()
         assert work_id in body
         assert work_id not in before
         assert kind is EVENTS or before == b""
         # What is said at last is where it was noted first.
-        assert path == state_path(Match(route, named=names), down.outcome.left)
+        assert path == state_path(Match(route, referenced_ids=names), down.outcome.created_ids)
 
 
 async def test_work_is_noted_before_an_event_that_is_too_long_to_be_held() -> None:
@@ -313,7 +313,7 @@ async def test_work_is_noted_before_an_event_that_is_too_long_to_be_held() -> No
     event = b'data: {"type":"response.created","response":{"id":"resp_1","status":"queued","instructions":"%s"}}\n\n'
     long = event % (b"x" * (4 * sse.TAIL_BYTES_MAX))
     chunks = [long[start : start + 65_536] for start in range(0, len(long), 65_536)]
-    down = await copy(Answer(EVENTS, chunks), call(Dialect.RESPONSES, leaves=("id",), lasts=True))
+    down = await copy(Answer(EVENTS, chunks), call(Dialect.RESPONSES, creates=("id",), detached=True))
     left, before = down.noted[0]
     assert (left, before) == ({"id": ["resp_1"]}, b"")
 
@@ -322,7 +322,7 @@ async def test_a_plain_answer_of_work_waits_within_bounds() -> None:
     """What is longer than what is kept of an answer goes down before its end is known, as any other does."""
     piece = b" " * (1 << 20)
     chunks = [b'{"id":"batch_1",', *[piece] * (bounds.BYTES_MAX // len(piece)), b'"status":"queued","usage":null}']
-    down = await copy(Answer(b"application/json", chunks), call(Dialect.EVENTS, leaves=("id",), lasts=True))
+    down = await copy(Answer(b"application/json", chunks), call(Dialect.EVENTS, creates=("id",), detached=True))
     assert down.body == b"".join(chunks)
     assert all(before.startswith(chunks[0]) for _, before in down.noted)
 
@@ -334,7 +334,7 @@ async def test_work_that_has_ended_at_once_is_not_noted() -> None:
         (EVENTS, read("responses/error_first.sse")),
         (b"application/json", read("chat/error.json")),
     ):
-        down = await copy(Answer(kind, [body]), call(Dialect.RESPONSES, leaves=("id",), lasts=True))
+        down = await copy(Answer(kind, [body]), call(Dialect.RESPONSES, creates=("id",), detached=True))
         assert down.noted == []
 
 
@@ -349,16 +349,16 @@ FAILURES: dict[str, tuple[Exception, Ending]] = {
     "broken": (UpstreamError("It broke.", code="upstream_error"), Ending.TRUNCATED),
     "silent": (UpstreamTimeoutError("It fell silent.", code="upstream_timeout"), Ending.UPSTREAM_TIMEOUT),
 }
-NAMING = list(dict.fromkeys((route.dialect, route.leaves) for route in ROUTES if route.leaves))
-LASTING_NAMING = list(dict.fromkeys((route.dialect, route.leaves) for route in ROUTES if route.polls))
+NAMING = list(dict.fromkeys((route.dialect, route.creates) for route in ROUTES if route.creates))
+LASTING_NAMING = list(dict.fromkeys((route.dialect, route.creates) for route in ROUTES if route.polls))
 
 
 @pytest.mark.parametrize("why", FAILURES)
 @pytest.mark.parametrize(
-    ("dialect", "leaves", "lasts"), [(*naming, False) for naming in NAMING] + [(*naming, True) for naming in LASTING_NAMING]
+    ("dialect", "creates", "detached"), [(*naming, False) for naming in NAMING] + [(*naming, True) for naming in LASTING_NAMING]
 )
 async def test_a_plain_answer_that_names_objects_breaks_off_honestly(
-    dialect: Dialect, leaves: tuple[str, ...], lasts: bool, why: str
+    dialect: Dialect, creates: tuple[str, ...], detached: bool, why: str
 ) -> None:
     """Cut at every byte, of every such route: an error that can still be told, or a body that is short, and either
     way the cost of what came; never a head alone, which the server would answer with a 500 of its own. Of work that lasts
@@ -369,8 +369,10 @@ async def test_a_plain_answer_that_names_objects_breaks_off_honestly(
     for cut_at in range(len(body)):
         for pieces in ([body[:cut_at]], [body[: cut_at // 2], body[cut_at // 2 : cut_at]]):
             chunks = [piece for piece in pieces if piece]
-            down = await copy(Answer(b"application/json", chunks, failure=failure), call(dialect, leaves=leaves, lasts=lasts))
-            nothing = lasts or len(chunks) < 2
+            down = await copy(
+                Answer(b"application/json", chunks, failure=failure), call(dialect, creates=creates, detached=detached)
+            )
+            nothing = detached or len(chunks) < 2
             assert (down.body, down.whole) == (b"" if nothing else chunks[0], False)
             assert down.untold is (failure if nothing else None)
             assert down.outcome.status == (failure.status if nothing else 200)  # type: ignore[attr-defined]
@@ -378,12 +380,14 @@ async def test_a_plain_answer_that_names_objects_breaks_off_honestly(
 
 
 @pytest.mark.parametrize("kind", [EVENTS, b"application/json", b"audio/mpeg"])
-@pytest.mark.parametrize("leaves", [(), ("id",)])
+@pytest.mark.parametrize("creates", [(), ("id",)])
 @pytest.mark.parametrize("reason", [DrainingError("Restarting."), ClientGoneError()])
-async def test_what_ends_an_exchange_before_its_answer_is_told(kind: bytes, leaves: tuple[str, ...], reason: Exception) -> None:
+async def test_what_ends_an_exchange_before_its_answer_is_told(
+    kind: bytes, creates: tuple[str, ...], reason: Exception
+) -> None:
     """A drain, or a client that leaves, between the provider's head and the first byte: nothing goes down."""
     down = await copy(
-        Answer(kind, [b"{}"]), call(Dialect.CHAT, leaves=leaves), before=lambda exchange: exchange.interrupt(reason)
+        Answer(kind, [b"{}"]), call(Dialect.CHAT, creates=creates), before=lambda exchange: exchange.interrupt(reason)
     )
     assert (down.untold, down.body) == (reason, b"")
     assert down.outcome.ending is (Ending.INTERNAL if isinstance(reason, DrainingError) else Ending.CLIENT_CLOSED)
@@ -402,9 +406,9 @@ async def test_an_answer_is_read_on_without_its_client() -> None:
     """Design §5: with `drain` the provider's own usage is the bill of a client that left; without, what was produced."""
     usage = STREAMS["chat/chat_usage.sse"].usage
     for answers_max, expected in ((1, usage), (0, None)):
-        read_on = ReadOn(answers_max=answers_max, timeout_s=5, bytes_max=10**6)
+        background_drain = BackgroundDrain(answers_max=answers_max, timeout_s=5, bytes_max=10**6)
         answer = Answer(EVENTS, CHUNKS)
-        down = await copy(answer, call(Dialect.CHAT), read_on, parts_taken=2)
+        down = await copy(answer, call(Dialect.CHAT), background_drain, parts_taken=2)
         assert (down.outcome.ending, down.outcome.usage) == (Ending.CLIENT_CLOSED, expected)
         assert down.body == b"".join(CHUNKS[:2])
         assert answer.closed
@@ -412,7 +416,7 @@ async def test_an_answer_is_read_on_without_its_client() -> None:
 
 async def test_reading_on_has_bounds() -> None:
     """At most so much is read, so long, and nothing once the worker closes; what was produced until then is known."""
-    small = ReadOn(answers_max=1, timeout_s=5, bytes_max=1)
+    small = BackgroundDrain(answers_max=1, timeout_s=5, bytes_max=1)
     down = await copy(Answer(EVENTS, CHUNKS), call(Dialect.CHAT), small, parts_taken=1)
     assert (down.outcome.usage, len(down.outcome.produced.texts)) == (None, 1)
 
@@ -420,7 +424,7 @@ async def test_reading_on_has_bounds() -> None:
         async def read(self) -> bytes:
             return CHUNKS.pop(0) if self._chunks.pop() else await asyncio.sleep(60, b"")
 
-    closing = ReadOn(answers_max=1, timeout_s=60, bytes_max=10**6)
+    closing = BackgroundDrain(answers_max=1, timeout_s=60, bytes_max=10**6)
     asyncio.get_running_loop().call_later(0.1, closing.close)
     async with asyncio.timeout(5):
         down = await copy(Endless(EVENTS, [b"", b"1", b"1"]), call(Dialect.CHAT), closing, parts_taken=1)
@@ -452,9 +456,9 @@ async def test_an_abandoned_answer_is_read_as_far_as_it_names_its_work(
         kept.extend(names)
 
     answer = Answer(kind, chunks, failure=UpstreamError("broke off"))
-    call = Call("x", "POST", "/x", dialect=dialect, leaves=("id",), lasts=True)
+    call = Call("x", "POST", "/x", dialect=dialect, creates=("id",), detached=True)
     outcome = await Relay(Leaving("cancel", NONE, Reasoning(()), Histories(0))).abandon(answer, call, keep)
-    assert outcome.left == ({"id": [expected]} if expected else {})
+    assert outcome.created_ids == ({"id": [expected]} if expected else {})
     assert outcome.unfinished is bool(expected)
     assert outcome.ending is Ending.CLIENT_CLOSED
     assert kept == ([expected] if expected else [])

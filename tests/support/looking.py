@@ -13,7 +13,7 @@ async def looked_after(exchange: Exchange) -> AsyncIterator[None]:
 
     async def look() -> None:
         while True:
-            exchange.look(asyncio.get_running_loop().time(), 1e9)
+            exchange.check_deadlines(asyncio.get_running_loop().time(), 1e9)
             await asyncio.sleep(0.001)
 
     looking = asyncio.create_task(look())

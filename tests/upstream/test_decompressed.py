@@ -12,7 +12,7 @@ from sentinel.openai.response.body_meter import BodyMeter
 from sentinel.openai.response.usage import usage_of
 from sentinel.ops.errors import ClientGoneError, DrainingError
 from sentinel.ops.records import Dialect, Ending, Origin
-from sentinel.stages.relay import ReadOn
+from sentinel.stages.relay import BackgroundDrain
 from sentinel.upstream.http1 import whole_answer
 from sentinel.upstream.provider import Plain, Whole
 from tests.stages.test_relay import NONE, Down, call, copy
@@ -118,8 +118,8 @@ def test_the_usual_answers_are_taken() -> None:
 @pytest.mark.parametrize("body", [BODIES[0], BODIES[9], BODIES[len(USAGES)]])
 async def test_a_client_that_leaves_pays_the_same(body: bytes, *, drains: bool) -> None:
     """Where a client leaves within its body, both ways end and bill alike, also where what it left is read on."""
-    read_on = ReadOn(answers_max=1, timeout_s=1, bytes_max=1 << 20) if drains else NONE
-    usual, general = await both(body, parts_taken=1, read_on=read_on)
+    background_drain = BackgroundDrain(answers_max=1, timeout_s=1, bytes_max=1 << 20) if drains else NONE
+    usual, general = await both(body, parts_taken=1, background_drain=background_drain)
     assert told(usual) == told(general)
     assert usual.outcome.ending is Ending.CLIENT_CLOSED
 

@@ -24,13 +24,13 @@ from sentinel.ops.errors import (
     UpstreamTimeoutError,
 )
 from sentinel.upstream.http1 import Client
-from sentinel.upstream.provider import OpenAI, Opened, Patience, Plain, Reply, judged
+from sentinel.upstream.provider import OpenAI, Opened, Plain, Reply, Timeouts, judged
 from sentinel.upstream.upload import Upload
 from tests.support.liar import ANSWERS, EVENT, HELLO, STREAM, Liar
 from tests.support.sink import HALF, Sink, sink
 
-PATIENT = Patience(10, 10)
-QUICK = Patience(0.2, 0.2)
+PATIENT = Timeouts(10, 10)
+QUICK = Timeouts(0.2, 0.2)
 
 
 @asynccontextmanager
@@ -43,7 +43,7 @@ async def edge(url: str, *, idle_s: float = 10, connections_max: int = 10) -> As
         await one.close()
 
 
-async def ask(one: OpenAI, act: str, patience: Patience = PATIENT) -> Opened:
+async def ask(one: OpenAI, act: str, patience: Timeouts = PATIENT) -> Opened:
     """The liar's answer to a POST that asks for `act`."""
     body = json.dumps({"act": act}).encode()
     return await one.send("POST", "/chat/completions", b"", b"content-type: application/json\r\n", body, nothing, patience)
@@ -103,7 +103,7 @@ async def test_what_an_answer_is_decides_how_long_it_may_take() -> None:
 
 async def test_the_bound_of_json_is_not_that_of_a_stream_s_headers() -> None:
     """Rule O1: a total time-out below the first-byte one ends a late JSON answer, never a stream that begins late."""
-    patience = Patience(10, 0.01)
+    patience = Timeouts(10, 0.01)
     async with Liar() as liar, edge(liar.url) as one:
         assert await read(await ask(one, "late stream", patience)) == STREAM
         with pytest.raises(UpstreamTimeoutError):
@@ -316,7 +316,7 @@ class Parts:
             raise self._then
 
 
-async def upload(one: OpenAI, body: Upload, patience: Patience = PATIENT, on_sent: Callable[[], None] = nothing) -> Reply:
+async def upload(one: OpenAI, body: Upload, patience: Timeouts = PATIENT, on_sent: Callable[[], None] = nothing) -> Reply:
     """The sink's answer to an upload."""
     head = b"content-type: multipart/form-data; boundary=x\r\n"
     return await one.send("POST", "/files", b"", head, body, on_sent, patience)
@@ -520,7 +520,7 @@ async def test_a_head_that_is_sent_is_told_once() -> None:
 # ---- asking at once ----------------------------------------------------------------------------------------------------
 
 
-async def ask_at_once(one: OpenAI, act: str, patience: Patience = PATIENT) -> Opened:
+async def ask_at_once(one: OpenAI, act: str, patience: Timeouts = PATIENT) -> Opened:
     """As `ask`, over a connection that was kept."""
     client = one._client
     if not client._idle:

@@ -70,7 +70,7 @@ async def fail(gate: Gate, clock: Clock, times: int) -> None:
     for _ in range(times):
         turn = await gate.ask()
         assert turn.granted
-        await gate.tell(turn, "failed")
+        await gate.report_result(turn, "failed")
         clock.now_ms += 1_000
 
 
@@ -138,7 +138,7 @@ async def test_a_call_that_asks_twice_has_one_place(make: Make) -> None:
     assert [(await gate._ask("known", "a")).why for _ in range(9)] == ["go"] * 9
     assert (await gate._ask("report", "c")).why == "go"
     assert (await gate._ask("known", "b")).why == "rate"
-    await gate.tell(await gate._ask("report", "c"), "unused")
+    await gate.report_result(await gate._ask("report", "c"), "unused")
     assert (await gate._ask("report", "d")).why == "go"
 
 
@@ -146,7 +146,7 @@ async def test_the_breaker_opens_after_three_failures_in_a_row(make: Make, clock
     """Over all workers; one that succeeds in between begins the count anew; callers go on."""
     gates = [make() for _ in range(3)]
     await fail(gates[0], clock, 2)
-    await gates[1].tell(await gates[1].ask(), "ok")
+    await gates[1].report_result(await gates[1].ask(), "ok")
     await fail(gates[2], clock, 1)
     await fail(gates[0], clock, 1)
     assert await ask(gates[1]) == "go"
@@ -161,7 +161,7 @@ async def test_a_failure_told_twice_counts_once(make: Make) -> None:
     gate = make()
     turn = await gate.ask()
     for _ in range(9):
-        await gate.tell(turn, "failed")
+        await gate.report_result(turn, "failed")
     assert await ask(gate) == "go"
 
 
@@ -177,9 +177,9 @@ async def test_one_probe_of_the_whole_fleet_tries_again(make: Make, clock: Clock
         assert sorted(turn.why for turn in turns) == ["open"] * 4 + ["probe"]
         probe = next(turn for turn in turns if turn.granted)
         # A report that left before the breaker opened says nothing about now.
-        await gates[1].tell(turns[0] if turns[0] is not probe else turns[1], "ok")
+        await gates[1].report_result(turns[0] if turns[0] is not probe else turns[1], "ok")
         assert await ask(gates[2]) == "open"
-        await gates[3].tell(probe, result)
+        await gates[3].report_result(probe, result)
         assert [await ask(gate) for gate in gates] == [later] * 5
         clock.now_ms += 1_000
 
@@ -195,10 +195,10 @@ async def test_a_probe_that_dies_is_replaced(make: Make, clock: Clock) -> None:
     clock.now_ms += 1
     turn = await gate.ask()
     assert turn.why == "probe"
-    await gate.tell(turn, "unused")
+    await gate.report_result(turn, "unused")
     turn = await gate.ask()
     assert turn.why == "probe"
-    await gate.tell(turn, "busy", 7.0)
+    await gate.report_result(turn, "busy", 7.0)
     said = await gate.ask()
     assert (said.why, said.wait_s) == ("shut", 7.0)
     clock.now_ms += 7_000

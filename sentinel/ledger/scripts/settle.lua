@@ -1,5 +1,5 @@
 -- settle: free a hold, charge what the request cost, add it to the unreported sums, once.
---         Python: Ledger.settle, Ledger.sweep, Ledger.replay.
+--         Python: Ledger.settle, Ledger.expire_holds, Ledger.replay.
 -- KEYS    1 q account  2 r holds  3 z deadlines  4 d tombstone  5 a unreported sums  6 t settled requests    (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 request id  3 JSON [external id, e-mail, model]  4 input tokens  5 output tokens  6 requests
 --         7 kind: truth | expired (an estimate, by the sweeper) | void (the request never was: frees, and forbids a later admit)

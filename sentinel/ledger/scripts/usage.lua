@@ -1,5 +1,5 @@
 -- usage: what one caller has used and has left, every period that is over begun anew, as admit would see it. Changes nothing.
--- Python: Books.account.
+-- Python: LedgerAdmin.account.
 -- KEYS    1 q account
 -- ARGV    1 now_ms (0 = TIME)  2 requests a window (-1 = no window)  3 window ms
 -- returns {clock ms, when Zion was asked ms (0: the limits are not known), requests left in the window, ms until some come back

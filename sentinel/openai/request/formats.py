@@ -127,7 +127,7 @@ def _chat(route: Route, method: str, path: str, query: bytes, body: bytes, read:
         choices=choices,
         dialect=route.dialect,
         stored=read.store is True,
-        named=object_ids.in_chat(body, route.names),
+        referenced_ids=object_ids.in_chat(body, route.names),
         cap_unheeded=cap > heeded,
     )
     if _UNUSUAL_IN_CHAT.isdisjoint(members):
@@ -161,7 +161,7 @@ def _completion(route: Route, method: str, path: str, query: bytes, body: bytes,
         choices=choices,
         dialect=route.dialect,
         stored=read.store is True,
-        named=object_ids.in_chat(body, route.names),
+        referenced_ids=object_ids.in_chat(body, route.names),
         echoed=frozenset(map(hash, prompt.texts[:_ECHOED_MAX])) if read.echo else frozenset(),
     )
 
@@ -181,7 +181,7 @@ def _embedding(route: Route, method: str, path: str, query: bytes, body: bytes, 
         prompt=prompt,
         output_tokens_declared=0,
         dialect=route.dialect,
-        named=object_ids.in_chat(body, route.names),
+        referenced_ids=object_ids.in_chat(body, route.names),
     )
 
 
@@ -212,7 +212,7 @@ def _response(route: Route, method: str, path: str, query: bytes, body: bytes, r
         dialect=route.dialect,
         stored=read.store is not False,
         background=read.background is True,
-        named=object_ids.in_response(body, route.names),
+        referenced_ids=object_ids.in_response(body, route.names),
         models=object_ids.models_of_tools(members),
         unseen_input=hosted or earlier or hidden_cost.refers(body, read.input) or object_ids.has_escaped(body),
         unseen_output=hosted or not hidden_cost.HIDDEN.isdisjoint(members),
@@ -241,7 +241,7 @@ def _anything(route: Route, method: str, path: str, query: bytes, body: bytes, r
         prompt=None if unbilled else text_inputs.guess(read.instructions, read.prompt, read.input),
         output_tokens_declared=_cap_of_work(route, read) if route.polls and not unbilled else media_types.output_tokens(route),
         dialect=route.dialect,
-        named=object_ids.in_json(body, route.names),
+        referenced_ids=object_ids.in_json(body, route.names),
         of_account=working and object_ids.runs_over_account(body),
     )
 

@@ -16,15 +16,15 @@ _IDS_MAX = 256
 _ID_CHARACTERS_MAX = 256
 
 
-class Finds:
-    """What was found of `leaves` (the dotted paths of `Route.leaves`) so far, by path."""
+class CreatedObjects:
+    """What was found of `creates` (the dotted paths of `Route.creates`) so far, by path."""
 
     __slots__ = ("_leaves", "_named", "by_path")
 
-    def __init__(self, leaves: Sequence[str]) -> None:
-        self._leaves = leaves
+    def __init__(self, creates: Sequence[str]) -> None:
+        self._leaves = creates
         # The last member of a path is the name under which an id stands in the bytes.
-        self._named = [b'"%s"' % path.removesuffix(".*").rpartition(".")[2].encode() for path in leaves if path != "id"]
+        self._named = [b'"%s"' % path.removesuffix(".*").rpartition(".")[2].encode() for path in creates if path != "id"]
         self.by_path: dict[str, list[str]] = {}
 
     def in_stream(self, meter: StreamMeter, region: bytes) -> list[str]:
@@ -61,9 +61,9 @@ class Finds:
         return {"thread_id": self.by_path.get("id", []), **self.by_path, "id": [working]}
 
 
-def read(fields: Any, leaves: Sequence[str]) -> dict[str, list[str]]:
+def read(fields: Any, creates: Sequence[str]) -> dict[str, list[str]]:
     """The ids in decoded JSON, by path; `*` in a path stands for every element of an array."""
-    found = {path: list(_walk(fields, path.split(".")))[:_IDS_MAX] for path in leaves}
+    found = {path: list(_walk(fields, path.split(".")))[:_IDS_MAX] for path in creates}
     return {path: names for path, names in found.items() if names}
 
 

@@ -18,7 +18,7 @@ _SLICE_BYTES: Final = 32 << 10
 _LEVEL: Final = 1
 
 
-class Kept:
+class EventBuffer:
     """Regions of whole events, up to `kept_bytes_max` as they lie in memory. Iterates from the oldest."""
 
     __slots__ = ("_deflated", "_deflated_bytes", "_kept_bytes_max", "_raw", "_raw_bytes")

@@ -24,7 +24,7 @@ def opened(status: int, sent: Sequence[Line], call: Call) -> tuple[Meter, list[L
     if kind == b"text/event-stream" and status < 400:
         kept = [(name, value) for name, value in head if name != b"cache-control"]
         unbuffered = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        stream = StreamMeter(call.dialect, usage_hidden=call.usage_hidden, names=bool(call.leaves), choices=call.choices)
+        stream = StreamMeter(call.dialect, usage_hidden=call.usage_hidden, names=bool(call.creates), choices=call.choices)
         return stream, kept + unbuffered, None
     meter = _plain(kind, status, call)
     lengths = [] if status in _BODILESS else values(sent, b"content-length")
@@ -35,11 +35,11 @@ def opened(status: int, sent: Sequence[Line], call: Call) -> tuple[Meter, list[L
 
 def _plain(kind: bytes, status: int, call: Call) -> Meter:
     """An error costs nothing and passes as it is (rule E5); of JSON nothing is read where nothing is asked for."""
-    if status >= 400 or (call.dialect is Dialect.NONE and not call.leaves):
+    if status >= 400 or (call.dialect is Dialect.NONE and not call.creates):
         return PassMeter()
     # Some providers name no type; what they send is JSON.
     if kind in (b"", b"application/json") or kind.endswith(b"+json"):
-        return BodyMeter(call.dialect, names=bool(call.leaves))
+        return BodyMeter(call.dialect, names=bool(call.creates))
     return PassMeter(call.dialect)
 
 

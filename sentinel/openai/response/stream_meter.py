@@ -11,7 +11,7 @@ from sentinel.openai.response import event_buffer, head_and_tail, sse
 from sentinel.openai.response.content_kind import Kind, told
 from sentinel.openai.response.dialects import END_MARK, GRAMMARS, NOTHING, Reading, failure
 from sentinel.openai.response.error_fields import Hidden
-from sentinel.openai.response.unbilled_output import Unpaid
+from sentinel.openai.response.unbilled_output import UnbilledOutput
 from sentinel.openai.response.usage import decode, latest
 from sentinel.ops.records import Dialect, Produced, Usage
 
@@ -88,7 +88,7 @@ class StreamMeter:
         self._usage_hidden = usage_hidden
         self._choices = choices
         self._splitter = sse.Splitter(tail_bytes_max or self._grammar.tail_bytes_max)
-        self.unpaid = Unpaid(self._grammar.say, kept_bytes_max)
+        self.unpaid = UnbilledOutput(self._grammar.say, kept_bytes_max)
         # The events read last; b"" where a later one may have been the end. `_long` goes down before it is whole.
         self.latest = self.long_event = b""
         self._long: head_and_tail.LongEvent | None = None

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sentinel.openai.response import sse
 from sentinel.openai.response.abridged_json import abridged
-from sentinel.openai.response.event_buffer import Kept
+from sentinel.openai.response.event_buffer import EventBuffer
 from sentinel.openai.response.texts import Texts
 from sentinel.openai.response.usage import decode
 from sentinel.ops.records import NOTHING_PRODUCED, Produced
@@ -23,7 +23,7 @@ _FINISH: Final = re.compile(rb'"finish_reason"(?!\s*:\s*null)')
 _SPOKEN: Final = re.compile(rb'"choices"|\.delta"|item\.added"|image_generation_call')
 
 
-class Unpaid:
+class UnbilledOutput:
     """The regions of whole events that no usage covers; `say` adds the text of an event, and is None where none is counted.
 
     `latest` holds those that came last, and `latest_bytes` their length: whoever adds a region of few words may append it
@@ -38,7 +38,7 @@ class Unpaid:
         self.unread_bytes = 0
         self._say = say
         self._kept_bytes_max = kept_bytes_max
-        self._kept = Kept(kept_bytes_max)
+        self._kept = EventBuffer(kept_bytes_max)
         # Past the cap events are read at once and only the size of their texts is remembered.
         self._past = Texts(0)
         # Which choices began and ended, also before the last usage; known where somebody asked.

@@ -31,7 +31,7 @@ class Histories:
         """A response was given under this id ("" where nobody knows it): what goes on from there reads its input and output."""
         if not usage.input_tokens:
             return
-        conversations = [name for name in call.named.objects if name.startswith(_CONVERSATION)]
+        conversations = [name for name in call.referenced_ids.objects if name.startswith(_CONVERSATION)]
         for name in (object_id, *conversations) if object_id else conversations:
             self._tokens[name] = usage.input_tokens + usage.output_tokens
             self._tokens.move_to_end(name)

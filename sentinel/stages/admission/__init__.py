@@ -14,7 +14,7 @@ from typing import Final
 
 from sentinel.journal import Journal
 from sentinel.ledger import Ledger, limit_errors
-from sentinel.ledger.degraded import Standby
+from sentinel.ledger.degraded import DegradedAdmission
 from sentinel.ledger.limit_errors import Attempts
 from sentinel.openai import headers, wire
 from sentinel.openai.tokens.histories import Histories
@@ -38,7 +38,7 @@ class Admission:
         self,
         ledger: Ledger,
         journal: Journal,
-        standby: Standby,
+        standby: DegradedAdmission,
         zion: Zion,
         counting: Counting,
         attempts: Attempts,
@@ -62,12 +62,12 @@ class Admission:
         self._histories = histories
         self._now_s = now_s
         self._monotonic_ns = monotonic_ns
-        self._standing = limit_errors.Standing()
+        self._standing = limit_errors.DenialCache()
         self.learning = Learning(
             ledger, zion, self._standing.forget, ttl_s=limits_ttl_s, wait_s=limits_wait_s, missing_limit=missing_limit
         )
 
-    def recall(self, caller: Caller) -> None:
+    def check_denied(self, caller: Caller) -> None:
         """Raise OverLimitError where `caller` was refused for what only time can end, and that still stands.
 
         Who runs against a limit again and again then costs neither a body, nor the count of its tokens, nor a call to Redis.
@@ -88,7 +88,7 @@ class Admission:
         degraded = ""
         asked_ns = self._monotonic_ns()
         try:
-            if call.lasts or call.unseen_input or caller.external_id in self._attempts.known:
+            if call.detached or call.unseen_input or caller.external_id in self._attempts.known:
                 verdict = await self._ask(caller, call, request_id, amounts)
             else:
                 asked = self._ledger.ask(caller, request_id, *amounts, call.model)
@@ -136,13 +136,13 @@ class Admission:
 
     async def _ask(self, caller: Caller, call: Call, request_id: str, amounts: tuple[int, int, int]) -> limits.Verdict:
         """Ask the ledger for any call: it holds what is unseen of it, and counts earlier attempts where it admits this one."""
-        least = amounts[0] if call.lasts or call.unseen_input else None
+        least = amounts[0] if call.detached or call.unseen_input else None
         if least is not None:
-            amounts = (least + self._histories.tokens(call.named.objects), *amounts[1:])
+            amounts = (least + self._histories.tokens(call.referenced_ids.objects), *amounts[1:])
         attempt, verdict = self._attempts.take(caller.external_id, self._monotonic_ns()), None
         try:
             asked = self._ledger.ask(
-                caller, request_id, *amounts, call.model, input_min=least, work=call.lasts, attempts=attempt.count
+                caller, request_id, *amounts, call.model, input_min=least, work=call.detached, attempts=attempt.count
             )
             await asked.reply
             return (verdict := limits.read_verdict(self._ledger.said(asked)))
@@ -184,5 +184,5 @@ class Admission:
         if call.output_tokens_declared is not None:
             return call.output_tokens_declared, call.output_tokens_least or call.output_tokens_declared
         least = wire.output_min(call)
-        default = self._work_output_tokens if call.lasts else self._output_tokens_default
+        default = self._work_output_tokens if call.detached else self._output_tokens_default
         return max(default * call.choices, least), least

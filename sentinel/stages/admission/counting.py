@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from sentinel.downstream.offload import Aside
+from sentinel.downstream.offload import Offload
 from sentinel.openai import wire
 from sentinel.openai.tokens.tokenizer import Tokenizer
 from sentinel.ops.records import Call
@@ -15,7 +15,7 @@ _INLINE_CHARACTERS_MAX: Final = 16_384
 class Counting:
     """Counts by `tokenizer`, which who need not wait may ask itself."""
 
-    def __init__(self, tokenizer: Tokenizer, aside: Aside) -> None:
+    def __init__(self, tokenizer: Tokenizer, aside: Offload) -> None:
         self.tokenizer = tokenizer
         self._aside = aside
 

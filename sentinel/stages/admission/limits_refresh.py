@@ -148,5 +148,5 @@ class Learning:
         if snapshot.missing and self._missing_limit == "deny":
             names = ", ".join(metric.value for metric in snapshot.missing)
             raise ForbiddenError(f"This account has no limit for {names}.", code="limit_missing")
-        await self._ledger.install(external_id, snapshot, answer.acked, answer.asked_at_ms)
+        await self._ledger.install_limits(external_id, snapshot, answer.acked, answer.asked_at_ms)
         self._on_installed(external_id)

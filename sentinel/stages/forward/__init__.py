@@ -28,10 +28,10 @@ from sentinel.upstream.provider import (
     Asked,
     Failed,
     Opened,
-    Patience,
     Plain,
     Provider,
     Reply,
+    Timeouts,
     Upload,
     begin,
     recognised,
@@ -80,7 +80,7 @@ class _Asking(msgspec.Struct):
     """What is sent, to whichever model: everything but the call itself."""
 
     lines: bytes
-    patience: Patience
+    patience: Timeouts
     on_sent: Callable[[], None]
     on_failed: Callable[[], None]
     upload: Upload | None
@@ -97,8 +97,8 @@ class Forward:
         self,
         provider: Provider,
         budget: RetryBudget,
-        patience: Patience,
-        routes: Mapping[str, Patience],
+        patience: Timeouts,
+        routes: Mapping[str, Timeouts],
         fallbacks: Fallbacks,
         *,
         usual: bool = True,

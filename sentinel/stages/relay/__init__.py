@@ -18,7 +18,7 @@ from sentinel.downstream.exchange import Exchange
 from sentinel.openai.header_fields import Line
 from sentinel.openai.response import event_buffer
 from sentinel.openai.response.body_meter import BodyMeter
-from sentinel.openai.response.created_objects import Finds
+from sentinel.openai.response.created_objects import CreatedObjects
 from sentinel.openai.response.meter import Meter
 from sentinel.openai.response.select_meter import opened
 from sentinel.openai.response.stream_meter import StreamMeter
@@ -26,14 +26,14 @@ from sentinel.openai.response.usage import usage_of
 from sentinel.ops.errors import ClientGoneError, DrainingError, SentinelError, UpstreamError
 from sentinel.ops.logs import Log
 from sentinel.ops.records import Call, Dialect, Ending, Outcome
-from sentinel.stages.relay.after_end import ReadOn, end, is_paid, pass_rest, read_rest
+from sentinel.stages.relay.after_end import BackgroundDrain, end, is_paid, pass_rest, read_rest
 from sentinel.stages.relay.before_forward import Keep, Note, Told, send_found
 from sentinel.stages.relay.disconnect import Leaving
-from sentinel.stages.relay.event_sink import pour
+from sentinel.stages.relay.event_sink import pipe
 from sentinel.stages.relay.outcome import Failure, has_told, outcome_of, truncation
 from sentinel.upstream.provider import Plain, Reply
 
-__all__ = ["Keep", "Leaving", "Note", "ReadOn", "Relay", "Rest"]
+__all__ = ["BackgroundDrain", "Keep", "Leaving", "Note", "Relay", "Rest"]
 
 _log: Final = Log("relay")
 
@@ -67,7 +67,7 @@ class Relay:
         """Copy `reply` to the client under its own headers and `extra`. `watch` is given its meter, `keep` new ids before the
         client knows them, `note` those of work that lasts. Behind the bill the rest is awaited, which raises what is not told.
         """
-        if type(reply) is not Plain or call.dialect is not Dialect.CHAT or call.leaves:
+        if type(reply) is not Plain or call.dialect is not Dialect.CHAT or call.creates:
             return await self._copy(reply, exchange, call, extra, watch, keep, note)
         # The usual case: a chat that is here, all of it, and goes down in one piece, which no meter need watch.
         answer, failure = reply.answer, None
@@ -83,7 +83,7 @@ class Relay:
                 meter.feed(await reply.read())
             if failure is None:
                 meter.finish()
-            return await self._ended(failure, reply, exchange, call, meter, Finds(()), keep)
+            return await self._ended(failure, reply, exchange, call, meter, CreatedObjects(()), keep)
         if usage.reasoning_tokens or call.model not in self.leaving.known:
             self.leaving.learn(call, "", usage)
         upstream_id = answer.request_id.decode("latin-1")[:128]
@@ -103,13 +103,13 @@ class Relay:
     ) -> tuple[Outcome, Rest | None]:
         """The same for any answer."""
         meter, head, length = opened(reply.status, reply.headers, call)
-        finds = Finds(call.leaves)
+        finds = CreatedObjects(call.creates)
         watch(meter)
         failure: Failure | None = None
         try:
             try:
                 with exchange:
-                    if call.leaves and reply.status < 300:
+                    if call.creates and reply.status < 300:
                         await self._pump_found(reply, exchange, call, [*head, *extra], meter, Told(finds, keep, note))
                     else:
                         await exchange.start(reply.status, [*head, *extra])
@@ -127,7 +127,14 @@ class Relay:
             raise
 
     async def _ended(
-        self, failure: Failure | None, reply: Reply, exchange: Exchange, call: Call, meter: Meter, finds: Finds, keep: Keep
+        self,
+        failure: Failure | None,
+        reply: Reply,
+        exchange: Exchange,
+        call: Call,
+        meter: Meter,
+        finds: CreatedObjects,
+        keep: Keep,
     ) -> tuple[Outcome, Rest | None]:
         """What became of it, and what is to be awaited behind its bill."""
         # Everything the client needs was relayed; SDKs close on purpose after [DONE] (rule D5).
@@ -144,12 +151,12 @@ class Relay:
         outcome = await outcome_of(reply, exchange, meter, None if whole else failure, self._reading)
         outcome = outcome if whole else self.leaving.judge(call, outcome, whole=has_told(meter))
         self.leaving.learn(call, meter.object_id, outcome.usage)
-        return _with_left(outcome, meter, finds) if call.leaves else outcome, rest
+        return _with_left(outcome, meter, finds) if call.creates else outcome, rest
 
     async def abandon(self, reply: Reply, call: Call, keep: Keep) -> Outcome:
         """The outcome of an answer whose client left before it came, read as far as it names what it leaves. Never fails."""
         meter, _, _ = opened(reply.status, reply.headers, call)
-        finds = Finds(call.leaves)
+        finds = CreatedObjects(call.creates)
         try:
             if reply.status < 300:
                 await self._read_names(reply, meter, finds, keep)
@@ -163,7 +170,7 @@ class Relay:
         What completes a body of a known `length` goes down as its last part, before the meter reads it.
         """
         if length is None:
-            await pour(reply, exchange, meter)
+            await pipe(reply, exchange, meter)
             if meter.terminated:
                 if is_paid(meter, call):
                     return
@@ -222,7 +229,7 @@ class Relay:
             await exchange.send(b"".join(held))
 
     async def _after(
-        self, failure: Failure, reply: Reply, exchange: Exchange, call: Call, meter: Meter, finds: Finds, keep: Keep
+        self, failure: Failure, reply: Reply, exchange: Exchange, call: Call, meter: Meter, finds: CreatedObjects, keep: Keep
     ) -> None:
         """What is still owed after a failure: the rest of the answer to its meter, or a word to the client."""
         if not isinstance(failure, ClientGoneError):
@@ -230,12 +237,12 @@ class Relay:
         elif meter.terminated:
             if meter.usage is None:
                 await read_rest(reply, meter)
-        elif call.lasts:
+        elif call.detached:
             await self._read_names(reply, meter, finds, keep)
         elif self.leaving.reads_on(call):
-            await self.leaving.read_on.read(reply, meter)
+            await self.leaving.background_drain.read(reply, meter)
 
-    async def _read_names(self, reply: Reply, meter: Meter, finds: Finds, keep: Keep) -> None:
+    async def _read_names(self, reply: Reply, meter: Meter, finds: CreatedObjects, keep: Keep) -> None:
         """Read on until the work that goes on has a name under which it can be looked at."""
         new: list[str] = []
         try:
@@ -270,5 +277,5 @@ async def _fail(failure: Failure) -> None:
     raise failure
 
 
-def _with_left(outcome: Outcome, meter: Meter, finds: Finds) -> Outcome:
-    return msgspec.structs.replace(outcome, left=finds.state_of(meter), unfinished=meter.unfinished)
+def _with_left(outcome: Outcome, meter: Meter, finds: CreatedObjects) -> Outcome:
+    return msgspec.structs.replace(outcome, created_ids=finds.state_of(meter), unfinished=meter.unfinished)

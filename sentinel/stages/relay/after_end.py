@@ -27,7 +27,7 @@ _TAIL_S: Final = 1.0
 _ENDED_BY_DONE: Final = frozenset((Dialect.CHAT, Dialect.EVENTS, Dialect.MEDIA))
 
 
-class ReadOn:
+class BackgroundDrain:
     """Reads answers on whose client has left, for the provider's own figures.
 
     At most `answers_max` at a time, waited for or read, each for `timeout_s` and `bytes_max`; what goes beyond is closed.

@@ -6,7 +6,7 @@ import msgspec
 
 from sentinel.downstream.exchange import Exchange
 from sentinel.openai.response.body_meter import BodyMeter
-from sentinel.openai.response.created_objects import Finds
+from sentinel.openai.response.created_objects import CreatedObjects
 from sentinel.openai.response.stream_meter import StreamMeter
 
 Keep = Callable[[list[str]], Awaitable[None]]
@@ -16,7 +16,7 @@ Note = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
 class Told(msgspec.Struct, frozen=True):
     """What is told of an answer before the bytes that say it go down."""
 
-    finds: Finds
+    finds: CreatedObjects
     keep: Keep
     note: Note | None
 

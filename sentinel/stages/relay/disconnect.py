@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from sentinel.openai.reasoning_models import Reasoning
 from sentinel.openai.tokens.histories import Histories
 from sentinel.ops.records import Call, Dialect, Ending, Outcome, Usage
-from sentinel.stages.relay.after_end import ReadOn
+from sentinel.stages.relay.after_end import BackgroundDrain
 
 # Dialects whose texts tell their tokens, where they stream.
 _SPOKEN: Final = frozenset((Dialect.CHAT, Dialect.RESPONSES))
@@ -22,25 +22,25 @@ class Leaving:
     What was not all seen, and is not read on to its usage, is charged what was held for it.
     """
 
-    def __init__(self, mode: str, read_on: ReadOn, reasoning: Reasoning, histories: Histories) -> None:
+    def __init__(self, mode: str, background_drain: BackgroundDrain, reasoning: Reasoning, histories: Histories) -> None:
         self._mode = mode
         self._reasoning = reasoning
         # Models of which nothing more is to be learned but that they have thought.
         self.known = reasoning.known
         self._histories = histories
-        self.read_on = read_on
+        self.background_drain = background_drain
 
     def reads_on(self, call: Call) -> bool:
         """Whether the answer to `call` is read to its end without its client."""
         if self._mode == "auto":
             return call.dialect is not Dialect.NONE and (
-                call.unseen_input or bool(call.named.objects) or self._hides_output(call)
+                call.unseen_input or bool(call.referenced_ids.objects) or self._hides_output(call)
             )
         return self._mode == "drain"
 
     def wait(self, call: Call, interrupt: Callable[[], None]) -> Callable[[], None] | None:
-        """Wait on for an answer whose client has left before it came, where that is due: see `ReadOn.wait`."""
-        return self.read_on.wait(interrupt) if self.reads_on(call) else None
+        """Wait on for an answer whose client has left before it came, where that is due: see `BackgroundDrain.wait`."""
+        return self.background_drain.wait(interrupt) if self.reads_on(call) else None
 
     def judge(self, call: Call, outcome: Outcome, *, whole: bool = False) -> Outcome:
         """`outcome`, marked where its client left before the cost was known; `whole` says that no more usage was to come."""

@@ -15,12 +15,12 @@ from sentinel.upstream.provider import Reply
 _BODY: Final = "http.response.body"
 
 
-async def pour(reply: Reply, exchange: Exchange, meter: Meter) -> None:
+async def pipe(reply: Reply, exchange: Exchange, meter: Meter) -> None:
     """Let all of the answer go down as it comes; the task is woken up only where the client is slower, and at the end."""
     sink: Callable[[bytes], bool] = partial(_feed, exchange, meter)
     if isinstance(meter, StreamMeter) and exchange.method != "HEAD":
         sink = words(exchange, meter)
-    while not meter.terminated and await reply.pour(sink):
+    while not meter.terminated and await reply.pipe(sink):
         await exchange.pushed()
 
 

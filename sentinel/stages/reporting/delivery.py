@@ -82,9 +82,9 @@ class Delivery:
             turn = await self._gate.ask()
             if not turn.granted:
                 return HeldBack(turn.wait_s, by_gate=True)
-            batch = await self._ledger.take(partition, self._items_max, usage_format=self._usage_format)
+            batch = await self._ledger.claim_batch(partition, self._items_max, usage_format=self._usage_format)
             if batch is None:
-                await self._gate.tell(turn, "unused")
+                await self._gate.report_result(turn, "unused")
                 return None
             if batch.attempts == 1:
                 # A later one has been sealed for so long that Redis does not lose that, or stands in another's journal.
@@ -122,9 +122,9 @@ class Delivery:
 
     async def _send_singly(self, batch: Batch, report: increments.Increments, turn: Pass | None) -> bool:
         """Send what is not answered yet, one by one; `turn` is one that the gate has granted already."""
-        if not batch.singly and not await self._ledger.part(batch, {}):
+        if not batch.singly and not await self._ledger.ack_items(batch, {}):
             if turn is not None:
-                await self._gate.tell(turn, "unused")
+                await self._gate.report_result(turn, "unused")
             return True  # somebody else got it through
         answers, failed, lost = dict(batch.parts), "", False
         for position, single in enumerate(report.singles):
@@ -140,13 +140,13 @@ class Delivery:
                 failed, lost = _described(answer), lost or answer.lost
             else:
                 answers[position] = verdict
-                if not await self._ledger.part(batch, {position: verdict}):
+                if not await self._ledger.ack_items(batch, {position: verdict}):
                     await self._tell(turn, answer)
                     return True  # somebody else got it through
             await self._tell(turn, answer, failed=verdict is None)
             turn = None
         if turn is not None:
-            await self._gate.tell(turn, "unused")
+            await self._gate.report_result(turn, "unused")
         if failed:
             return await self._postpone(batch, failed, lost=lost)
         await self._finish(batch, report, {position: reason for position, reason in answers.items() if reason})
@@ -166,10 +166,10 @@ class Delivery:
     async def _tell(self, turn: Pass, answer: Answer, *, failed: bool | None = None) -> None:
         """Tell the gate: Zion is well where it answers what was asked, even with a refusal."""
         if answer.status == 429:
-            await self._gate.tell(turn, "busy", answer.retry_after_s or RETRY_AFTER_S)
+            await self._gate.report_result(turn, "busy", answer.retry_after_s or RETRY_AFTER_S)
         else:
             bad = answer.status in {0, 401, 403} or answer.status >= 500 if failed is None else failed
-            await self._gate.tell(turn, "failed" if bad else "ok")
+            await self._gate.report_result(turn, "failed" if bad else "ok")
 
     async def _finish(self, batch: Batch, report: increments.Increments, reasons: Mapping[int, str]) -> None:
         """Zion has all but what it refuses for good: acknowledge it, with patience, since it would be sent again otherwise."""
@@ -177,9 +177,9 @@ class Delivery:
         for tries_left in reversed(range(_ACKNOWLEDGE_TRIES)):
             try:
                 if refusals:
-                    await self._ledger.bury(batch, refusals)
+                    await self._ledger.dead_letter(batch, refusals)
                 else:
-                    await self._ledger.done(batch)
+                    await self._ledger.ack_batch(batch)
                 break
             except LedgerUnavailableError:
                 if not tries_left:
@@ -202,7 +202,7 @@ class Delivery:
     async def _postpone(self, batch: Batch, error: str, *, lost: bool) -> bool:
         metrics.REPORT_BATCHES["failed"] += 1
         _log.warning("usage report failed", batch=batch.id, items=len(batch.items), attempt=batch.attempts, error=error)
-        await self._ledger.fail(batch, int(self._retry_s * 1000 * random.uniform(0.9, 1.1)), lost=lost)
+        await self._ledger.retry_batch(batch, int(self._retry_s * 1000 * random.uniform(0.9, 1.1)), lost=lost)
         return False
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from sentinel.upstream.http1.answer import Answer
 
 
-class Pouring:
-    """`full`: the sink has had enough for now; `error`: what it raised. Times as `Connection.pour` has them."""
+class BodySink:
+    """`full`: the sink has had enough for now; `error`: what it raised. Times as `Connection.pipe` has them."""
 
     __slots__ = ("ends_s", "error", "full", "idle_s", "sink")
 

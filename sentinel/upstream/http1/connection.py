@@ -12,7 +12,7 @@ from typing import Any
 
 from sentinel.upstream.http1 import whole_answer
 from sentinel.upstream.http1.answer import Answer
-from sentinel.upstream.http1.body_sink import Pouring
+from sentinel.upstream.http1.body_sink import BodySink
 from sentinel.upstream.http1.deadline import Deadline
 from sentinel.upstream.http1.failures import BrokenError, LateError
 from sentinel.upstream.http1.outgoing import BUFFERED_BYTES_MAX, JOINED_BYTES_MAX, Outgoing
@@ -23,7 +23,7 @@ from sentinel.upstream.http1.whole_chunks import one
 class Connection(Outgoing):
     """Made by a Client. It may wait in the pool until the loop's time is `idle_until_s`.
 
-    An exchange: `ask`, then `answered`, then `read` until b"" or `pour` until False, then `end`. Where a plain answer is
+    An exchange: `ask`, then `answered`, then `read` until b"" or `pipe` until False, then `end`. Where a plain answer is
     likely, `ask_plainly` instead of `ask`; if that comes whole, the exchange is over with it, and no `end` may follow.
     `on_free` is called at its end with how long it may be kept, 0 where it may not; `on_lost` once when it is gone. Between two
     exchanges its Answer is as `begin` leaves it.
@@ -62,7 +62,7 @@ class Connection(Outgoing):
         # Who waits for the first read of an answer, which may be all of it.
         self._first: asyncio.Future[WholeAnswer | None] | None = None
         # Who is given what comes of the body; None where somebody waits to be woken up.
-        self._pouring: Pouring | None = None
+        self._pouring: BodySink | None = None
         self._deadline = Deadline(loop, self._late)
 
     def ask(self, head: bytes, body: bytes, *, bodiless: bool = False, until_s: float = math.inf) -> None:
@@ -133,12 +133,12 @@ class Connection(Outgoing):
         self._make_room()
         return arrived
 
-    async def pour(self, sink: Callable[[bytes], bool], idle_s: float, ends_s: float) -> bool:
+    async def pipe(self, sink: Callable[[bytes], bool], idle_s: float, ends_s: float) -> bool:
         """Give what comes of the body to `sink` as it comes, without waking a task up: until `sink` says False, for no more now
         (then this is True), or the body ends (False). Waits and raises like `read`, or what `sink` raises.
         """
         assert self._asked
-        pouring = Pouring(sink, idle_s, ends_s)
+        pouring = BodySink(sink, idle_s, ends_s)
         while pouring.give(self._answer):
             if self._answer.whole:
                 return False
@@ -248,7 +248,7 @@ class Connection(Outgoing):
             self._reading = False
             self._transport.pause_reading()
 
-    def _poured(self, pouring: Pouring) -> bool:
+    def _poured(self, pouring: BodySink) -> bool:
         """Give what came to who takes it. Whether more is to come for it; else the task that pours is woken up."""
         if not pouring.give(self._answer) or self._answer.whole:
             self._pouring = None

@@ -21,7 +21,7 @@ def expected(name: str, case: Case, *, usage_hidden: bool = False) -> Seen:
     """What the table says of a stream."""
     events = sse.events(read(name).removesuffix(case.dropped))
     if usage_hidden:
-        events = [case.left if position in case.hidden else event for position, event in enumerate(events)]
+        events = [case.created_ids if position in case.hidden else event for position, event in enumerate(events)]
     state = (case.terminated, case.finished, case.failed, case.unfinished)
     return Seen(b"".join(events) + case.added, case.usage, case.texts, 0, case.object_id, *state)
 

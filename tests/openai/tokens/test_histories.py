@@ -6,7 +6,7 @@ from sentinel.openai.tokens.histories import Histories
 from sentinel.ops.records import Call, Dialect, Ids, Usage
 
 CALL = Call("responses", "POST", "/responses", dialect=Dialect.RESPONSES)
-IN_CONVERSATION = msgspec.structs.replace(CALL, named=Ids(frozenset({"conv_1", "file-1"})))
+IN_CONVERSATION = msgspec.structs.replace(CALL, referenced_ids=Ids(frozenset({"conv_1", "file-1"})))
 
 
 def test_what_goes_on_from_an_answer_has_all_of_it_before() -> None:

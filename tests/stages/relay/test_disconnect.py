@@ -6,14 +6,14 @@ from typing import Any, cast
 
 import pytest
 
-from sentinel.downstream.cancel_scope import Section
+from sentinel.downstream.cancel_scope import CancelScope
 from sentinel.openai.reasoning_models import Reasoning
 from sentinel.openai.response.body_meter import BodyMeter
 from sentinel.openai.tokens.histories import Histories
 from sentinel.ops.errors import ClientGoneError, DrainingError
 from sentinel.ops.records import Call, Dialect, Ending, Ids, Outcome, Usage
 from sentinel.ops.settings import lists, read
-from sentinel.stages.relay import Leaving, ReadOn
+from sentinel.stages.relay import BackgroundDrain, Leaving
 from sentinel.upstream.provider import Reply
 from tests.openai.test_wire import CHAT, RESPONSE
 from tests.openai.test_wire import read as read_call
@@ -26,7 +26,9 @@ LEFT = Outcome(Ending.CLIENT_CLOSED, 200, started=True)
 
 def leaving(mode: str = "auto", *, answers_max: int = 1) -> Leaving:
     """One of a mode."""
-    return Leaving(mode, ReadOn(answers_max=answers_max, timeout_s=0.01, bytes_max=10**6), Reasoning(PATTERNS), Histories(7))
+    return Leaving(
+        mode, BackgroundDrain(answers_max=answers_max, timeout_s=0.01, bytes_max=10**6), Reasoning(PATTERNS), Histories(7)
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ CHARGES: list[tuple[Call, str]] = [
     (call(Dialect.MEDIA, model="gpt-image-1", stream=True), "unseen"),
     (call(Dialect.MEDIA, model="gpt-image-1"), "unseen"),
     (call(Dialect.EVENTS, model="text-embedding-3-small", output_tokens_declared=0), ""),
-    (call(Dialect.NONE, named=Ids(frozenset({"file-1"}))), ""),
+    (call(Dialect.NONE, referenced_ids=Ids(frozenset({"file-1"}))), ""),
 ]
 
 
@@ -150,18 +152,18 @@ def test_what_was_hidden_is_charged_by_its_hold(asked: Call, unseen: str) -> Non
 async def test_many_large_images_are_read_on_to_their_usage() -> None:
     """Ten of 9 MiB in base64, behind which alone the usage stands, are within what is read on by default."""
     settings = read({}, dotenv=ROOT / ".env.example")
-    read_on = ReadOn(answers_max=1, timeout_s=60, bytes_max=settings.read_on_bytes_max)
+    background_drain = BackgroundDrain(answers_max=1, timeout_s=60, bytes_max=settings.read_on_bytes_max)
     image = b'{"b64_json":"' + b"A" * (9 * 2**20) + b'"}'
     meter = BodyMeter(Dialect.MEDIA)
     parts = [b'{"data":[', *[image, b","] * 9, image, b'],"usage":{"input_tokens":9,"output_tokens":41600}}']
-    await read_on.read(cast("Reply", Answer(b"application/json", parts)), meter)
+    await background_drain.read(cast("Reply", Answer(b"application/json", parts)), meter)
     assert meter.usage == Usage(9, 41_600)
 
 
 # ---- before the answer comes -------------------------------------------------------------------------------------------
 
 
-async def waits(section: Section, stays: bool, *reasons: Exception) -> str:
+async def waits(section: CancelScope, stays: bool, *reasons: Exception) -> str:
     """Wait inside of `section`, which may go on after the first of these; what came of it."""
     over = asyncio.Event()
     section.stays = lambda _reason: over.set if stays else None
@@ -196,7 +198,7 @@ async def waits(section: Section, stays: bool, *reasons: Exception) -> str:
 )
 async def test_an_answer_is_waited_for_without_its_client(stays: bool, reasons: list[Exception], expected: str) -> None:
     """Where its cost would not be known, an answer is waited for; the next block knows that the client is gone."""
-    section = Section()
+    section = CancelScope()
     assert await waits(section, stays, *reasons) == expected
     if reasons:
         with pytest.raises(ClientGoneError), section:
@@ -217,25 +219,25 @@ async def test_waiting_has_bounds() -> None:
 
 async def test_a_wait_takes_a_place_until_it_is_over() -> None:
     """So many leave before their answer as answers are read on, and a worker that ends waits for none."""
-    read_on, interrupted = ReadOn(answers_max=2, timeout_s=60, bytes_max=1), []
-    first, second = (read_on.wait(lambda name=name: interrupted.append(name)) for name in ("first", "second"))
+    background_drain, interrupted = BackgroundDrain(answers_max=2, timeout_s=60, bytes_max=1), []
+    first, second = (background_drain.wait(lambda name=name: interrupted.append(name)) for name in ("first", "second"))
     assert first is not None
     assert second is not None
-    assert read_on.wait(print) is None
+    assert background_drain.wait(print) is None
     first()
     first()
-    third = read_on.wait(lambda: interrupted.append("third"))
+    third = background_drain.wait(lambda: interrupted.append("third"))
     assert third is not None
-    assert read_on.wait(print) is None
-    read_on.close()
+    assert background_drain.wait(print) is None
+    background_drain.close()
     assert interrupted == ["second", "third"]
-    assert read_on.wait(print) is None
+    assert background_drain.wait(print) is None
 
 
 @pytest.mark.parametrize("ends", ["answer", "failure", "second interruption"])
 async def test_a_place_is_given_back_however_the_wait_ends(ends: str) -> None:
     """With the head of the answer, with its failure, or when its time is over."""
-    section, over = Section(), asyncio.Event()
+    section, over = CancelScope(), asyncio.Event()
     section.stays = lambda _reason: over.set
     with suppress(ClientGoneError), section:
         section.interrupt(ClientGoneError())
@@ -252,7 +254,7 @@ async def test_a_place_is_given_back_however_the_wait_ends(ends: str) -> None:
 @pytest.mark.parametrize("leaves_first", [True, False])
 async def test_a_failure_is_not_waited_for(leaves_first: bool) -> None:
     """Once the provider has failed nothing is worth staying for, whether the client has left or leaves now."""
-    section = Section()
+    section = CancelScope()
     over = asyncio.Event()
     section.stays = lambda _reason: over.set
     with pytest.raises(ClientGoneError):
@@ -269,7 +271,7 @@ async def test_a_failure_is_not_waited_for(leaves_first: bool) -> None:
 
 async def test_a_failure_behind_which_nothing_is_waited_for_cancels_nobody() -> None:
     """The client has left, the provider refuses, all of that is here: the task goes on, and is gone at the next block."""
-    section, gone = Section(), []
+    section, gone = CancelScope(), []
 
     async def request() -> None:
         with section:

@@ -9,7 +9,7 @@ from sentinel.openai.response import sse
 from sentinel.openai.response.stream_meter import StreamMeter
 from sentinel.ops.errors import UpstreamError, UpstreamTimeoutError
 from sentinel.ops.records import Dialect, Ending, Usage
-from sentinel.stages.relay import ReadOn, after_end
+from sentinel.stages.relay import BackgroundDrain, after_end
 from tests.stages.test_relay import EVENTS, NONE, Answer, Down, call, copy
 from tests.support.metering import cut, run, ways
 
@@ -92,14 +92,14 @@ TAILS: dict[str, tuple[Dialect, bytes, Usage | None, Ending]] = {
 }
 
 
-@pytest.mark.parametrize("leaves", [(), ("id",)], ids=["nothing left", "an object left"])
+@pytest.mark.parametrize("creates", [(), ("id",)], ids=["nothing left", "an object left"])
 @pytest.mark.parametrize("name", TAILS)
-async def test_what_comes_after_the_end_goes_down(name: str, leaves: tuple[str, ...]) -> None:
+async def test_what_comes_after_the_end_goes_down(name: str, creates: tuple[str, ...]) -> None:
     """Whatever follows an event that ends a stream goes down at every split, and its last word is the bill."""
     dialect, stream, usage, ending = TAILS[name]
     for chunks in ways(stream)[:: 1 if len(stream) < 400 else 3]:
         answer = Answer(EVENTS, chunks)
-        down = await copy(answer, call(dialect, leaves=leaves))
+        down = await copy(answer, call(dialect, creates=creates))
         assert (down.body, down.whole, answer.closed) == (stream, True, True)
         assert (down.outcome.usage, down.outcome.ending) == (usage, ending)
 
@@ -112,13 +112,13 @@ def test_a_late_usage_event_stays_hidden() -> None:
         assert (seen.downstream, seen.usage) == (WORD + sse.DONE + b": bye\n\n", Usage(3, 2))
 
 
-@pytest.mark.parametrize("leaves", [(), ("id",)], ids=["nothing left", "an object left"])
+@pytest.mark.parametrize("creates", [(), ("id",)], ids=["nothing left", "an object left"])
 @pytest.mark.parametrize("failure", [UpstreamError("It broke."), UpstreamTimeoutError("It fell silent.")])
 @pytest.mark.parametrize("half", [b"", b"data: ha", b"event: response.failed\n"])
-async def test_a_failure_after_the_end_is_none(failure: UpstreamError, half: bytes, leaves: tuple[str, ...]) -> None:
+async def test_a_failure_after_the_end_is_none(failure: UpstreamError, half: bytes, creates: tuple[str, ...]) -> None:
     """A provider that breaks off or hangs after the last event has answered; half an event is dropped."""
     for dialect, stream in ((Dialect.CHAT, WORD + sse.DONE), (Dialect.RESPONSES, CREATED + said("response.completed", 7))):
-        down = await copy(Answer(EVENTS, [stream, half], failure=failure), call(dialect, leaves=leaves))
+        down = await copy(Answer(EVENTS, [stream, half], failure=failure), call(dialect, creates=creates))
         assert (down.body, down.whole, down.outcome.ending) == (stream, True, Ending.SUCCESS)
 
 
@@ -157,7 +157,7 @@ async def test_the_rest_has_a_bound_of_time(dialect: Dialect, stream: bytes, mos
     assert down.outcome.ending is (Ending.UPSTREAM_ERROR if ERROR in stream else Ending.SUCCESS)
 
 
-@pytest.mark.parametrize("leaves", [(), ("id",)], ids=["nothing left", "an object left"])
+@pytest.mark.parametrize("creates", [(), ("id",)], ids=["nothing left", "an object left"])
 @pytest.mark.parametrize(
     ("dialect", "stream", "rest_first"),
     [
@@ -169,7 +169,7 @@ async def test_the_rest_has_a_bound_of_time(dialect: Dialect, stream: bytes, mos
     ],
 )
 async def test_the_bill_waits_for_nothing_that_cannot_change_it(
-    dialect: Dialect, stream: bytes, rest_first: bool, leaves: tuple[str, ...]
+    dialect: Dialect, stream: bytes, rest_first: bool, creates: tuple[str, ...]
 ) -> None:
     """Behind [DONE] a usage that is known is the bill at once; what else is said goes down after that."""
 
@@ -180,7 +180,7 @@ async def test_the_bill_waits_for_nothing_that_cannot_change_it(
 
     drained: list[bool] = []
     answer = Drained(EVENTS, [*cut(stream, [20]), b": bye\n\n"])
-    down = await copy(answer, call(dialect, leaves=leaves))
+    down = await copy(answer, call(dialect, creates=creates))
     assert down.before_bill == stream + (b": bye\n\n" if rest_first else b"")
     assert (down.body, down.whole, drained, answer.closed) == (stream + b": bye\n\n", True, [True], True)
 
@@ -211,24 +211,26 @@ async def test_the_rest_is_bounded_as_a_whole(monkeypatch: pytest.MonkeyPatch) -
     assert (down.body.count(b": ping"), down.whole, down.outcome.ending) == (9, True, Ending.SUCCESS)
 
 
-@pytest.mark.parametrize("lasts", [False, True])
-@pytest.mark.parametrize("read_on", [NONE, ReadOn(answers_max=1, timeout_s=5, bytes_max=10**6)], ids=["cancel", "drain"])
-async def test_a_client_that_leaves_after_the_end_has_all(read_on: ReadOn, lasts: bool) -> None:
+@pytest.mark.parametrize("detached", [False, True])
+@pytest.mark.parametrize(
+    "background_drain", [NONE, BackgroundDrain(answers_max=1, timeout_s=5, bytes_max=10**6)], ids=["cancel", "drain"]
+)
+async def test_a_client_that_leaves_after_the_end_has_all(background_drain: BackgroundDrain, detached: bool) -> None:
     """Leaving at the last event is a success that frees all; a usage on its way is still read."""
     pieces = [CREATED, ERROR, said("response.failed", 7)]
     answer = Answer(EVENTS, pieces)
-    down = await copy(answer, call(Dialect.RESPONSES, lasts=lasts), read_on, parts_taken=2)
+    down = await copy(answer, call(Dialect.RESPONSES, detached=detached), background_drain, parts_taken=2)
     assert (down.outcome.ending, down.outcome.usage, answer.closed) == (Ending.UPSTREAM_ERROR, Usage(7, 1), True)
     answer = Answer(EVENTS, [WORD, sse.DONE, usage_alone(2)])
-    down = await copy(answer, call(Dialect.CHAT, lasts=lasts), read_on, parts_taken=2)
+    down = await copy(answer, call(Dialect.CHAT, detached=detached), background_drain, parts_taken=2)
     assert (down.outcome.ending, down.outcome.usage, answer.closed) == (Ending.SUCCESS, Usage(3, 2), True)
 
 
 async def test_the_rest_is_read_on_for_a_client_that_left_before() -> None:
     """With SENTINEL_ON_DISCONNECT=drain the last usage counts too, not the first end."""
     answer = Answer(EVENTS, [CREATED, DELTA, ERROR, said("response.failed", 7)])
-    read_on = ReadOn(answers_max=1, timeout_s=5, bytes_max=10**6)
-    down = await copy(answer, call(Dialect.RESPONSES), read_on, parts_taken=1)
+    background_drain = BackgroundDrain(answers_max=1, timeout_s=5, bytes_max=10**6)
+    down = await copy(answer, call(Dialect.RESPONSES), background_drain, parts_taken=1)
     assert down.outcome.usage == Usage(7, 1)
 
 

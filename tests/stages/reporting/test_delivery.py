@@ -81,7 +81,7 @@ class Parts:
 
     async def letters(self) -> dict[str, str]:
         """The reasons of the dead letters by external id."""
-        return {letter.sum.external_id: letter.reason async for letter in self.ledger.books.dead_letters()}
+        return {letter.sum.external_id: letter.reason async for letter in self.ledger.admin_ledger.dead_letters()}
 
 
 class Clock:
@@ -325,9 +325,9 @@ async def test_what_zion_does_not_book_per_limit_is_a_dead_letter_at_once(
     assert await parts.letters() == {"bob": reason}
     await parts.ledger.names.learn("u-2", Caller("bob", ""))
     await parts.ledger.names.learn("u-2", Caller("bob", "bob@new.test"))
-    (letter,) = [one async for one in parts.ledger.books.dead_letters()]
+    (letter,) = [one async for one in parts.ledger.admin_ledger.dead_letters()]
     assert letter.sum == Sum("bob", "", "m", letter.sum.start_ms, 2, 3, 1)
-    assert await parts.ledger.books.requeue(letter)
+    assert await parts.ledger.admin_ledger.requeue_letter(letter)
     assert await parts.delivery.deliver(0) is None
     _, _, body = parts.told.sent[-1]
     (told,) = body.get("increments", [body])
@@ -353,8 +353,8 @@ async def test_a_report_goes_again_as_it_was_sealed_though_its_caller_is_renamed
     assert await parts.delivery.deliver(0) is None
     assert parts.told.sent[0] == parts.told.sent[1]
     assert await parts.letters() == {"ada": "User not found"}
-    (letter,) = [one async for one in parts.ledger.books.dead_letters()]
-    assert await parts.ledger.books.requeue(letter)
+    (letter,) = [one async for one in parts.ledger.admin_ledger.dead_letters()]
+    assert await parts.ledger.admin_ledger.requeue_letter(letter)
     assert await parts.delivery.deliver(0) is None
     assert await parts.letters() == {}
     first, _, last = parts.told.sent

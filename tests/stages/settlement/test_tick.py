@@ -38,7 +38,7 @@ UNLIMITED = Snapshot(_FREE, _FREE, _FREE)
 async def hold_all(ledger: Ledger, asked: list[tuple[int, int, int, int]], first: int = 1) -> list[Hold]:
     """The holds of requests of (caller, model, input, output), which begin at the number `first`."""
     for caller in CALLERS:
-        await ledger.install(caller.external_id, UNLIMITED, (0, 0, 0), NOW_MS)
+        await ledger.install_limits(caller.external_id, UNLIMITED, (0, 0, 0), NOW_MS)
     holds = []
     for sequence, (who, model, given_tokens, produced) in enumerate(asked, first):
         request_id = f"req_{BOOT}_{sequence:x}"

@@ -33,7 +33,7 @@ async def pour_all(connection: Connection, sink: Sink) -> bytes:
     """All of the answer, as poured at once; its exchange is then over."""
     try:
         await connection.answered()
-        assert not await connection.pour(sink, 10, math.inf)
+        assert not await connection.pipe(sink, 10, math.inf)
     finally:
         connection.end(sent=True)
     return b"".join(sink.taken)
@@ -64,7 +64,7 @@ async def test_each_part_is_poured_before_the_loop_goes_on() -> None:
     async with wire([CHUNKED, b"0\r\n\r\n"], hold=True) as peer, client(peer.url) as one:
         connection, sink = await ask(one), Sink()
         await connection.answered()
-        pouring = asyncio.create_task(connection.pour(sink, 10, math.inf))
+        pouring = asyncio.create_task(connection.pipe(sink, 10, math.inf))
         await asyncio.sleep(0)
         for number in range(20):
             connection.data_received(b"2\r\n%02d\r\n" % number)
@@ -86,7 +86,7 @@ async def test_a_sink_that_is_full_holds_the_writer_back() -> None:
         count, most, full = 0, 0, True
         while full:
             sink = Sink(parts=3)
-            full = await connection.pour(sink, 10, math.inf)
+            full = await connection.pipe(sink, 10, math.inf)
             count += sum(map(len, sink.taken))
             await asyncio.sleep(0.001)
             most = max(most, answer.buffered)
@@ -103,13 +103,13 @@ async def test_silence_ends_the_pouring() -> None:
             connection, sink = await ask(one), Sink()
             await connection.answered()
             with pytest.raises(LateError):
-                await connection.pour(sink, idle_s, ends_s)
+                await connection.pipe(sink, idle_s, ends_s)
             assert sink.taken == [b"hello"]
             connection.end(sent=True)
         await until(peer, 0)
         connection, sink = await ask(one), Sink()
         await connection.answered()
-        pouring = asyncio.create_task(connection.pour(sink, 0.2, math.inf))
+        pouring = asyncio.create_task(connection.pipe(sink, 0.2, math.inf))
         begun_s = loop.time()
         for _ in range(10):
             await asyncio.sleep(0.05)
@@ -147,7 +147,7 @@ async def test_what_a_sink_raises_is_raised(pieces: list[bytes]) -> None:
         await connection.answered()
         asyncio.get_running_loop().call_later(0.01, peer.gate.set)
         with pytest.raises(ZeroDivisionError):
-            await connection.pour(sink, 10, math.inf)
+            await connection.pipe(sink, 10, math.inf)
         connection.end(sent=True)
         await until(peer, 0)
         assert met == 1
@@ -176,7 +176,7 @@ async def test_a_cancelled_pouring_gives_nothing_more() -> None:
     async with wire([CHUNKED], hold=True) as peer, client(peer.url) as one:
         connection, sink = await ask(one), Sink()
         await connection.answered()
-        pouring = asyncio.create_task(connection.pour(sink, 10, math.inf))
+        pouring = asyncio.create_task(connection.pipe(sink, 10, math.inf))
         await asyncio.sleep(0)
         connection.data_received(b"3\r\none\r\n")
         pouring.cancel()
@@ -216,11 +216,11 @@ def test_a_stream_is_poured_the_same_however_it_is_cut(cuts: list[int], full: se
             connection.data_received(CHUNKED)
             await connection.answered()
 
-            async def pour() -> None:
-                while await connection.pour(sink, 10, math.inf):
+            async def pipe() -> None:
+                while await connection.pipe(sink, 10, math.inf):
                     pass
 
-            pouring = asyncio.create_task(pour())
+            pouring = asyncio.create_task(pipe())
             try:
                 for start, end in itertools.pairwise(places):
                     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
--- release: whoever was to refresh a caller's limits could not: somebody else may. Python: Ledger.release_refresh.
+-- release_refresh: whoever was to refresh a caller's limits could not: somebody else may. Python: Ledger.release_refresh.
 -- KEYS    1 q account
 -- ARGV    1 now_ms (0 = TIME)
 -- returns {1 released | 0 no such account}

@@ -1,4 +1,4 @@
--- tell: what became of a call that the gate let go. Python: Gate.tell.
+-- gate_result: what became of a call that the gate let go. Python: Gate.report_result.
 -- KEYS    1 zg state  2 zg reports in the last second       (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 id of the call  3 result: ok | failed | busy (Zion said 429) | unused (there was nothing to send)
 --         4 failures in a row that open the breaker  5 ms it stays open  6 ms for which a busy Zion wants no call

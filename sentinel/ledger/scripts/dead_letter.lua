@@ -1,5 +1,5 @@
--- bury: Zion has taken a batch except for some items, refused for good: those become dead letters, still counted against the
---         caller here; the rest is acknowledged, once. Python: Ledger.bury.
+-- dead_letter: Zion has taken a batch except for some items, refused for good: those become dead letters, still counted against the
+--         caller here; the rest is acknowledged, once. Python: Ledger.dead_letter.
 -- KEYS    1 b sealed batches  2 s their next attempt  3 x dead letters  4 y batches that Zion has  5.. q accounts of the callers
 --         (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 batch id  3 JSON {position from 0: [reason, then the input, output and requests refused; without

@@ -1,4 +1,4 @@
--- beat: a request still runs: extend its lease and note what it has produced. Python: Ledger.beat.
+-- renew: a request still runs: extend its lease and note what it has produced. Python: Ledger.renew.
 -- KEYS    1 r holds  2 z deadlines  3 d tombstone       (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 request id  3 lease ms  4 output tokens so far  5 life of an expired one's tombstone ms
 -- returns {1 extended | 0 no such hold}; where it was charged as expired, the charge stays open for the truth

@@ -1,4 +1,4 @@
--- sweep: claim holds whose lease is over, for the caller to settle as expired. Python: Ledger.sweep.
+-- expire_holds: claim holds whose lease is over, for the caller to settle as expired. Python: Ledger.expire_holds.
 -- KEYS    1 r holds  2 z deadlines  3 g unfinished work       (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 claim ms: until then no other sweeper gets them  3 at most so many
 -- returns {number, then for each: request id, JSON [external id, e-mail, model], input held, output so far}

@@ -1,5 +1,5 @@
--- drop: a dead letter is given up, once: Zion never hears of it, and its caller is charged for it here no more, where the period
--- in which it was settled still runs. Python: Books.drop.
+-- discard_letter: a dead letter is given up, once: Zion never hears of it, and its caller is charged for it here no more, where the period
+-- in which it was settled still runs. Python: LedgerAdmin.discard_letter.
 -- KEYS    1 x dead letters  2 q account of its caller       (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 id of the dead letter
 -- returns {1 dropped | 0 no such dead letter: it was requeued or dropped before}

@@ -1,5 +1,5 @@
--- part: Zion has answered single increments of a batch that could not be sent whole; note it, so that they are never sent again,
---       and keep the claim. With none of them: it is about to go one by one, and never whole again. Python: Ledger.part.
+-- ack_items: Zion has answered single increments of a batch that could not be sent whole; note it, so that they are never sent again,
+--       and keep the claim. With none of them: it is about to go one by one, and never whole again. Python: Ledger.ack_items.
 -- KEYS    1 b sealed batches  2 s their next attempt       (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 batch id  3 claim ms  4 JSON [[position of the increment from 0, reason or '' where it is booked], ..]
 -- returns {1 noted | 0 no such batch: somebody else got it through}

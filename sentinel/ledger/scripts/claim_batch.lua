@@ -1,4 +1,4 @@
--- take: the next report to Zion: a sealed batch that is due again, else a new one out of the unreported sums. Python: Ledger.take.
+-- claim_batch: the next report to Zion: a sealed batch that is due again, else a new one out of the unreported sums. Python: Ledger.claim_batch.
 -- KEYS    1 a unreported sums  2 b sealed batches  3 s their next attempt  4 n what callers are called by now  5 p run of Redis
 --         (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 id of this call, with which that of a new batch begins  3 claim ms: until then nobody else gets it

@@ -1,4 +1,4 @@
--- done: Zion has taken a batch whole; acknowledge it, once. Python: Ledger.done.
+-- ack_batch: Zion has taken a batch whole; acknowledge it, once. Python: Ledger.ack_batch.
 -- KEYS    1 b sealed batches  2 s their next attempt  3 y batches that Zion has  4.. q accounts of the callers in the batch
 --         (one hash tag)
 -- ARGV    1 now_ms (0 = TIME)  2 batch id  3 its place in KEYS[3] (-1: none)  4.. the external ids of KEYS[4..], in that order

@@ -1,5 +1,5 @@
--- requeue: a dead letter goes back to the unreported sums, once; the next report takes it along, under an id of its own, since
--- Zion has answered the old one, and under the present names of its caller (take). Python: Books.requeue.
+-- requeue_letter: a dead letter goes back to the unreported sums, once; the next report takes it along, under an id of its own, since
+-- Zion has answered the old one, and under the present names of its caller (take). Python: LedgerAdmin.requeue_letter.
 -- KEYS    1 x dead letters  2 a unreported sums       (one hash tag)
 -- ARGV    1 id of the dead letter
 -- returns {1 requeued | 0 no such dead letter: it was requeued or dropped before}

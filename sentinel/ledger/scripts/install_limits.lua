@@ -1,4 +1,4 @@
--- snapshot: install what Zion says about one caller. Python: Ledger.install.
+-- install_limits: install what Zion says about one caller. Python: Ledger.install_limits.
 -- KEYS    1 q account
 -- ARGV    1 now_ms (0 = TIME)  2 when Zion was asked, Unix ms (0 = now)  then for input, output, requests: limit (-1 unlimited),
 --         used, period start ms, period end ms (0 = unknown or never), period name, acknowledged before Zion was asked
