@@ -130,8 +130,8 @@ class Outbox:
     async def claim_batch(
         self, partition: int, items_max: int = 100, claim_ms: int = CLAIM_MS, *, usage_format: str = "unified"
     ) -> Batch | None:
-        """The next batch for Zion, nobody else's for `claim_ms`, or None: claim_batch.lua. `done`, `bury` or `fail` ends the
-        claim.
+        """The next batch for Zion, nobody else's for `claim_ms`, or None: claim_batch.lua. `ack_batch`,
+        `dead_letter` or `retry_batch` ends the claim.
 
         A new batch is sealed with the present names of its callers and with `usage_format` (per limit, where these have no
         e-mail), and keeps both, so that its bytes stay the same.

@@ -400,7 +400,7 @@ async def test_another_run_of_redis_is_known_by_its_id(clock: Clock) -> None:
 
 
 async def test_an_expired_hold_is_charged_by_estimate_and_corrected_by_the_truth(ledger: Ledger, clock: Clock) -> None:
-    """A dead worker's hold costs its input and the output of its last beat; the truth that comes late replaces that."""
+    """A dead worker's hold costs its input and the output of its last renewal; the truth that comes late replaces that."""
     await ledger.install_limits(CALLER.external_id, limited(input=100, output=100, requests=5), (0, 0, 0))
     hold = held("req_a_1", await verdict_of(ledger, CALLER, "req_a_1", 10, 50, 1, "m"))
     partition = ledger.partition(CALLER.external_id)

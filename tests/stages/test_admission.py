@@ -66,7 +66,7 @@ class Clock:
 
 
 class Gateway:
-    """Admission and its ledger in one worker. `ask` is what the journey does: recall, then admit."""
+    """Admission and its ledger in one worker. `ask` is what the journey does: check_denied, then admit."""
 
     def __init__(
         self, url: str, clock: Clock, *, mode: str = "closed", zion_url: str = "http://127.0.0.1:9", **rules: Any

@@ -1,5 +1,5 @@
 """admission.admit: requests, input and output tokens and the window, checked and held in ONE call to Redis, all or nothing; and
-admission.recall: who is refused already, from memory, before anything else of a request is read.
+admission.check_denied: who is refused already, from memory, before anything else of a request is read.
 
 Fails closed: a limit that is used up is `OverLimitError` (429, named), limits nobody can be asked for are
 `ZionUnavailableError` (learning.py); a refusal consumes nothing. While Redis is away the standby decides from memory, as it is

@@ -90,7 +90,7 @@ class Forward:
     """Opens answers of one provider. `routes` are the routes whose patience is not the usual one.
 
     A kept connection is asked at once, and an answer that came whole then is read in one pass. Without `usual` every request
-    and every answer is taken for a general one: tests compare both.
+    is sent in the general way, and its answer read by the parser: tests compare both.
     """
 
     def __init__(
