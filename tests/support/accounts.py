@@ -1,4 +1,4 @@
-"""An account as it lies in Redis (sentinel/lua/_account.lua), for tests that look at it without the scripts."""
+"""An account as it lies in Redis (sentinel/ledger/scripts/_account.lua), for tests that look at it without the scripts."""
 
 import struct
 from typing import Final

@@ -1,8 +1,8 @@
 """The documents that follow from the code: `python -m tests.support.documents` writes them, tests/rules compares them.
 
-The tables of docs/compatibility.md follow from sentinel/openai/routes.py and refused.py,
-docs/settings.md and `.env.example` follow from sentinel/settings/, the tests of docs/wire-rules.md from the tests. Metrics are
-described by hand, so only their names, types, labels and help are compared.
+The tables of docs/compatibility.md follow from sentinel/openai/routes.py and refused_routes.py, docs/settings.md and
+`.env.example` from sentinel/ops/settings/, the tests of docs/wire-rules.md from the tests. Metrics are described by hand, so
+only their names, types, labels and help are compared.
 """
 
 from pathlib import Path
